@@ -1,0 +1,250 @@
+"""Every setting of the project: each is read once, here, from the environment or from .env.
+
+A value that cannot be read is kept in ENVIRONMENT_ERRORS and its default used instead, so that the
+system check `search.E001` can name it and say how to mend it before anything is served.
+"""
+
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+environ.Env.read_env(BASE_DIR / ".env")
+
+ENVIRONMENT_ERRORS: list[str] = []
+
+T = TypeVar("T")
+
+
+def _read(name: str, default: str, parse: Callable[[str], T], wanted: str) -> T:
+    """Return the environment's value of name; one that parse refuses is recorded and replaced by the default."""
+    try:
+        return parse(os.environ.get(name) or default)
+    except (ValueError, environ.ImproperlyConfigured):
+        ENVIRONMENT_ERRORS.append(f"{name}={os.environ[name]!r} is not {wanted}")
+        return parse(default)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
+        raise ValueError(text)
+    return text.lower() in {"true", "1", "yes", "on"}
+
+
+def _whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < lowest or (highest is not None and number > highest):
+            raise ValueError(text)
+        return number
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _list(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _origins(text: str) -> list[str]:
+    origins = _list(text)
+    if not all(re.fullmatch(r"https?://[^/]+", origin) for origin in origins):
+        raise ValueError(text)
+    return origins
+
+
+def _path(text: str) -> Path:
+    # Under the project, not under whatever directory the process was started in.
+    return BASE_DIR / Path(text).expanduser()
+
+
+def _paths(text: str) -> list[Path]:
+    return [_path(item) for item in _list(text)]
+
+
+def _database(text: str) -> dict[str, object]:
+    if urlsplit(text).scheme not in {"sqlite", "postgres", "postgresql"}:
+        raise ValueError(text)
+    return dict(environ.Env.db_url_config(text))
+
+
+def _secret_key() -> str:
+    """Return SECRET_KEY; one that is not given is made once and kept in .secret_key, readable by its owner alone."""
+    if given := os.environ.get("SECRET_KEY"):
+        return given
+    kept = BASE_DIR / ".secret_key"
+    fresh = kept.with_name(f".secret_key.{os.getpid()}")
+    if not kept.exists():
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_urlsafe(64))
+        try:
+            kept.hardlink_to(fresh)  # refused where another process was first: its key is everybody's
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return kept.read_text()
+
+
+# Web
+SECRET_KEY = _secret_key()
+DEBUG = _read("DEBUG", "false", _boolean, "true or false")
+ALLOWED_HOSTS = _read(
+    "ALLOWED_HOSTS", f"localhost,127.0.0.1,[::1],{socket.gethostname()}", _list, "a comma-separated list"
+)
+CSRF_TRUSTED_ORIGINS = _read(
+    "CSRF_TRUSTED_ORIGINS",
+    "",
+    _origins,
+    "a comma-separated list of origins such as https://search.example.com",
+)
+PORT = _read("PORT", "5000", _whole_number(1, 65535), "a port number from 1 to 65535")
+WEB_PROCESSES = _read("WEB_PROCESSES", str(os.cpu_count() or 1), _whole_number(1), "a whole number of at least 1")
+WEB_THREADS = _read("WEB_THREADS", "4", _whole_number(1), "a whole number of at least 1")
+LOG_LEVEL = _read("LOG_LEVEL", "INFO", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR")
+MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # part of the API's contract, so not a setting
+
+# Images and indexes
+EMBEDDINGS_DIR = _read("IMAGESEARCH_EMBEDDINGS_DIR", "embeddings", _path, "a directory")
+MEDIA_ROOT = _read("IMAGESEARCH_MEDIA_DIR", "media", _path, "a directory")
+IMAGE_ROOTS = _read("IMAGESEARCH_IMAGE_ROOTS", "", _paths, "a comma-separated list of directories")
+MAX_PIXELS = _read(
+    "IMAGESEARCH_MAX_PIXELS",
+    "100000000",
+    _whole_number(1),
+    "a number of pixels (width times height) of at least 1",
+)
+KEEP_GENERATIONS = _read("IMAGESEARCH_KEEP_GENERATIONS", "2", _whole_number(0), "a whole number of at least 0")
+
+# Model
+WEIGHTS = _read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", str, "a torchvision weights entry or a path")
+DEVICE = _read("IMAGESEARCH_DEVICE", "auto", _one_of("auto", "cpu", "cuda"), "auto, cpu or cuda")
+
+DATABASES = {
+    "default": _read(
+        "DATABASE_URL",
+        f"sqlite:///{BASE_DIR / 'db.sqlite3'}",
+        _database,
+        "a database URL such as sqlite:////var/lib/imagesearch/db.sqlite3 or postgres://user:password@host:5432/name",
+    )
+}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {
+        # Writers queue for the lock at BEGIN instead of failing half-way with "database is locked".
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+else:
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DATABASES["default"]["CONN_MAX_AGE"] = 60
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_tasks",
+    "django_tasks_db",
+    "tenants",
+    "search",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "imagesearch.urls"
+WSGI_APPLICATION = "imagesearch.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "UNAUTHENTICATED_USER": None,
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.MultiPartParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "search.exceptions.exception_handler",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Image similarity search",
+    "DESCRIPTION": "Post a photograph, get a company's most similar pictures.",
+    "VERSION": "1.0.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True  # the admin's and the API page's files, from where they are installed: no collectstatic
+SECURE_CONTENT_TYPE_NOSNIFF = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {"faiss.loader": {"level": "WARNING"}},
+}
