@@ -1,0 +1,58 @@
+"""Everything the engine raises.
+
+EngineError
+├── ImageUnreadable      a picture that cannot become a vector: the reason is the message
+├── WeightsUnavailable   the model's weights can be neither found nor fetched
+├── DeviceUnavailable    the device asked for is not on this machine
+├── NothingToIndex       a folder without one readable picture
+├── DimensionMismatch    a vector of the wrong length
+├── PublishRefused       a target directory that holds something other than an index
+└── IndexUnusable        this index cannot answer
+    ├── IndexNotBuilt    there is none yet
+    ├── IndexCorrupt     its files disagree or cannot be read
+    └── ModelMismatch    it was made by another model than the query
+"""
+
+
+class EngineError(Exception):
+    """Base of all errors of the engine; the message names the thing and the way out."""
+
+
+class ImageUnreadable(EngineError):
+    """A picture that is refused: broken, mislabelled, not of an allowed format, or too large."""
+
+
+class WeightsUnavailable(EngineError):
+    """The weights of the model are not on this machine and cannot be fetched."""
+
+
+class DeviceUnavailable(EngineError):
+    """IMAGESEARCH_DEVICE names a device that this machine does not have."""
+
+
+class NothingToIndex(EngineError):
+    """The image folder is missing or holds no picture that could be read."""
+
+
+class DimensionMismatch(EngineError):
+    """A vector whose length is not the index's."""
+
+
+class PublishRefused(EngineError):
+    """The directory to publish into holds something that is not an index."""
+
+
+class IndexUnusable(EngineError):
+    """Base of the reasons why an index cannot answer until somebody rebuilds or repairs it."""
+
+
+class IndexNotBuilt(IndexUnusable):
+    """The directory holds no index."""
+
+
+class IndexCorrupt(IndexUnusable):
+    """A file of the index is missing, unreadable or disagrees with the others."""
+
+
+class ModelMismatch(IndexUnusable):
+    """The index was made with another model than the one that embeds the query."""

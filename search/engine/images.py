@@ -1,0 +1,396 @@
+"""Pictures: which files of a folder are candidates, and how one file becomes RGB pixels.
+
+Every file is hostile until it is decoded. One decode takes at most about 32 bytes a pixel of
+max_pixels, the file itself once or twice, and a constant 200 MB (see open_image).
+"""
+
+import math
+import os
+import stat
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from PIL import ExifTags, Image, TiffImagePlugin
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from search.engine.errors import ImageUnreadable
+
+FORMATS = {
+    "png": "PNG",
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "tiff": "TIFF",
+    "tif": "TIFF",
+    "webp": "WEBP",
+}
+ALLOWED_EXTENSIONS = tuple(FORMATS)
+MAX_RATIO = 200  # of the sides: the shorter is later enlarged to 256, and the longer with it
+MAX_READS = 500_000  # of small pieces, from Python, 1 to 3 s: ends endless headers and runs
+MAX_WHOLE_FILE = 256 * 2**20  # bytes, of the formats that are read whole
+MAX_FULL_SCANS = 40  # of a progressive JPEG of max_pixels; a real one has about 10, each takes 1 ns a pixel
+MAX_RLE_PIXELS = 2_000_000  # Pillow unpacks a run-length BMP in Python, 0.6 us a pixel
+MAX_TAG_BYTES = 2**19  # of one list in a TIFF: each entry becomes about 400 bytes of Python objects
+
+_SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+# The readers are called directly, because Image.open would warn above 89 million pixels, refuse above 179
+# and take a phone's MPO for another format. That limit, Image.MAX_IMAGE_PIXELS, belongs to the whole process
+# and stays as it is: in the GIF, TIFF and WebP readers it stops what they allocate before we see a size.
+_READERS: dict[str, Any] = {
+    "PNG": PngImageFile,
+    "JPEG": JpegImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImageFile,
+}
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Once and for all: warnings.catch_warnings is not safe between threads. What matters is raised as an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A file with the name of a picture; nothing says yet that it can be decoded."""
+
+    path: str  # posix, relative to the folder
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFile:
+    """Something that was left out, and why."""
+
+    path: str  # printable: bytes that are not UTF-8 stand as \\xff
+    reason: str
+
+
+def has_allowed_extension(name: str) -> bool:
+    """Return whether name ends in one of ALLOWED_EXTENSIONS, in any case."""
+    return _extension(name) in FORMATS
+
+
+def find_images(folder: Path) -> Iterator[ImageFile | SkippedFile]:
+    """Yield what lies below folder and is named like a picture, sorted by path.
+
+    Hidden files and folders are ignored. Links to folders are never followed, links to files only within
+    folder. Memory holds the names of the folders on the way, not of the whole tree.
+    Raises FileNotFoundError (OSError) when folder itself cannot be read.
+    """
+    root = folder.resolve()
+    pending = [""]
+    while pending:
+        path = pending.pop()
+        if path and not path.endswith("/"):
+            yield _examine(root, path)
+        elif not _is_utf8(path):
+            yield _skipped(path, "its name is not valid UTF-8")
+        else:
+            try:
+                pending += sorted(_children(root, path), reverse=True)
+            except OSError as error:
+                if not path:
+                    raise
+                yield _skipped(path, f"the folder cannot be read: {error.strerror}")
+
+
+def _children(root: Path, parent: str) -> Iterator[str]:
+    """Yield the paths to look at, folders with a slash at the end, so that they sort as in full paths."""
+    with os.scandir(root / parent) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield f"{parent}{entry.name}/"
+            elif has_allowed_extension(entry.name) or (entry.is_symlink() and entry.is_dir()):
+                yield f"{parent}{entry.name}"
+
+
+def _examine(root: Path, path: str) -> ImageFile | SkippedFile:
+    if not _is_utf8(path):
+        return _skipped(path, "its name is not valid UTF-8")
+    try:
+        found = os.lstat(root / path)
+        if stat.S_ISLNK(found.st_mode):
+            target = (root / path).resolve(strict=True)
+            if target.is_dir():
+                return _skipped(path, "a link to a folder, which is not followed")
+            if not target.is_relative_to(root):
+                return _skipped(path, "a link that leads out of the folder")
+            found = target.stat()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        return _skipped(path, f"it cannot be read: {getattr(error, 'strerror', 'links in a circle')}")
+    if not stat.S_ISREG(found.st_mode):
+        return _skipped(path, "not a regular file")
+    return ImageFile(path, found.st_size, found.st_mtime_ns)
+
+
+def _is_utf8(path: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+
+
+def _skipped(path: str, reason: str) -> SkippedFile:
+    return SkippedFile(os.fsencode(path).decode("utf-8", "backslashreplace"), reason)
+
+
+def open_image(source: Path | BinaryIO, *, name: str, max_pixels: int, min_side: int | None = None) -> Image.Image:
+    """Return the picture in source as RGB, upright, on white, its first frame if it has several.
+
+    name: its extension must be allowed and agree with the content. source: a seekable file is read from its
+    start and left open. With min_side a JPEG may come back smaller, its shorter side still at least min_side:
+    many times faster. The result carries no metadata, so nothing can be applied twice.
+    TIFF, GIF and WebP are never larger than Pillow's own 179 million pixels, whatever max_pixels says.
+    Raises ImageUnreadable, whatever is wrong; the message is the reason, without the path.
+    """
+    try:
+        with _opened(source) as file:
+            picture = _read_header(_MeteredFile(file), _check_kind(file, name), max_pixels)
+            if min_side:
+                picture.draft(None, (min_side, min_side))
+            picture.load()
+            return _turn_upright(_lay_on_white(picture), picture)
+    except ImageUnreadable:
+        raise
+    except Exception as error:  # Pillow raises a dozen unrelated types on broken files, assertions too
+        raise ImageUnreadable(_reason(error)) from error
+
+
+def _opened(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    return source.open("rb") if isinstance(source, Path) else nullcontext(source)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it is too large: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"it cannot be read: {error.strerror}"
+    return f"it is broken or truncated: {str(error) or type(error).__name__}"
+
+
+def _check_kind(file: BinaryIO, name: str) -> str:
+    """Return the format of the file, refused unless it is the one that its name promises."""
+    extension = _extension(name)
+    if extension not in FORMATS:
+        raise ImageUnreadable(f"file type not allowed, allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
+    file.seek(0)
+    head = file.read(12)
+    if not head:
+        raise ImageUnreadable("the file is empty")
+    kind = _sniff(head)
+    if kind is None:
+        raise ImageUnreadable("not a picture of an allowed type")
+    if kind != FORMATS[extension]:
+        raise ImageUnreadable(f"named .{extension} but holds a {kind} picture")
+    return kind
+
+
+def _extension(name: str) -> str:
+    _, dot, extension = name.rpartition(".")
+    return extension.lower() if dot else ""
+
+
+def _sniff(head: bytes) -> str | None:
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    return next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
+
+
+class _MeteredFile:
+    """A file that refuses the picture after MAX_READS reads: Pillow walks headers and runs byte by byte."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._reads_left = MAX_READS
+
+    def read(self, size: int = -1) -> bytes:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise ImageUnreadable("it is broken: its header or its data never ends")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _read_header(metered: _MeteredFile, kind: str, max_pixels: int) -> Image.Image:
+    """Return the picture, not yet decoded, when its header keeps all limits."""
+    file = cast(BinaryIO, metered)
+    if kind in ("PNG", "JPEG", "WEBP") and file.seek(0, os.SEEK_END) > MAX_WHOLE_FILE:
+        raise ImageUnreadable(f"a {kind} file of more than {MAX_WHOLE_FILE} bytes")
+    if kind == "TIFF":
+        _check_tiff_layout(file, max_pixels)
+    if kind == "PNG":
+        file = _essential_png(file)
+    file.seek(0)
+    picture: Image.Image = _READERS[kind](file)
+    _check_size(picture, max_pixels)
+    _prepare(picture, file, max_pixels)
+    return picture
+
+
+def _check_size(picture: Image.Image, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ImageUnreadable(f"{width} x {height} is {width * height} pixels, more than the {max_pixels} allowed")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ImageUnreadable(f"{width} x {height} is longer than {MAX_RATIO} times its other side")
+
+
+def _prepare(picture: Image.Image, file: BinaryIO, max_pixels: int) -> None:
+    """Refuse or mend what is particular to one format, before decoding."""
+    pixels = picture.width * picture.height
+    if isinstance(picture, PngImageFile):
+        _scale_transparency(picture, file)
+    elif isinstance(picture, TiffImagePlugin.TiffImageFile):
+        picture.is_animated = True  # or Pillow decodes all EXIF directories too, broken or endless ones as well
+    elif isinstance(picture, BmpImageFile) and picture.tile[0].codec_name == "bmp_rle":
+        if pixels > MAX_RLE_PIXELS:
+            raise ImageUnreadable(f"a run-length BMP of {pixels} pixels, more than the {MAX_RLE_PIXELS} allowed")
+    elif picture.info.get("progressive"):
+        position = file.tell()
+        file.seek(0)
+        scans = file.read().count(b"\xff\xda")
+        file.seek(position)
+        if scans * pixels > MAX_FULL_SCANS * max_pixels:
+            raise ImageUnreadable(f"a progressive JPEG of {scans} scans, too many for {pixels} pixels")
+
+
+def _essential_png(file: BinaryIO) -> BytesIO:
+    """Return the PNG in file without texts, profiles, animation and private chunks, good, huge or broken."""
+    file.seek(0)
+    kept = BytesIO()
+    kept.write(file.read(8))
+    while len(header := file.read(8)) == 8:
+        length, kind = int.from_bytes(header[:4]), header[4:]
+        if kind not in _PNG_CHUNKS:
+            file.seek(length + 4, os.SEEK_CUR)
+            continue
+        body, checksum = file.read(length), file.read(4)
+        if checksum == zlib.crc32(body, zlib.crc32(kind)).to_bytes(4):
+            kept.write(header + body + checksum)
+        elif kind != b"eXIf":
+            raise ImageUnreadable(f"it is broken or truncated: wrong checksum in {kind.decode()}")
+    return kept
+
+
+def _scale_transparency(picture: PngImageFile, file: BinaryIO) -> None:
+    """Bring the transparent colour from the file's bit depth to the 8 bits that Pillow made of the pixels."""
+    transparent = picture.info.get("transparency")
+    file.seek(24)
+    depth = file.read(1)[0]
+    if picture.mode == "L" and isinstance(transparent, int):
+        picture.info["transparency"] = transparent * 255 // (2**depth - 1)
+    elif picture.mode == "RGB" and depth == 16 and transparent:
+        picture.info["transparency"] = tuple(level >> 8 for level in transparent)
+
+
+def _check_tiff_layout(file: BinaryIO, max_pixels: int) -> None:
+    """Refuse tiles far larger than the picture, and lists of strips or tiles longer than it needs."""
+    tags = _first_tiff_directory(file)
+    tile = tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0)
+    if tile[0] * tile[1] > max_pixels:
+        raise ImageUnreadable(f"its tiles of {tile[0]} x {tile[1]} have more than the {max_pixels} pixels allowed")
+    width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+    if TiffImagePlugin.STRIPOFFSETS in tags:
+        tile = width, tags.get(TiffImagePlugin.ROWSPERSTRIP, height)
+    pieces = 6 * math.ceil(width / tile[0]) * math.ceil(height / tile[1])  # 6: the most planes Pillow reads
+    for tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS):
+        if len(tags._tagdata.get(tag, b"")) > min(8 * pieces, MAX_TAG_BYTES):
+            raise ImageUnreadable("it lists more strips or tiles than its size can need")
+
+
+def _first_tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
+    file.seek(0)
+    header = file.read(8)
+    header += file.read(8) if header[2] == 43 else b""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+    file.seek(tags.next)
+    tags.load(file)
+    for tag, data in tags._tagdata.items():
+        if len(data) > MAX_TAG_BYTES and tags.tagtype[tag] not in (1, 2, 7):  # these stay bytes
+            raise ImageUnreadable(f"tag {tag} of its header has {len(data)} bytes")
+    return tags
+
+
+def _lay_on_white(picture: Image.Image) -> Image.Image:
+    """Return the decoded picture as RGB, in a new image without its metadata."""
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = _grey_to_8_bits(picture)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    layer = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    canvas = Image.new("RGB", layer.size, "white")
+    canvas.paste(layer, mask=layer if layer.mode == "RGBA" else None)
+    return canvas
+
+
+def _grey_to_8_bits(picture: Image.Image) -> Image.Image:
+    """Return 16-bit, 32-bit and floating point grey as L, scaled (Pillow would clip)."""
+    values = np.asarray(picture)  # [height, width]
+    if values.dtype.itemsize == 2:
+        tags = getattr(picture, "tag_v2", {})
+        grey = values >> (tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 8)
+    else:
+        grey = _stretch(values)
+    levels = grey.astype(np.uint8)
+    transparent = picture.info.get("transparency")
+    if transparent is not None:
+        levels[values == transparent] = 255
+    return Image.fromarray(levels)
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """Return values as 0..255. White is 1 (of floats), 255 or 65535, the first that holds them all; values
+    beyond these or below zero are taken from their own minimum to their maximum."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low >= 0:
+        usual = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+        low, high = 0.0, next((white for white in usual if high <= white), high)
+    scale = 255 / ((high - low) or 1)
+    with np.errstate(all="ignore"):
+        grey = values.astype(np.float32) * np.float32(scale) - np.float32(low * scale)
+    return np.clip(np.nan_to_num(grey, copy=False), 0, 255).round()
+
+
+def _turn_upright(canvas: Image.Image, picture: Image.Image) -> Image.Image:
+    """Return canvas turned as the EXIF of picture says. TIFFs need no turn: Pillow turns them in load()."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # broken EXIF is no reason to refuse a good picture
+        return canvas
+    turn = _TURNS.get(orientation or 1)
+    return canvas if turn is None else canvas.transpose(turn)

@@ -1,0 +1,67 @@
+"""Takes over an index that another program made, such as the Flask service's."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from search.engine import storage
+from search.engine.embedder import Embedder, ModelPassport, unit_length
+from search.engine.errors import ImageUnreadable, NothingToIndex
+from search.engine.images import open_image
+from search.engine.index import ImageIndex
+
+UNKNOWN_MODEL = ModelPassport("weights unknown here", "unknown")
+
+_SAME_MODEL = 0.99  # cosine between a stored vector and the same picture embedded again
+_SAMPLES = 8
+_ROWS_AT_A_TIME = 4096
+
+
+def take_over(source: Path, target: Path, *, passport: ModelPassport | None, move: bool, keep: int) -> int:
+    """Publish the index in source, ids included, as that of target; return how many pictures it has.
+
+    passport: the model that made it, None where nobody knows. move: source is removed afterwards.
+    Raises IndexNotBuilt, IndexCorrupt and PublishRefused.
+    """
+    index = storage.load(source)
+    with storage.IndexWriter(target) as writer:
+        for start in range(0, len(index), _ROWS_AT_A_TIME):
+            stop = min(start + _ROWS_AT_A_TIME, len(index))
+            records = [index.records[row] for row in range(start, stop)]
+            writer.add(unit_length(index.vectors[start:stop]), records)
+        writer.publish(passport, keep=keep)
+    if move and source.resolve() != target.resolve() and source.exists():
+        shutil.rmtree(source)
+    return len(index)
+
+
+def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *, max_pixels: int) -> list[float]:
+    """Return, for each embedder, the median cosine between a few stored vectors and their pictures embedded again.
+
+    images: the folder that the index's paths are relative to.
+    Raises NothingToIndex where none of the pictures is there.
+    """
+    rows = np.linspace(0, len(index) - 1, num=min(_SAMPLES, len(index)), dtype=int)
+    pictures = []
+    for row in rows:
+        path = images / index.records[row].path
+        try:
+            if path.resolve().is_relative_to(images.resolve()):
+                pictures.append((row, open_image(path, name=path.name, max_pixels=max_pixels)))
+        except (OSError, ImageUnreadable):
+            continue
+    if not pictures:
+        raise NothingToIndex(f"None of the index's pictures tried can be read below {images}: give the right folder")
+    stored = unit_length(index.vectors[[row for row, _ in pictures]])  # [pictures, 960]
+    cosines = []
+    for embedder in embedders:
+        again = embedder.embed([embedder.prepare(picture) for _, picture in pictures])
+        cosines.append(float(np.median(np.sum(stored * again, axis=1))))
+    return cosines
+
+
+def same_model(cosine: float) -> bool:
+    """Return whether a cosine of agreement() is that of the model that made the index."""
+    return cosine >= _SAME_MODEL

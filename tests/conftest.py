@@ -1,0 +1,67 @@
+import os
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from PIL import Image
+
+from search import runtime
+from tenants.models import Company
+from tests.fakes import FakeEmbedder
+
+Colour = tuple[int, int, int]
+
+WEIGHTS = Path(os.environ.get("IMAGESEARCH_WEIGHTS", ""))
+CLOTHING = Path(__file__).resolve().parents[2] / "shared/images/clothing"
+
+
+@pytest.fixture(autouse=True)
+def _own_directories(settings: Any, tmp_path: Path) -> Iterator[None]:
+    """Every test has its own embeddings/ and media/ and its own, empty, process state."""
+    for name in ("EMBEDDINGS_DIR", "MEDIA_ROOT"):
+        directory = tmp_path / name.split("_")[0].lower()
+        directory.mkdir()
+        setattr(settings, name, directory)
+    yield
+    for cached in (runtime.index_cache, runtime._load_embedder, runtime._load_untrained_embedder):
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
+
+
+@pytest.fixture
+def embedder(monkeypatch: pytest.MonkeyPatch) -> FakeEmbedder:
+    fake = FakeEmbedder()
+    monkeypatch.setattr(runtime, "_load_embedder", lambda: fake)
+    return fake
+
+
+@pytest.fixture
+def make_company(db: None, embedder: FakeEmbedder) -> Callable[..., Company]:
+    """Return a company with an index of one plain picture a name given: make_company("acme", {"a.png": RED})."""
+
+    def make(name: str, pictures: dict[str, Colour]) -> Company:
+        company = Company.objects.create(name=name)
+        for path, colour in pictures.items():
+            paint(company.image_directory / path, colour)
+        call_command("build_embeddings", company=name)
+        return company
+
+    return make
+
+
+def paint(path: Path, colour: Colour) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
+    return path
+
+
+def picture(colour: Colour, name: str = "query.png") -> BytesIO:
+    """Return an upload: an 8x8 picture of one colour."""
+    file = BytesIO()
+    Image.new("RGB", (8, 8), colour).save(file, format="JPEG" if name.endswith("jpg") else "PNG")
+    file.seek(0)
+    file.name = name
+    return file

@@ -1,0 +1,27 @@
+"""A model that anyone can predict: a picture's vector is its mean colour."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from search.engine.embedder import DIMENSION, ModelPassport, Vectors, unit_length
+from search.engine.transform import Pixels
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+class FakeEmbedder:
+    def __init__(self, fingerprint: str = "f" * 64) -> None:
+        self.passport = ModelPassport("fake-weights", fingerprint)
+        self.embedded = 0  # pictures so far
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        return np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) / 255  # [3]
+
+    def embed(self, batch: Sequence[Pixels]) -> Vectors:
+        self.embedded += len(batch)
+        vectors = np.zeros((len(batch), DIMENSION), dtype=np.float32)
+        vectors[:, :3] = np.stack(batch)
+        vectors[:, 3] = 0.25  # black has a direction too
+        return unit_length(vectors)
