@@ -1,0 +1,19 @@
+from typing import Any
+
+from django.apps import AppConfig
+
+
+class SearchConfig(AppConfig):
+    name = "search"
+
+    def ready(self) -> None:
+        from search import checks  # noqa: F401
+        from tenants.signals import build_queued
+
+        build_queued.connect(_enqueue, dispatch_uid="search.enqueue_build")
+
+
+def _enqueue(sender: object, *, build: Any, **_: object) -> None:
+    from search.tasks import carry_out_build
+
+    carry_out_build.enqueue(build.pk)

@@ -1,0 +1,50 @@
+import os
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+from search.engine.transform import TRANSFORMS
+
+
+@register()
+def environment_is_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Error(
+            problem,
+            hint=f"Correct or remove it; {settings.BASE_DIR / '.env.example'} lists every setting.",
+            id="search.E001",
+        )
+        for problem in settings.ENVIRONMENT_ERRORS
+    ]
+
+
+@register()
+def weights_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.WEIGHTS in TRANSFORMS or Path(settings.WEIGHTS).is_file():
+        return []
+    return [
+        Error(
+            f"IMAGESEARCH_WEIGHTS={settings.WEIGHTS!r} is neither a file nor a weights entry of torchvision.",
+            hint=f"Give the path of a mobilenet_v3_large state_dict, or one of {', '.join(TRANSFORMS)}.",
+            id="search.E002",
+        )
+    ]
+
+
+@register()
+def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    directories = {
+        "IMAGESEARCH_EMBEDDINGS_DIR": settings.EMBEDDINGS_DIR,
+        "IMAGESEARCH_MEDIA_DIR": settings.MEDIA_ROOT,
+    }
+    return [
+        Error(
+            f"{name}: {directory} is not a directory that this process can write to.",
+            hint=f"Run `mkdir -p {directory}`, let this user write to it, or name another one in {name}.",
+            id="search.E003",
+        )
+        for name, directory in directories.items()
+        if not (directory.is_dir() and os.access(directory, os.W_OK))
+    ]

@@ -1,0 +1,83 @@
+"""How every error becomes {"success": false, "error": "..."} and its HTTP status."""
+
+import logging
+from typing import Any
+
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+from rest_framework import status
+from rest_framework.exceptions import APIException
+from rest_framework.response import Response
+from rest_framework.views import exception_handler as drf_exception_handler
+
+from search.engine.errors import (
+    DeviceUnavailable,
+    ImageUnreadable,
+    IndexUnusable,
+    WeightsUnavailable,
+)
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[type[Exception], int] = {
+    ImageUnreadable: status.HTTP_400_BAD_REQUEST,
+    IndexUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
+    WeightsUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
+    DeviceUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
+    RequestDataTooBig: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
+    SuspiciousOperation: status.HTTP_400_BAD_REQUEST,
+}
+
+
+class CompanyNotFound(APIException):
+    status_code = status.HTTP_400_BAD_REQUEST
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Company '{name}' not found")
+
+
+def error_body(message: str) -> dict[str, Any]:
+    return {"success": False, "error": message}
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """Return the answer to an error of a view; None leaves it to Django, which answers with server_error."""
+    for kind, code in STATUS.items():
+        if isinstance(error, kind):
+            if code >= 500:
+                logger.error("%s", error)
+            return Response(error_body(str(error)), status=code)
+    response = drf_exception_handler(error, context)
+    if response is not None:
+        response.data = error_body(_message(response.data))
+    return response
+
+
+def _message(detail: Any) -> str:
+    """Return the first message of DRF's nested error details."""
+    while isinstance(detail, dict | list):
+        detail = next(iter(detail.values() if isinstance(detail, dict) else detail))
+    return str(detail)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _is_api(request):
+        return JsonResponse(error_body("Bad request"), status=400)
+    return defaults.bad_request(request, exception)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _is_api(request):
+        return JsonResponse(error_body(f"No such page: {request.path}"), status=404)
+    return defaults.page_not_found(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if _is_api(request):
+        return JsonResponse(error_body("Internal server error: the log tells more"), status=500)
+    return defaults.server_error(request)
+
+
+def _is_api(request: HttpRequest) -> bool:
+    return request.path_info.startswith("/api/")

@@ -1,0 +1,65 @@
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+
+from search import runtime
+from search.adoption import get_or_create_company, record_index
+from search.engine import storage
+from search.engine.embedder import ModelPassport
+from search.engine.errors import EngineError
+from search.engine.takeover import UNKNOWN_MODEL, agreement, same_model, take_over
+
+
+class Command(BaseCommand):
+    help = "Take over an index directory made by the Flask service."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("name", help="the company that gets the index; created where it does not exist yet")
+        parser.add_argument("directory", type=Path, help="holds faiss_index.bin and metadata.json")
+        parser.add_argument("--images", type=Path, help="the pictures: a few are embedded again to tell the model")
+        parser.add_argument("--move", action="store_true", help="remove the directory once it is taken over")
+        parser.add_argument("--trust", action="store_true", help="serve the index as made by the configured weights")
+
+    def handle(
+        self, *, name: str, directory: Path, images: Path | None, move: bool, trust: bool, **options: Any
+    ) -> None:
+        source = directory.absolute()
+        try:
+            passport = self._passport(source, images, trust=trust)
+            company, created, note = get_or_create_company(name, image_folder=images)
+            target = company.embeddings_directory
+            if storage.has_index(target) and not target.samefile(source):
+                raise CommandError(f"Company {name} has an index already: import under another name, or rebuild it")
+            total = take_over(source, target, passport=passport, move=move, keep=settings.KEEP_GENERATIONS)
+        except ValidationError as error:
+            raise CommandError("; ".join(error.messages)) from error
+        except EngineError as error:
+            raise CommandError(str(error)) from error
+        record_index(company)
+        if created:
+            self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
+        if note:
+            self.stderr.write(note)
+        self.stdout.write(self.style.SUCCESS(f"Imported {total} pictures of {name}"))
+
+    def _passport(self, source: Path, images: Path | None, *, trust: bool) -> ModelPassport | None:
+        """Return the model that made the index, as far as it can be told; None: it is served as it is."""
+        index = storage.load(source)
+        if images is None:
+            return runtime.embedder().passport if trust else index.info.passport
+        embedders = [runtime.embedder(), *runtime.embedders_at_hand()]
+        cosines = agreement(index, images, embedders, max_pixels=settings.MAX_PIXELS)
+        for embedder, cosine in zip(embedders, cosines, strict=True):
+            if same_model(cosine):
+                self.stdout.write(f"The vectors are those of {embedder.passport} (cosine {cosine:.4f})")
+                return embedder.passport
+        tried = ", ".join(f"{e.passport} {c:.4f}" for e, c in zip(embedders, cosines, strict=True))
+        self.stderr.write(f"The vectors are those of no model at hand (cosine with {tried})")
+        if trust:
+            return embedders[0].passport
+        self.stderr.write("Searches are refused until the index is rebuilt, or imported again with --trust")
+        return UNKNOWN_MODEL

@@ -1,0 +1,64 @@
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+from search import demo
+from search.adoption import adopt_companies
+from search.engine import storage
+from search.engine.embedder import UNTRAINED
+from tenants.models import Company
+
+_UNTRAINED_NOTICE = """
+******************************************************************************
+*  UNTRAINED WEIGHTS: the demo's results mean nothing.                       *
+*  The trained weights could not be had (the reason is above). Once they are *
+*  there: manage.py build_embeddings --company demo                          *
+******************************************************************************
+"""
+
+
+class Command(BaseCommand):
+    help = "Ready a checkout for its first start: adopt indexes, make the demo and a superuser. Makes nothing twice."
+
+    def handle(self, **options: Any) -> None:
+        for company in adopt_companies():
+            self.stdout.write(f"Adopted the index of {company}")
+        if not Company.objects.exclude(name=demo.COMPANY).exists():
+            self._make_demo()
+        password = _make_superuser()
+        self._tell_what_to_try(password)
+
+    def _make_demo(self) -> None:
+        company, _ = Company.objects.get_or_create(name=demo.COMPANY)
+        if storage.has_index(company.embeddings_directory):
+            return
+        self.stdout.write("There is no company yet: drawing pictures for one called demo")
+        demo.draw_demo_pictures(company.image_directory)
+        call_command("build_embeddings", company=demo.COMPANY)
+
+    def _tell_what_to_try(self, password: str | None) -> None:
+        company = Company.objects.active().first()
+        address = f"http://localhost:{settings.PORT}"
+        if company and company.name == demo.COMPANY:
+            if storage.info(company.embeddings_directory).weights == UNTRAINED:
+                self.stdout.write(self.style.ERROR(_UNTRAINED_NOTICE))
+            picture = next(company.image_directory.rglob("*.jpg"), "PICTURE.jpg")
+            self.stdout.write(f"\nSearch:  curl -F image=@{picture} {address}/api/search/{company}")
+        self.stdout.write(f"API:     {address}/api/docs/\nAdmin:   {address}/admin/")
+        if password:
+            self.stdout.write(self.style.WARNING(f"         user admin, password {password} (shown this once)"))
+        self.stdout.write("Ctrl-C stops everything.\n")
+
+
+def _make_superuser() -> str | None:
+    """Return the password of the first superuser, made here, or None where there is one already."""
+    users = get_user_model().objects
+    if users.filter(is_superuser=True).exists():
+        return None
+    password = secrets.token_urlsafe(12)
+    users.create_superuser("admin", password=password)
+    return password

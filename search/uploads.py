@@ -1,0 +1,50 @@
+from io import BytesIO
+from typing import Any
+
+from django.conf import settings
+from django.core.files.uploadedfile import InMemoryUploadedFile
+from django.core.files.uploadhandler import FileUploadHandler
+from rest_framework.exceptions import APIException
+from rest_framework.parsers import MultiPartParser
+
+_FORM_BYTES = 64 * 1024  # boundaries, headers and the other fields around the one file
+
+
+class UploadTooLarge(APIException):
+    status_code = 413
+    default_detail = f"The image is too large: at most {settings.MAX_UPLOAD_BYTES // 2**20} MB are accepted"
+
+
+class _BoundedMemoryHandler(FileUploadHandler):
+    """Keeps uploaded files in memory, so that no temporary file is left behind, and counts their bytes as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._received = 0
+
+    def new_file(self, *args: Any, **kwargs: Any) -> None:
+        super().new_file(*args, **kwargs)
+        self._content = BytesIO()
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
+        self._received += len(raw_data)
+        if self._received > settings.MAX_UPLOAD_BYTES:
+            raise UploadTooLarge
+        self._content.write(raw_data)
+
+    def file_complete(self, file_size: int) -> InMemoryUploadedFile:
+        self._content.seek(0)
+        return InMemoryUploadedFile(
+            self._content, self.field_name, self.file_name, self.content_type, file_size, self.charset
+        )
+
+
+class ImageFormParser(MultiPartParser):
+    """Reads a form with an image of at most MAX_UPLOAD_BYTES; a larger one is refused without reading further."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        request = parser_context["request"]._request
+        if int(request.META.get("CONTENT_LENGTH") or 0) > settings.MAX_UPLOAD_BYTES + _FORM_BYTES:
+            raise UploadTooLarge
+        request.upload_handlers = [_BoundedMemoryHandler()]
+        return super().parse(stream, media_type, parser_context)
