@@ -76,7 +76,8 @@ def load_embedder(weights: str, *, device: str = "auto") -> TorchEmbedder:
     if Path(weights).is_file():
         return _load(Path(weights), label=Path(weights).name, transform=TRANSFORMS["IMAGENET1K_V1"], device=device)
     raise WeightsUnavailable(
-        f"IMAGESEARCH_WEIGHTS={weights!r} is neither a file nor a weights entry of torchvision ({', '.join(TRANSFORMS)}): "
+        f"IMAGESEARCH_WEIGHTS={weights!r} is neither a file nor a weights entry of torchvision "
+        f"({', '.join(TRANSFORMS)}): "
         "give the path of a mobilenet_v3_large state_dict or the name of an entry"
     )
 
