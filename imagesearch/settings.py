@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import environ
@@ -27,8 +27,9 @@ def _read(name: str, default: str, parse: Callable[[str], T], wanted: str) -> T:
     """Return the environment's value of name; one that parse refuses is recorded and replaced by the default."""
     try:
         return parse(os.environ.get(name) or default)
-    except (ValueError, environ.ImproperlyConfigured):
-        ENVIRONMENT_ERRORS.append(f"{name}={os.environ[name]!r} is not {wanted}")
+    except (ValueError, RuntimeError, environ.ImproperlyConfigured):  # RuntimeError: a ~user nobody is
+        shown = re.sub(r"//.*@", "//...@", os.environ[name])  # a database's password does not belong in a log
+        ENVIRONMENT_ERRORS.append(f"{name}={shown!r} is not {wanted}")
         return parse(default)
 
 
@@ -61,6 +62,13 @@ def _list(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
+def _hosts(text: str) -> list[str]:
+    hosts = _list(text)
+    if not hosts or not all(re.fullmatch(r"\*|\.?[\w.-]+|\[[\da-fA-F:.]+\]", host) for host in hosts):
+        raise ValueError(text)
+    return hosts
+
+
 def _origins(text: str) -> list[str]:
     origins = _list(text)
     if not all(re.fullmatch(r"https?://[^/]+", origin) for origin in origins):
@@ -77,10 +85,19 @@ def _paths(text: str) -> list[Path]:
     return [_path(item) for item in _list(text)]
 
 
-def _database(text: str) -> dict[str, object]:
+def _database(text: str) -> dict[str, Any]:
     if urlsplit(text).scheme not in {"sqlite", "postgres", "postgresql"}:
         raise ValueError(text)
-    return dict(environ.Env.db_url_config(text))
+    database: dict[str, Any] = dict(environ.Env.db_url_config(text))
+    if database["NAME"] in {"", ":memory:"}:  # the server and the worker are processes of their own
+        raise ValueError(text)
+    if database["ENGINE"] == "django.db.backends.sqlite3":
+        database["NAME"] = str(_path(database["NAME"]))
+    return database
+
+
+def _weights(text: str) -> str:
+    return str(_path(text)) if _path(text).is_file() else text
 
 
 def _secret_key() -> str:
@@ -88,6 +105,14 @@ def _secret_key() -> str:
     if given := os.environ.get("SECRET_KEY"):
         return given
     kept = BASE_DIR / ".secret_key"
+    try:
+        return _kept_secret(kept)
+    except OSError as error:
+        ENVIRONMENT_ERRORS.append(f"SECRET_KEY is not given, and none can be kept in {kept} ({error.strerror})")
+        return secrets.token_urlsafe(64)
+
+
+def _kept_secret(kept: Path) -> str:
     fresh = kept.with_name(f".secret_key.{os.getpid()}")
     if not kept.exists():
         fresh.touch(mode=0o600)
@@ -105,7 +130,10 @@ def _secret_key() -> str:
 SECRET_KEY = _secret_key()
 DEBUG = _read("DEBUG", "false", _boolean, "true or false")
 ALLOWED_HOSTS = _read(
-    "ALLOWED_HOSTS", f"localhost,127.0.0.1,[::1],{socket.gethostname()}", _list, "a comma-separated list"
+    "ALLOWED_HOSTS",
+    f"localhost,127.0.0.1,[::1],{socket.gethostname()}",
+    _hosts,
+    "a comma-separated list of host names such as search.example.com, without scheme and port",
 )
 CSRF_TRUSTED_ORIGINS = _read(
     "CSRF_TRUSTED_ORIGINS",
@@ -130,9 +158,12 @@ MAX_PIXELS = _read(
     "a number of pixels (width times height) of at least 1",
 )
 KEEP_GENERATIONS = _read("IMAGESEARCH_KEEP_GENERATIONS", "2", _whole_number(0), "a whole number of at least 0")
+BUILD_LEASE_SECONDS = _read(
+    "IMAGESEARCH_BUILD_LEASE_SECONDS", "60", _whole_number(1), "a whole number of seconds of at least 1"
+)
 
 # Model
-WEIGHTS = _read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", str, "a torchvision weights entry or a path")
+WEIGHTS = _read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", _weights, "a torchvision weights entry or a path")
 DEVICE = _read("IMAGESEARCH_DEVICE", "auto", _one_of("auto", "cpu", "cuda"), "auto, cpu or cuda")
 
 DATABASES = {
@@ -149,6 +180,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        **DATABASES["default"].get("OPTIONS", {}),
     }
 else:
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
@@ -224,6 +256,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Post a photograph, get a company's most similar pictures.",
     "VERSION": "1.0.0",
     "SERVE_INCLUDE_SCHEMA": False,
+    "PREPROCESSING_HOOKS": ["search.views.drop_slashed_paths"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

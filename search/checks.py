@@ -39,6 +39,9 @@ def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         "IMAGESEARCH_EMBEDDINGS_DIR": settings.EMBEDDINGS_DIR,
         "IMAGESEARCH_MEDIA_DIR": settings.MEDIA_ROOT,
     }
+    database = settings.DATABASES["default"]
+    if database["ENGINE"] == "django.db.backends.sqlite3":
+        directories["DATABASE_URL"] = Path(str(database["NAME"])).parent  # SQLite keeps its log beside the file
     return [
         Error(
             f"{name}: {directory} is not a directory that this process can write to.",
@@ -47,4 +50,17 @@ def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         )
         for name, directory in directories.items()
         if not (directory.is_dir() and os.access(directory, os.W_OK))
+    ]
+
+
+@register()
+def image_roots_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Error(
+            f"IMAGESEARCH_IMAGE_ROOTS: {root} is not a directory.",
+            hint=f"Run `mkdir -p {root}`, mount it, or take it out of IMAGESEARCH_IMAGE_ROOTS.",
+            id="search.E004",
+        )
+        for root in settings.IMAGE_ROOTS
+        if not root.is_dir()
     ]

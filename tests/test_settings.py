@@ -1,0 +1,261 @@
+"""Settings come from the environment alone, so each test starts a process of its own in a copy of the code."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTING = re.compile(r'(?:_read\(\s*|os\.environ\.get\(|os\.environ\[)"([A-Z][A-Z_]+)"')
+
+WRONG_VALUES = {
+    "DEBUG": ["maybe", "2"],
+    "ALLOWED_HOSTS": ["https://search.example.com", "search.example.com:5000", ","],
+    "CSRF_TRUSTED_ORIGINS": ["search.example.com", "https://search.example.com/admin"],
+    "PORT": ["http", "0", "65536"],
+    "WEB_PROCESSES": ["0", "two"],
+    "WEB_THREADS": ["-1"],
+    "LOG_LEVEL": ["loud"],
+    "DATABASE_URL": ["mysql://h/n", "postgres://me:hunter2@h:port/n", "sqlite:////nowhere/db"],
+    "IMAGESEARCH_EMBEDDINGS_DIR": ["/nowhere/embeddings"],
+    "IMAGESEARCH_MEDIA_DIR": ["/nowhere/media", "~nobody-at-all/media"],
+    "IMAGESEARCH_IMAGE_ROOTS": ["media,/nowhere/pictures"],
+    "IMAGESEARCH_MAX_PIXELS": ["0", "many"],
+    "IMAGESEARCH_KEEP_GENERATIONS": ["-1"],
+    "IMAGESEARCH_BUILD_LEASE_SECONDS": ["0"],
+    "IMAGESEARCH_WEIGHTS": ["IMAGENET1K_V3", "/nowhere/weights.pth"],
+    "IMAGESEARCH_DEVICE": ["gpu"],
+}
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the code with empty data directories and no .env; tests leave it as it is."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for package in ("imagesearch", "search", "tenants"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "manage.py", copy)
+    for directory in ("embeddings", "media"):
+        (copy / directory).mkdir()
+    return copy
+
+
+@pytest.fixture
+def checkout(code: Path, tmp_path: Path) -> Path:
+    """Return a copy of the code that the test may change."""
+    return Path(shutil.copytree(code, tmp_path / "checkout"))
+
+
+def start(checkout: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run python with nothing in its environment but environment."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=checkout,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def read_settings(checkout: Path, **environment: str) -> dict[str, Any]:
+    """Return the settings as a process sees them, paths as text; SECRET_KEY's default is made there."""
+    show = "import json; from imagesearch import settings as s; print(json.dumps(vars(s), default=str, skipkeys=True))"
+    result = start(checkout, "-c", show, **environment)
+    assert result.returncode == 0, result.stderr
+    return {name: value for name, value in json.loads(result.stdout).items() if name.isupper()}
+
+
+def test_env_example_lists_every_setting_and_no_other() -> None:
+    read = set(SETTING.findall((ROOT / "imagesearch/settings.py").read_text()))
+    listed = re.findall(r"^#([A-Z][A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(read)
+    assert len(read) > 10
+
+
+def test_env_example_explains_every_setting_in_the_line_above() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    for above, line in itertools.pairwise(lines):
+        if line.startswith("#") and not line.startswith("# "):
+            assert re.match(r"# \S.{10,}", above), line
+
+
+def test_env_example_shows_the_defaults(checkout: Path) -> None:
+    defaults = read_settings(checkout)
+    example = re.sub(r"^#([A-Z])", r"\1", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
+    (checkout / ".env").write_text(example)
+    assert read_settings(checkout) == defaults
+
+
+def test_the_settings_module_is_the_only_reader_of_the_environment() -> None:
+    readers = {
+        str(path.relative_to(ROOT))
+        for package in ("imagesearch", "search", "tenants")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"\bos\.(environ\b(?!\.setdefault)|getenv)", path.read_text())
+    }
+    assert readers == {"imagesearch/settings.py"}
+
+
+def test_every_setting_with_a_wrong_value_has_one_here() -> None:
+    read = set(SETTING.findall((ROOT / "imagesearch/settings.py").read_text()))
+    assert set(WRONG_VALUES) == read - {"SECRET_KEY"}  # any text will do for it
+
+
+@pytest.fixture(scope="module")
+def complaints(code: Path) -> dict[str, str]:
+    """Return what `manage.py check` says of each wrong value, as "NAME=value": the complaint and its hint.
+
+    A start takes seconds, so one process gets the first wrong value of every setting, the next the second.
+    """
+    said = {}
+    for values in itertools.zip_longest(*WRONG_VALUES.values()):
+        wrong = {name: value for name, value in zip(WRONG_VALUES, values, strict=True) if value is not None}
+        result = start(code, "manage.py", "check", SECRET_KEY="x", **wrong)
+        assert result.returncode != 0
+        assert "Traceback" not in result.stderr
+        found = re.findall(r"^\?: \(search\.E\d+\) (.*\n\tHINT: .*)$", result.stderr, re.MULTILINE)
+        assert len(found) == len(wrong), result.stderr
+        for name, value in wrong.items():
+            said[f"{name}={value}"] = next((complaint for complaint in found if complaint.startswith(name)), "")
+    return said
+
+
+@pytest.mark.parametrize("wrong", [f"{name}={value}" for name in WRONG_VALUES for value in WRONG_VALUES[name]])
+def test_a_wrong_value_stops_start_up_and_says_how_to_mend_it(complaints: dict[str, str], wrong: str) -> None:
+    problem, hint = complaints[wrong].split("\n\tHINT: ")
+    assert re.search(r"is not|is neither", problem)
+    assert re.match(r"Correct|Run `mkdir|Give", hint)
+
+
+def test_the_complaint_tells_which_values_are_right(complaints: dict[str, str]) -> None:
+    assert complaints["PORT=http"].startswith("PORT='http' is not a port number from 1 to 65535")
+    assert complaints["DEBUG=maybe"].startswith("DEBUG='maybe' is not true or false")
+    assert "one of IMAGENET1K_V1, IMAGENET1K_V2" in complaints["IMAGESEARCH_WEIGHTS=IMAGENET1K_V3"]
+
+
+def test_a_database_password_is_not_repeated(complaints: dict[str, str]) -> None:
+    assert "postgres://...@h:port/n" in complaints["DATABASE_URL=postgres://me:hunter2@h:port/n"]
+    assert "hunter2" not in "".join(complaints.values())
+
+
+@pytest.mark.parametrize("url", ["postgres://h", "sqlite://", "sqlite:///", "sqlite://:memory:", "/db.sqlite3"])
+def test_a_database_that_two_processes_cannot_share_is_refused(code: Path, url: str) -> None:
+    (error,) = read_settings(code, SECRET_KEY="x", DATABASE_URL=url)["ENVIRONMENT_ERRORS"]
+    assert error.startswith(f"DATABASE_URL={url!r} is not a database URL such as sqlite:////")
+
+
+def test_gunicorn_ends_when_a_value_is_wrong(code: Path) -> None:
+    command = ["-m", "gunicorn", "--config", "imagesearch/gunicorn_conf.py", "--bind", "127.0.0.1:0"]
+    result = start(code, *command, "imagesearch.wsgi", SECRET_KEY="x", WEB_PROCESSES="1", WEB_THREADS="many")
+    assert result.returncode != 0
+    assert "WEB_THREADS='many' is not a whole number of at least 1" in result.stderr
+
+
+def test_the_wsgi_module_refuses_a_wrong_value(code: Path) -> None:
+    result = start(code, "-c", "import imagesearch.wsgi", SECRET_KEY="x", IMAGESEARCH_WEIGHTS="/nowhere/weights.pth")
+    assert result.returncode != 0
+    assert "IMAGESEARCH_WEIGHTS='/nowhere/weights.pth' is neither a file" in result.stderr
+
+
+def test_a_variable_that_is_empty_means_its_default(code: Path) -> None:
+    names = dict.fromkeys(WRONG_VALUES, "")
+    assert read_settings(code, SECRET_KEY="x", **names) == read_settings(code, SECRET_KEY="x")
+
+
+def test_debug_is_off_by_default(code: Path) -> None:
+    assert read_settings(code, SECRET_KEY="x")["DEBUG"] is False
+    assert read_settings(code, SECRET_KEY="x", DEBUG="True")["DEBUG"] is True
+
+
+def test_a_secret_key_is_made_once_and_kept_for_its_owner_alone(checkout: Path) -> None:
+    first, second = read_settings(checkout), read_settings(checkout)
+    kept = checkout / ".secret_key"
+    assert first["SECRET_KEY"] == second["SECRET_KEY"] == kept.read_text()
+    assert len(first["SECRET_KEY"]) >= 50
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert [path.name for path in checkout.glob(".secret_key*")] == [".secret_key"]
+
+
+def test_a_secret_key_that_is_given_is_not_kept(checkout: Path) -> None:
+    assert read_settings(checkout, SECRET_KEY="mine")["SECRET_KEY"] == "mine"
+    assert not (checkout / ".secret_key").exists()
+
+
+def test_processes_that_start_together_agree_on_the_secret_key(checkout: Path) -> None:
+    show = [sys.executable, "-c", "from imagesearch import settings; print(settings.SECRET_KEY)"]
+    processes = [subprocess.Popen(show, cwd=checkout, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert len({process.communicate(timeout=60)[0] for process in processes}) == 1
+
+
+def test_a_secret_key_that_cannot_be_kept_stops_start_up(checkout: Path) -> None:
+    (checkout / ".secret_key").mkdir()  # not writable, not readable: also for root
+    result = start(checkout, "manage.py", "check")
+    assert result.returncode != 0
+    assert "SECRET_KEY is not given, and none can be kept in" in result.stderr
+
+
+def test_git_ignores_what_is_secret_or_made() -> None:
+    for path in (".secret_key", ".env", "db.sqlite3", "db.sqlite3-wal", "media/acme", "embeddings/acme"):
+        assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0, path
+
+
+def test_sqlite_runs_in_wal_mode(checkout: Path) -> None:
+    show = (
+        "import django; django.setup(); from django.db import connection as c; "
+        "print(c.cursor().execute('PRAGMA journal_mode').fetchone()[0], c.settings_dict['NAME'])"
+    )
+    result = start(checkout, "-c", show, DJANGO_SETTINGS_MODULE="imagesearch.settings")
+    assert result.stdout.split() == ["wal", str(checkout / "db.sqlite3")], result.stderr
+
+
+def test_a_relative_path_lies_below_the_project_wherever_a_process_starts(code: Path, tmp_path: Path) -> None:
+    (code / "media/weights.pth").touch()
+    settings = read_settings(
+        tmp_path,
+        PYTHONPATH=str(code),
+        SECRET_KEY="x",
+        DATABASE_URL="sqlite:///data/db.sqlite3",
+        IMAGESEARCH_MEDIA_DIR="pictures",
+        IMAGESEARCH_WEIGHTS="media/weights.pth",
+    )
+    assert settings["DATABASES"]["default"]["NAME"] == str(code / "data/db.sqlite3")
+    assert settings["MEDIA_ROOT"] == str(code / "pictures")
+    assert settings["WEIGHTS"] == str(code / "media/weights.pth")
+
+
+def test_options_of_a_sqlite_url_are_added_to_ours(code: Path) -> None:
+    url = "sqlite:////var/lib/imagesearch/db.sqlite3?timeout=5"
+    options = read_settings(code, SECRET_KEY="x", DATABASE_URL=url)["DATABASES"]["default"]["OPTIONS"]
+    assert options["timeout"] == 5
+    assert "journal_mode=WAL" in options["init_command"]
+
+
+def test_postgresql_by_url(code: Path) -> None:
+    url = "postgres://me:p%40ss@db.example.com:5433/images?sslmode=require"
+    database = read_settings(code, SECRET_KEY="x", DATABASE_URL=url)["DATABASES"]["default"]
+    expected = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": "images",
+        "USER": "me",
+        "PASSWORD": "p@ss",
+        "HOST": "db.example.com",
+        "PORT": 5433,
+        "OPTIONS": {"sslmode": "require"},
+    }
+    assert {name: database[name] for name in expected} == expected
+    assert database["CONN_HEALTH_CHECKS"] is True
+
+
+def test_dot_env_is_read_and_the_environment_wins(checkout: Path) -> None:
+    (checkout / ".env").write_text("PORT=6000\nWEB_THREADS=7\n")
+    settings = read_settings(checkout, PORT="7000")
+    assert (settings["PORT"], settings["WEB_THREADS"]) == (7000, 7)
