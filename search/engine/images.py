@@ -135,8 +135,12 @@ def _children(root: Path, parent: str) -> Iterator[str]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield f"{parent}{entry.name}/"
-            elif has_allowed_extension(entry.name) or (entry.is_symlink() and entry.is_dir()):
+            elif has_allowed_extension(entry.name) or _is_link_to_folder(entry):
                 yield f"{parent}{entry.name}"
+
+
+def _is_link_to_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112, the others raise on circles
 
 
 def _examine(root: Path, path: str) -> ImageFile | SkippedFile:
@@ -159,7 +163,11 @@ def _examine(root: Path, path: str) -> ImageFile | SkippedFile:
 
 
 def _is_utf8(path: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _skipped(path: str, reason: str) -> SkippedFile:
@@ -197,7 +205,11 @@ def _reason(error: Exception) -> str:
         return f"it is too large: {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"it cannot be read: {error.strerror}"
-    return f"it is broken or truncated: {str(error) or type(error).__name__}"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    # A cause, or another type, means a stumble over nonsense, whose text ("256") says nothing to people.
+    told = isinstance(error, OSError | EOFError | SyntaxError | ValueError) and not error.__cause__
+    return f"it is broken or truncated: {error}" if told else "it is broken or truncated"
 
 
 def _check_kind(file: BinaryIO, name: str) -> str:
@@ -303,6 +315,8 @@ def _essential_png(file: BinaryIO) -> BytesIO:
             kept.write(header + body + checksum)
         elif kind != b"eXIf":
             raise ImageUnreadable(f"it is broken or truncated: wrong checksum in {kind.decode()}")
+        if kind == b"IEND":
+            break
     return kept
 
 
@@ -352,6 +366,8 @@ def _lay_on_white(picture: Image.Image) -> Image.Image:
     if picture.mode == "La":
         picture = picture.convert("LA")
     layer = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if picture.format == "BMP" and layer.mode == "RGBA" and layer.getextrema()[-1] == (0, 0):
+        layer = layer.convert("RGB")  # many programs leave the alpha of a BMP at zero and mean opaque
     canvas = Image.new("RGB", layer.size, "white")
     canvas.paste(layer, mask=layer if layer.mode == "RGBA" else None)
     return canvas

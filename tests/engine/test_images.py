@@ -1,0 +1,703 @@
+"""Finding pictures in a folder and opening them: real files, small pictures, hostile ones too."""
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, TiffImagePlugin
+
+from search.engine import images
+from search.engine.errors import ImageUnreadable
+from search.engine.images import ImageFile, SkippedFile, find_images, has_allowed_extension, open_image
+
+# pytest replaces the filters that images.py sets; two tests below look at them in a fresh interpreter.
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\..*")
+
+MAX_PIXELS = 1_000_000
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+CORNERS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8).repeat(16, axis=0).repeat(32, axis=1)  # [32, 64, 3]
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def plain(mode: str, colour: object, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def opened(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
+    return open_image(BytesIO(data), name=name, max_pixels=max_pixels, min_side=min_side)
+
+
+def colour_of(data: bytes, name: str) -> tuple[int, int, int]:
+    picture = opened(data, name)
+    assert picture.mode == "RGB"
+    return picture.getpixel((0, 0))
+
+
+def near(colour: tuple[int, int, int], expected: tuple[int, int, int], tolerance: int = 3) -> bool:
+    return all(abs(a - b) <= tolerance for a, b in zip(colour, expected, strict=True))
+
+
+def reason_for(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> str:
+    with pytest.raises(ImageUnreadable) as refused:
+        opened(data, name, max_pixels=max_pixels)
+    return str(refused.value)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return len(body).to_bytes(4) + kind + body + zlib.crc32(body, zlib.crc32(kind)).to_bytes(4)
+
+
+def png(size: tuple[int, int], depth: int, colour_type: int, *, pixels: bytes, extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
+    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def png_with(extra: bytes) -> bytes:
+    data = encoded(plain("RGB", RED), "PNG")
+    return data[:33] + extra + data[33:]
+
+
+def bmp_rle8(size: tuple[int, int], pixels: bytes) -> bytes:
+    palette = b"\0\0\0\0" + b"\0\0\xff\0" + b"\1\2\3\0" * 254
+    header = struct.pack("<IiiHHIIiiII", 40, *size, 1, 8, 1, len(pixels), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(pixels), 0, 0, 1078) + header + palette + pixels
+
+
+def tiff(*tags: tuple[int, int, int, int | bytes], tail: bytes = b"", following: int = 0) -> bytes:
+    """Return a little-endian TIFF of tags (number, type, count, value or data), then tail."""
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = extra = b""
+    for tag, kind, count, value in tags:
+        if isinstance(value, bytes):
+            value, extra = start + len(extra), extra + value
+        entries += struct.pack("<HHII", tag, kind, count, value)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + struct.pack("<I", following) + extra + tail
+
+
+def grey_tiff(width: int, height: int, *tags: tuple[int, int, int, int | bytes], compression: int = 1) -> bytes:
+    return tiff(
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1), *tags
+    )
+
+
+# What a picture looks like
+
+
+@pytest.mark.parametrize("extension", images.ALLOWED_EXTENSIONS)
+def test_every_format_opens_as_rgb_from_a_path_and_from_a_stream(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"red.{extension.upper()}"
+    plain("RGB", RED).save(path, images.FORMATS[extension])
+    from_path = open_image(path, name=path.name, max_pixels=64)
+    from_stream = opened(path.read_bytes(), path.name)
+    assert from_path.mode == "RGB"
+    assert from_path.size == (8, 8)
+    assert near(from_path.getpixel((3, 3)), RED)
+    assert from_path.tobytes() == from_stream.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "kind", "expected"),
+    [
+        ("1", 1, "PNG", WHITE),
+        ("1", 1, "BMP", WHITE),
+        ("1", 1, "TIFF", WHITE),
+        ("L", 100, "PNG", (100, 100, 100)),
+        ("L", 100, "JPEG", (100, 100, 100)),
+        ("L", 100, "GIF", (100, 100, 100)),
+        ("L", 100, "BMP", (100, 100, 100)),
+        ("RGBA", (255, 0, 0, 128), "PNG", (255, 127, 127)),
+        ("RGBA", (255, 0, 0, 128), "TIFF", (255, 127, 127)),
+        ("RGBA", (255, 0, 0, 128), "WEBP", (255, 127, 127)),
+        ("RGBA", (255, 0, 0, 0), "PNG", WHITE),
+        ("LA", (0, 128), "PNG", (127, 127, 127)),
+        ("LA", (0, 128), "TIFF", (127, 127, 127)),
+        ("CMYK", (0, 255, 255, 0), "JPEG", RED),
+        ("CMYK", (0, 255, 255, 0), "TIFF", RED),
+        ("YCbCr", (76, 85, 255), "JPEG", RED),
+        ("YCbCr", (76, 85, 255), "TIFF", RED),
+        ("LAB", (255, 128, 128), "TIFF", WHITE),
+        ("I;16", 0x6464, "PNG", (100, 100, 100)),
+        ("I;16", 0x6464, "TIFF", (100, 100, 100)),
+        ("I;16B", 0x6464, "TIFF", (100, 100, 100)),
+        ("I", 0x6464, "TIFF", (100, 100, 100)),
+        ("F", 0.5, "TIFF", (128, 128, 128)),
+        ("F", 100.0, "TIFF", (100, 100, 100)),
+    ],
+)
+def test_every_mode_keeps_its_colour(mode: str, value: object, kind: str, expected: tuple[int, int, int]) -> None:
+    picture = Image.fromarray(np.full((8, 8), value, ">u2")) if mode == "I;16B" else plain(mode, value)
+    extension = next(extension for extension, format_ in images.FORMATS.items() if format_ == kind)
+    assert near(colour_of(encoded(picture, kind), f"x.{extension}"), expected)
+
+
+def test_premultiplied_grey_is_laid_on_white() -> None:
+    tags = ((256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 2, 0x80008), (259, 3, 1, 1), (262, 3, 1, 1))
+    tags += ((273, 4, 1, 110), (277, 3, 1, 2), (338, 3, 1, 1))
+    assert colour_of(tiff(*tags, tail=b"\x00\x80"), "x.tif") == (127, 127, 127)
+
+
+def test_a_bmp_whose_alpha_is_all_zero_is_opaque() -> None:
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 56, 2, 1, 1, 32, 3, 8, 0, 0, 0, 0) + masks
+    start = b"BM" + struct.pack("<IHHI", 78, 0, 0, 70) + header
+    assert colour_of(start + b"\0\0\xff\0" * 2, "x.bmp") == RED
+    assert colour_of(start + b"\0\0\xff\0" + b"\0\0\xff\xff", "x.bmp") == WHITE
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    ramp = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    for kind, name in (("PNG", "x.png"), ("TIFF", "x.tif")):
+        levels = np.asarray(opened(encoded(Image.fromarray(ramp), kind), name))
+        assert (levels[..., 0].ravel() == np.arange(256)).all()
+
+
+def test_twelve_bit_grey_fills_the_whole_range() -> None:
+    data = tiff(
+        *((256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 1, 12), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 86)),
+        tail=b"\xff\xf0\x00",
+    )
+    assert np.asarray(opened(data, "x.tif"))[0, :, 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0, np.nan], [0, 128, 255, 0]),
+        ([-1.0, 0.0, 1.0, 1.0], [0, 128, 255, 255]),
+        ([0.0, 65535.0, np.inf, -np.inf], [0, 255, 255, 0]),
+        ([np.nan] * 4, [0, 0, 0, 0]),
+        ([-3e38, 0.0, 3e38, 0.0], [0, 128, 255, 128]),
+    ],
+)
+def test_floating_point_grey_is_normalised(values: list[float], expected: list[int]) -> None:
+    picture = Image.fromarray(np.array([values], np.float32))
+    levels = np.asarray(opened(encoded(picture, "TIFF"), "x.tif"))[0, :, 0]
+    assert levels.tolist() == expected
+
+
+def test_palette_and_its_transparency_are_applied() -> None:
+    picture = plain("P", 0, (2, 1))
+    picture.putpalette([*RED, *BLUE])
+    picture.putpixel((1, 0), 1)
+    for kind, name in (("PNG", "x.png"), ("GIF", "x.gif")):
+        shown = opened(encoded(picture, kind, transparency=1), name)
+        assert [shown.getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
+    half = opened(encoded(picture, "PNG", transparency=b"\x80\xff"), "x.png")
+    assert half.getpixel((0, 0)) == (255, 127, 127)
+    assert half.getpixel((1, 0)) == BLUE
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "transparent", "pixels"),
+    [
+        (1, 0, b"\0\0", b"\0\x00"),
+        (2, 0, b"\0\1", b"\0\x40"),
+        (4, 0, b"\0\2", b"\0\x20"),
+        (8, 0, b"\0\x20", b"\0\x20"),
+        (16, 0, b"\x12\x34", b"\0\x12\x34"),
+        (8, 2, b"\0\1\0\2\0\3", b"\0\1\2\3"),
+        (16, 2, b"\x12\x34" * 3, b"\0" + b"\x12\x34" * 3),
+    ],
+)
+def test_a_png_colour_declared_transparent_is_white_at_every_depth(
+    depth: int, colour_type: int, transparent: bytes, pixels: bytes
+) -> None:
+    data = png((1, 1), depth, colour_type, pixels=pixels, extra=chunk(b"tRNS", transparent))
+    assert colour_of(data, "x.png") == WHITE
+    assert colour_of(png((1, 1), depth, colour_type, pixels=pixels), "x.png") != WHITE
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_the_first_frame_is_taken(kind: str) -> None:
+    frames = [plain("RGB", colour) for colour in (RED, GREEN, BLUE)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert near(colour_of(data, f"x.{kind.lower()}"), RED)
+
+
+def test_the_mpo_of_a_phone_is_a_jpg() -> None:
+    data = encoded(plain("RGB", RED), "MPO", save_all=True, append_images=[plain("RGB", BLUE)])
+    assert near(colour_of(data, "IMG_0001.JPG"), RED)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"quality": 95, "subsampling": 0}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_all_eight_orientations_give_the_same_picture(orientation: int, kind: str, options: dict) -> None:
+    undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = Image.fromarray(CORNERS)
+    if orientation > 1:
+        stored = stored.transpose(undo.get(orientation, images._TURNS[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    shown = opened(encoded(stored, kind, exif=exif, **options), f"x.{kind.lower()}")
+    assert shown.size == (64, 32)
+    assert np.abs(np.asarray(shown).astype(int) - CORNERS).max() <= 6
+
+
+def test_the_result_carries_nothing_that_could_be_applied_twice() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    shown = opened(encoded(plain("RGB", RED), "JPEG", exif=exif), "x.jpg")
+    assert type(shown) is Image.Image
+    assert shown.info == {}
+    assert not shown.getexif()
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12"]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_broken_exif_does_not_matter(kind: str, exif: bytes) -> None:
+    data = encoded(plain("RGB", RED), kind, exif=exif)
+    assert near(colour_of(data, f"x.{kind.lower()}"), RED)
+
+
+def test_broken_exif_directories_of_a_tiff_do_not_matter() -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[34665] = 0x7FFFFFFF
+    assert colour_of(encoded(plain("RGB", RED), "TIFF", tiffinfo=tags), "x.tif") == RED
+
+
+@pytest.mark.parametrize("profile", [b"", b"name\0\0", b"name\0\7junk", b"name\0\0" + zlib.compress(bytes(5_000_000))])
+def test_broken_and_huge_colour_profiles_do_not_matter(profile: bytes) -> None:
+    assert colour_of(png_with(chunk(b"iCCP", profile)), "x.png") == RED
+    assert near(colour_of(encoded(plain("RGB", RED), "JPEG", icc_profile=profile or b"x"), "x.jpg"), RED)
+
+
+def test_huge_texts_and_broken_extras_of_a_png_do_not_matter() -> None:
+    texts = chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(50_000_000))) * 40
+    assert colour_of(png_with(texts), "x.png") == RED
+    assert colour_of(png_with(chunk(b"eXIf", b"II*\0")[:-1] + b"?"), "x.png") == RED
+
+
+# Smaller on demand
+
+
+@pytest.mark.parametrize("colour", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    ("size", "min_side", "expected"),
+    [
+        ((1024, 512), 256, (512, 256)),
+        ((1023, 511), 256, (1023, 511)),
+        ((2100, 2050), 256, (263, 257)),
+        ((100, 100), 256, (100, 100)),
+    ],
+)
+def test_a_jpeg_shrinks_no_further_than_its_shorter_side_allows(
+    colour: str, size: tuple[int, int], min_side: int, expected: tuple[int, int]
+) -> None:
+    picture = plain("RGB", RED, size).convert(colour)
+    shown = opened(encoded(picture, "JPEG"), "x.jpg", min_side=min_side, max_pixels=5_000_000)
+    assert shown.size == expected
+    assert near(shown.getpixel((50, 50)), picture.convert("RGB").getpixel((0, 0)))
+
+
+def test_other_formats_keep_their_size() -> None:
+    data = encoded(plain("RGB", RED, (600, 600)), "PNG")
+    assert opened(data, "x.png", min_side=256).size == (600, 600)
+
+
+# What is refused
+
+
+def test_an_empty_file_is_refused() -> None:
+    assert reason_for(b"", "x.png") == "the file is empty"
+
+
+def test_a_mislabelled_picture_is_refused_and_named() -> None:
+    assert reason_for(encoded(plain("RGB", RED), "JPEG"), "x.png") == "named .png but holds a JPEG picture"
+
+
+def test_another_kind_of_file_is_refused() -> None:
+    assert reason_for(b"%PDF-1.7 and so on", "x.png") == "not a picture of an allowed type"
+    assert reason_for(encoded(plain("RGB", RED), "ICO"), "x.bmp") == "not a picture of an allowed type"
+
+
+@pytest.mark.parametrize("name", ["x.svg", "png", "x.", "", "x.png/y", "x.png\0"])
+def test_another_extension_is_refused(name: str) -> None:
+    assert "png, jpg, jpeg, gif, bmp, tiff, tif, webp" in reason_for(encoded(plain("RGB", RED), "PNG"), name)
+
+
+def test_a_missing_file_is_refused_without_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ImageUnreadable, match="No such file or directory") as refused:
+        open_image(tmp_path / "secret.png", name="secret.png", max_pixels=MAX_PIXELS)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("extension", images.ALLOWED_EXTENSIONS)
+def test_one_pixel_too_many_is_refused_with_both_numbers(extension: str) -> None:
+    data = encoded(plain("RGB", RED), images.FORMATS[extension])
+    assert opened(data, f"x.{extension}", max_pixels=64).size == (8, 8)
+    reason = reason_for(data, f"x.{extension}", max_pixels=63)
+    assert "64 pixels" in reason
+    assert "63 allowed" in reason
+
+
+def test_a_picture_far_longer_than_wide_is_refused() -> None:
+    assert opened(encoded(plain("L", 0, (1, 200)), "PNG"), "x.png").size == (1, 200)
+    for size in ((1, 201), (201, 1)):
+        assert "200 times" in reason_for(encoded(plain("L", 0, size), "PNG"), "x.png")
+
+
+def test_a_flipped_bit_in_png_pixels_is_noticed() -> None:
+    data = bytearray(encoded(Image.fromarray(CORNERS), "PNG"))
+    data[data.index(b"IDAT") + 20] ^= 1
+    assert "checksum" in reason_for(bytes(data), "x.png")
+
+
+def test_running_out_of_memory_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_lay_on_white", explode)
+    assert reason_for(encoded(plain("RGB", RED), "PNG"), "x.png") == "it needs more memory than there is"
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8))
+SAMPLES = {
+    "rgba.png": encoded(NOISE, "PNG"),
+    "palette.png": encoded(NOISE.convert("RGB").quantize(16), "PNG", transparency=b"\x10\x20"),
+    "plain.jpg": encoded(NOISE.convert("RGB"), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0"),
+    "progressive.jpeg": encoded(NOISE.convert("CMYK"), "JPEG", progressive=True),
+    "frames.gif": encoded(NOISE, "GIF", save_all=True, append_images=[NOISE.rotate(90)], transparency=0, disposal=2),
+    "plain.bmp": encoded(NOISE.convert("RGB"), "BMP"),
+    "run-length.bmp": bmp_rle8((16, 16), b"\x10\1\0\0" * 16),
+    "raw.tiff": encoded(NOISE, "TIFF", tiffinfo={278: 4}),
+    "lzw.tif": encoded(NOISE.convert("RGB"), "TIFF", compression="tiff_lzw"),
+    "jpeg.tif": encoded(NOISE.convert("RGB"), "TIFF", compression="jpeg"),
+    "deflate.tif": encoded(Image.fromarray(np.eye(16, dtype=np.float32)), "TIFF", compression="tiff_deflate"),
+    "frames.webp": encoded(NOISE, "WEBP", save_all=True, append_images=[NOISE.rotate(90)]),
+    "plain.webp": encoded(NOISE.convert("RGB"), "WEBP"),
+}
+
+
+def assert_opens_or_refuses(data: bytes, name: str) -> None:
+    try:
+        picture = opened(data, name)
+    except ImageUnreadable:
+        return
+    assert picture.mode == "RGB"
+    assert picture.width * picture.height <= MAX_PIXELS
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_file_cut_short_anywhere_is_refused_or_still_whole(name: str) -> None:
+    data = SAMPLES[name]
+    for length in range(0, len(data), max(1, len(data) // 200)):
+        assert_opens_or_refuses(data[:length], name)
+
+
+@pytest.mark.parametrize("name", ["rgba.png", "plain.jpg", "plain.bmp", "raw.tiff", "lzw.tif", "plain.webp"])
+def test_half_a_picture_is_refused(name: str) -> None:
+    assert "broken or truncated" in reason_for(SAMPLES[name][: len(SAMPLES[name]) // 2], name)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_damaged_bytes_are_refused_or_make_a_picture(name: str) -> None:
+    data = SAMPLES[name]
+    places = st.integers(0, len(data) - 1) | st.integers(0, min(200, len(data) - 1))
+    damage = st.lists(st.tuples(places, st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)), min_size=1)
+
+    @settings(max_examples=60, derandomize=True, deadline=None, database=None)
+    @given(damage=damage)
+    def check(damage: list[tuple[int, int]]) -> None:
+        damaged = bytearray(data)
+        for place, value in damage:
+            damaged[place] = value
+        assert_opens_or_refuses(bytes(damaged), name)
+
+    check()
+
+
+@pytest.mark.parametrize("head", [*images._SIGNATURES, b"RIFF\0\1\0\0WEBPVP8X"])
+def test_noise_behind_a_good_signature_is_refused(head: bytes) -> None:
+    kind = images._sniff(head)
+    extension = next(extension for extension, format_ in images.FORMATS.items() if format_ == kind)
+
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @given(tail=st.binary(max_size=200))
+    def check(tail: bytes) -> None:
+        assert_opens_or_refuses(head + tail, f"x.{extension}")
+
+    check()
+
+
+# Bombs
+
+
+def jpeg_of_size(width: int, height: int) -> bytes:
+    data = bytearray(encoded(plain("RGB", RED), "JPEG"))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def progressive_jpeg_with_scans(extra: int) -> bytes:
+    data = encoded(plain("RGB", RED, (990, 990)), "JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * extra + data[-2:]
+
+
+def gif_frame(width: int, height: int) -> bytes:
+    disposed = b"!\xf9\4\x08\0\0\0\0"
+    return b"GIF89a\x08\0\x08\0\0\0\0" + disposed + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\0;"
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    data = bytearray(SAMPLES["frames.webp"])
+    start = data.index(b"VP8X") + 12
+    data[start : start + 6] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
+def deflated_tile(side: int) -> bytes:
+    tile = zlib.compress(bytes(20_000_000))
+    tags = (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 122), (325, 4, 1, len(tile))
+    return grey_tiff(10, 10, *tags, compression=8) + tile
+
+
+BOMBS = {
+    "pixels.png": png((60_000, 60_000), 8, 2, pixels=bytes(10_000_000)),
+    "texts.png": png((60_000, 6), 8, 2, pixels=b"", extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8)))),
+    "pixels.jpg": jpeg_of_size(60_000, 60_000),
+    "scans.jpg": progressive_jpeg_with_scans(200),
+    "pixels.gif": gif_frame(65_535, 65_535),
+    "disposed.gif": gif_frame(13_000, 13_000),
+    "pixels.bmp": encoded(plain("RGB", RED), "BMP").replace(
+        struct.pack("<ii", 8, 8), struct.pack("<ii", 30_000, 30_000)
+    ),
+    "claimed.bmp": encoded(plain("RGB", RED), "BMP").replace(struct.pack("<ii", 8, 8), struct.pack("<ii", 999, 999)),
+    "runs.bmp": bmp_rle8((1, 200), b"\xff\1" * 2_000_000),
+    "pixels.tif": grey_tiff(60_000, 60_000, (273, 4, 1, 8), compression=8),
+    "tile.tif": deflated_tile(30_000),
+    "strips.tif": grey_tiff(900, 900, (273, 3, 4_000_000, bytes(8_000_000)), (278, 4, 1, 2)),
+    "same-strip.tif": grey_tiff(900, 900, (273, 3, 60_000, bytes(120_000)), (278, 4, 1, 899)),
+    "byte-strips.tif": grey_tiff(900, 900, (273, 1, 8_000_000, bytes(8_000_000)), (278, 4, 1, 2)),
+    "bits.tif": tiff((256, 4, 1, 2), (257, 4, 1, 2), (258, 3, 4_000_000, bytes(8_000_000)), (273, 4, 1, 8)),
+    "no-rows.tif": grey_tiff(900, 900, (273, 4, 2, bytes(8)), (278, 4, 1, 0)),
+    "pixels.webp": webp_canvas(2**24, 2**24),
+    "canvas.webp": webp_canvas(13_000, 13_000),
+    "segments.jpg": b"\xff\xd8" + b"\xff\xe0\0\2" * 600_000,
+    "padding.jpg": b"\xff\xd8" + b"\xff" * 2_000_000,
+    "comments.gif": b"GIF89a\x08\0\x08\0\0\0\0" + b"!\xfe\0" * 600_000,
+    "blocks.gif": b"GIF89a\x08\0\x08\0\0\0\0!\xff" + b"\1\0" * 600_000,
+    "chunks.png": png_with(chunk(b"zzzz", b"") * 600_000),
+}
+OPEN_ALL = """
+import sys, time
+from pathlib import Path
+from search.engine import images
+from search.engine.errors import ImageUnreadable
+
+images.MAX_READS = 50_000  # a tenth, so that the endless ones end in a tenth of their 1 to 3 s
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+
+before = peak()
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    started = time.process_time()
+    try:
+        images.open_image(path, name=path.name, max_pixels=1_000_000)
+        raise SystemExit(f"{path.name} was opened")
+    except ImageUnreadable:
+        pass
+    if (seconds := time.process_time() - started) > 2:
+        raise SystemExit(f"{path.name} took {seconds} s")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_bombs_of_every_format_are_refused_soon_and_within_memory(tmp_path: Path) -> None:
+    for name, data in BOMBS.items():
+        (tmp_path / name).write_bytes(data)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", OPEN_ALL, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert int(run.stdout) < 230  # MB: 200, of which Pillow fills 169 for disposed.gif, and 30 bytes a pixel
+
+
+def test_progressive_jpegs_with_a_usual_number_of_scans_open() -> None:
+    assert opened(progressive_jpeg_with_scans(10), "x.jpg").size == (990, 990)
+
+
+def test_a_tiff_whose_directories_go_round_opens() -> None:
+    tags = ((256, 4, 1, 2), (257, 4, 1, 2), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8))
+    assert opened(tiff(*tags, following=8), "x.tif").size == (2, 2)
+
+
+def test_a_large_run_length_bmp_is_refused() -> None:
+    data = bmp_rle8((1500, 1500), b"\1\1\0\0" * 1500)
+    assert "2250000 pixels" in reason_for(data, "x.bmp", max_pixels=50_000_000)
+
+
+def test_a_picture_above_pillows_own_limit_opens_without_a_warning() -> None:
+    code = (
+        "import sys; from io import BytesIO; from PIL import Image; Image.MAX_IMAGE_PIXELS = 10\n"
+        "from search.engine.images import open_image\n"
+        "data = BytesIO(); Image.new('RGB', (8, 8)).save(data, 'PNG')\n"
+        "print(open_image(data, name='x.png', max_pixels=64).size, Image.MAX_IMAGE_PIXELS)"
+    )
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (run.stdout.strip(), run.stderr) == ("(8, 8) 10", "")
+
+
+# Finding
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"12345")
+
+
+def found(folder: Path) -> list[str]:
+    entries = list(find_images(folder))
+    assert all(isinstance(entry, ImageFile) for entry in entries), entries
+    return [entry.path for entry in entries]
+
+
+def skipped(folder: Path) -> dict[str, str]:
+    return {entry.path: entry.reason for entry in find_images(folder) if isinstance(entry, SkippedFile)}
+
+
+def test_extensions_count_in_any_case() -> None:
+    assert all(has_allowed_extension(name) for name in ("a.png", "a.JPG", "a.b.Tiff", ".webp"))
+    assert not any(has_allowed_extension(name) for name in ("png", "a.svg", "a.png.txt", "a.", ""))
+
+
+def test_pictures_are_found_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    names = ["a/z.png", "a/b/c.png", "a-b/x.png", "a.png", "B.JPG", "a/b.png", "é/ü.webp", "a b/q.gif"]
+    touch(tmp_path, *names, "notes.txt", "a/readme")
+    assert found(tmp_path) == sorted(names)
+
+
+def test_an_entry_carries_size_and_time(tmp_path: Path) -> None:
+    touch(tmp_path, "red/a.png")
+    (entry,) = find_images(tmp_path)
+    assert entry == ImageFile("red/a.png", 5, (tmp_path / "red/a.png").stat().st_mtime_ns)
+
+
+def test_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
+    touch(tmp_path, ".DS_Store", "._x.jpg", ".git/a.png", "a/.b/c.png", "seen.png", "a/..b.png")
+    assert found(tmp_path) == ["seen.png"]
+
+
+def test_odd_names_are_found(tmp_path: Path) -> None:
+    names = [
+        "new\nline.png",
+        "quo\"te's.png",
+        "emoji 🦊.png",
+        " spaces .png",
+        "x" * 246 + ".png",
+        "back\\slash.png",
+        "\t.png",
+    ]
+    touch(tmp_path, *names)
+    assert found(tmp_path) == sorted(names)
+
+
+def test_names_that_are_not_utf8_are_skipped_and_reported(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path)
+    Path(os.fsdecode(root + b"/caf\xe9.png")).write_bytes(b"1")
+    Path(os.fsdecode(root + b"/\xff")).mkdir()
+    Path(os.fsdecode(root + b"/\xfe.txt")).write_bytes(b"1")
+    reason = "its name is not valid UTF-8"
+    assert skipped(tmp_path) == {"caf\\xe9.png": reason, "\\xff/": reason}
+
+
+def test_links_are_followed_to_files_inside_only(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "media", tmp_path / "secret"
+    touch(inside, "a/real.png")
+    touch(outside, "hidden.png")
+    (inside / "good.png").symlink_to(inside / "a/real.png")
+    (inside / "out.png").symlink_to(outside / "hidden.png")
+    (inside / "up.png").symlink_to("../secret/hidden.png")
+    (inside / "folder").symlink_to(outside)
+    (inside / "again").symlink_to(inside)
+    (inside / "folder.png").symlink_to(inside / "a")
+    (inside / "gone.png").symlink_to("nowhere.png")
+    (inside / "round.png").symlink_to("round.png")
+    (inside / "round").symlink_to("round")
+    (inside / "text").symlink_to(outside / "hidden.png")
+    paths = [entry.path for entry in find_images(inside) if isinstance(entry, ImageFile)]
+    assert paths == ["a/real.png", "good.png"]
+    assert skipped(inside) == {
+        "again": "a link to a folder, which is not followed",
+        "folder": "a link to a folder, which is not followed",
+        "folder.png": "a link to a folder, which is not followed",
+        "gone.png": "it cannot be read: No such file or directory",
+        "out.png": "a link that leads out of the folder",
+        "round.png": "it cannot be read: links in a circle",
+        "up.png": "a link that leads out of the folder",
+    }
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    touch(tmp_path / "real", "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert found(tmp_path / "link") == ["a.png"]
+
+
+def test_what_is_no_regular_file_is_skipped(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    touch(tmp_path, "folder.png/a.png")
+    assert skipped(tmp_path) == {"pipe.png": "not a regular file"}
+    assert [entry.path for entry in find_images(tmp_path)] == ["folder.png/a.png", "pipe.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "locked/a.png", "open/b.png")
+    scandir = os.scandir
+
+    def refuse_locked(path: Path) -> object:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_locked)
+    assert skipped(tmp_path) == {"locked/": "the folder cannot be read: Permission denied"}
+    assert "open/b.png" in [entry.path for entry in find_images(tmp_path)]
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(find_images(tmp_path / "nowhere"))
+
+
+def test_folders_may_be_nested_deeper_than_python_recurses(tmp_path: Path) -> None:
+    made = []
+    folder = tmp_path
+    for _ in range(1200):
+        folder = folder / "d"
+        folder.mkdir()
+        made.append(folder)
+    touch(folder, "a.png")
+    assert found(tmp_path) == ["d/" * 1200 + "a.png"]
+    (folder / "a.png").unlink()
+    for empty in reversed(made):
+        empty.rmdir()
