@@ -3,8 +3,9 @@ from typing import Any
 from rest_framework import serializers
 
 from search.engine.images import ALLOWED_EXTENSIONS, has_allowed_extension
-from search.engine.index import Match
-from search.engine.storage import metadata_entry
+from search.engine.index import IndexInfo, Match
+from search.engine.records import metadata_entry
+from search.engine.storage import info_entries
 from search.queries import DEFAULT_TOP_K, MAX_TOP_K
 
 
@@ -38,6 +39,12 @@ class SearchForm(serializers.Serializer[Any]):
 def result(match: Match) -> dict[str, Any]:
     """Return one entry of a search's results."""
     return {**metadata_entry(match.image), "score": match.score}
+
+
+def index_info(info: IndexInfo) -> dict[str, Any]:
+    """Return what the API tells of an index: what it is and what made it, without what only builds need."""
+    entries = info_entries(info)
+    return {name: entries[name] for name in IndexInfoBody().fields if name in entries}
 
 
 # What the schema tells of the answers --------------------------------------------------------------------------------

@@ -1,14 +1,40 @@
 """What the workers carry out."""
 
+from contextlib import suppress
+from datetime import timedelta
+
+from django.conf import settings
+from django.utils import timezone
 from django_tasks import task
 
-from search.builds import run_build
-from tenants.models import IndexBuild
+from search.builds import StopRequested, run_build
+from tenants.models import BuildStopped, IndexBuild
 
 
 @task()
 def carry_out_build(build_id: int) -> None:
-    """Run a queued build; one that somebody else has claimed, or that is gone, is left alone."""
+    """Run a build if it is to be had, and come back for it after a lease in case its worker is lost.
+
+    The queue does not give out again a task whose worker was killed, so while a build is active there is always one
+    more task that looks after it.
+    """
     build = IndexBuild.objects.select_related("company").filter(pk=build_id).first()
-    if build is not None and build.start():
-        run_build(build)
+    if build is None or not build.is_active:
+        return
+    _look_again_later(build)
+    if build.start():
+        # Handed back, cancelled, or another worker's by now: the row tells.
+        with suppress(StopRequested, BuildStopped):
+            run_build(build)
+
+
+def _look_again_later(build: IndexBuild) -> None:
+    if carry_out_build.get_backend().supports_defer:
+        later = timezone.now() + timedelta(seconds=settings.BUILD_LEASE_SECONDS + 1)
+        carry_out_build.using(run_after=later).enqueue(build.pk)
+
+
+def look_after_active_builds() -> None:
+    """Hand every active build to the workers again, for a worker that starts after a crash of all."""
+    for build in IndexBuild.objects.active():
+        carry_out_build.enqueue(build.pk)

@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from search import queries
-from search.engine.storage import info_entries, timestamp
+from search.engine.storage import timestamp
 from search.exceptions import CompanyNotFound
 from search.serializers import (
     CompaniesBody,
@@ -18,6 +18,7 @@ from search.serializers import (
     SearchBody,
     SearchForm,
     StatsBody,
+    index_info,
     result,
 )
 from search.uploads import ImageFormParser
@@ -75,7 +76,7 @@ class StatsView(APIView):
         """Tell how many pictures a company's index has, and what made it."""
         found = _company(company)
         info = queries.company_info(found)
-        stats = {"total_images": info.total_images, "index_info": info_entries(info)}
+        stats = {"total_images": info.total_images, "index_info": index_info(info)}
         return Response({"success": True, "company": found.name, "stats": stats})
 
 

@@ -1,4 +1,8 @@
 import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +10,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import IntegrityError, models, transaction
-from django.db.models.functions import Lower
-from django.utils import timezone
+from django.db.models.functions import Coalesce, Lower, Now
 
 from tenants.signals import build_queued
 
@@ -42,6 +45,7 @@ class Company(models.Model):
     )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    live_sequence = models.PositiveBigIntegerField(default=0, editable=False)
 
     objects = CompanyQuerySet.as_manager()
 
@@ -78,43 +82,107 @@ class Company(models.Model):
     def embeddings_directory(self) -> Path:
         return Path(settings.EMBEDDINGS_DIR) / self.name
 
-    def queue_build(self) -> "IndexBuild":
-        """Return the company's queued build, a new one or the one that is active already."""
+    def queue_build(
+        self,
+        *,
+        full: bool = False,
+        checksum: bool = False,
+        allow_empty: bool = False,
+        requested_by: Any = None,
+    ) -> "IndexBuild":
+        """Return the company's queued build, a new one or the one that is active already.
+
+        full: embed every picture anew. checksum: compare contents where size and time say unchanged.
+        allow_empty: an empty folder empties the index.
+        """
         try:
             with transaction.atomic():
-                build = IndexBuild.objects.create(company=self)
+                build = IndexBuild.objects.create(
+                    company=self, full=full, checksum=checksum, allow_empty=allow_empty, requested_by=requested_by
+                )
                 build_queued.send(IndexBuild, build=build)
                 return build
         except IntegrityError:  # the constraint: there is one
-            return self.builds.active().first() or self.queue_build()  # none: it has just finished
+            active = self.builds.active().first()
+        return active or self.queue_build(  # none: it has just finished
+            full=full, checksum=checksum, allow_empty=allow_empty, requested_by=requested_by
+        )
+
+    def next_live_sequence(self) -> int:
+        """Return the number of the next live change. Call it in a transaction: the row stays locked until its end."""
+        Company.objects.filter(pk=self.pk).update(live_sequence=models.F("live_sequence") + 1)
+        self.refresh_from_db(fields=["live_sequence"])
+        return self.live_sequence
+
+
+class BuildStopped(Exception):
+    """The build is no longer the caller's to carry out."""
+
+
+class BuildCancelled(BuildStopped):
+    """Somebody cancelled the build."""
+
+
+class LeaseLost(BuildStopped):
+    """The build was without heartbeat for too long, and another worker has taken it over."""
 
 
 class IndexBuildQuerySet(models.QuerySet["IndexBuild"]):
     def active(self) -> "IndexBuildQuerySet":
         return self.filter(status__in=IndexBuild.ACTIVE)
 
+    def claimable(self) -> "IndexBuildQuerySet":
+        """The queued, and the running whose worker has not been heard of for the length of a lease."""
+        # The database's clock, because the workers' may differ.
+        expired = Now() - timedelta(seconds=settings.BUILD_LEASE_SECONDS)
+        return self.filter(
+            models.Q(status=IndexBuild.Status.QUEUED)
+            | models.Q(status=IndexBuild.Status.RUNNING, heartbeat_at__lt=expired)
+        )
+
 
 class IndexBuild(models.Model):
-    """One attempt to make a company's index, from the wish to its outcome; written by search.builds alone."""
+    """The making of a company's index, from the wish to its outcome.
+
+    A worker owns a running build through its lease: every write of the worker names the lease, so that one which
+    was only asleep, and whose build another has taken over, changes nothing any more.
+    """
 
     class Status(models.TextChoices):
         QUEUED = "queued"
         RUNNING = "running"
         SUCCEEDED = "succeeded"
         FAILED = "failed"
+        CANCELLED = "cancelled"
 
     ACTIVE = (Status.QUEUED, Status.RUNNING)
+    MAX_ATTEMPTS = 3
 
     company = models.ForeignKey(Company, on_delete=models.CASCADE, related_name="builds")
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.QUEUED)
+    full = models.BooleanField(default=False, help_text="Every picture is embedded anew.")
+    checksum = models.BooleanField(default=False, help_text="Contents are compared, not only sizes and times.")
+    allow_empty = models.BooleanField(default=False, help_text="An empty folder empties the index.")
+    image_folder = models.TextField(blank=True, help_text="Instead of the company's own.")
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
     queued_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
+    heartbeat_at = models.DateTimeField(null=True)
+    lease = models.CharField(max_length=32, blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
     images_found = models.PositiveIntegerField(default=0)
     images_embedded = models.PositiveIntegerField(default=0)
+    images_reused = models.PositiveIntegerField(default=0)
+    images_removed = models.PositiveIntegerField(default=0)
     images_skipped = models.PositiveIntegerField(default=0)
+    images_per_second = models.FloatField(null=True)
+    seconds_left = models.FloatField(null=True)
     total_images = models.PositiveIntegerField(null=True, help_text="Pictures in the index that the build made.")
     weights = models.CharField(max_length=200, blank=True, help_text="Weights of the model that made the vectors.")
+    full_reason = models.TextField(blank=True, help_text="Why every picture was embedded anew.")
     error = models.TextField(blank=True)
 
     objects = IndexBuildQuerySet.as_manager()
@@ -132,28 +200,114 @@ class IndexBuild(models.Model):
     def __str__(self) -> str:
         return f"{self.company} {self.queued_at:%Y-%m-%d %H:%M} {self.get_status_display()}"
 
+    @property
+    def is_active(self) -> bool:
+        return self.status in self.ACTIVE
+
+    @property
+    def images_done(self) -> int:
+        return self.images_embedded + self.images_reused + self.images_skipped
+
+    @property
+    def percent(self) -> int:
+        return 100 * self.images_done // self.images_found if self.images_found else 0
+
     def start(self) -> bool:
-        """Claim the build for the caller; False where somebody else has it already or it is over."""
-        claimed = IndexBuild.objects.filter(pk=self.pk, status=self.Status.QUEUED).update(
-            status=self.Status.RUNNING, started_at=timezone.now()
+        """Claim the build for the caller, who holds its lease from now on; False where it is not to be had.
+
+        A build whose workers were lost MAX_ATTEMPTS times fails here instead of being tried again.
+        """
+        lease = secrets.token_hex(16)
+        claimed = (
+            IndexBuild.objects.claimable()
+            .filter(pk=self.pk, attempts__lt=self.MAX_ATTEMPTS)
+            .update(
+                status=self.Status.RUNNING,
+                lease=lease,
+                attempts=models.F("attempts") + 1,
+                started_at=Coalesce("started_at", Now()),
+                heartbeat_at=Now(),
+            )
         )
+        if not claimed:
+            IndexBuild.objects.claimable().filter(pk=self.pk, attempts__gte=self.MAX_ATTEMPTS).update(
+                status=self.Status.FAILED,
+                finished_at=Now(),
+                error=f"Given up: the worker was lost {self.MAX_ATTEMPTS} times. Its log may tell why; "
+                "a new build goes on where this one stopped.",
+            )
         self.refresh_from_db()
-        return claimed == 1
+        return bool(claimed) and self.lease == lease
 
-    def report(self, *, found: int, embedded: int, skipped: int) -> None:
-        self.images_found, self.images_embedded, self.images_skipped = found, embedded, skipped
-        self.save(update_fields=["images_found", "images_embedded", "images_skipped"])
+    def beat(self, **values: Any) -> None:
+        """Write values and say that the worker lives. Raises BuildCancelled and LeaseLost."""
+        self._write(heartbeat_at=Now(), **values)
 
-    def succeed(self, *, total_images: int, weights: str) -> None:
-        self._finish(self.Status.SUCCEEDED, total_images=total_images, weights=weights)
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep the build the caller's until the end of the block: nobody cancels or takes it over meanwhile.
+
+        Raises BuildCancelled and LeaseLost.
+        """
+        with transaction.atomic():
+            self._write(heartbeat_at=Now())
+            yield
+
+    def succeed(self, **values: Any) -> None:
+        self._write(status=self.Status.SUCCEEDED, finished_at=Now(), seconds_left=None, **values)
 
     def fail(self, error: str) -> None:
-        self._finish(self.Status.FAILED, error=error)
+        self._write(status=self.Status.FAILED, finished_at=Now(), seconds_left=None, error=error)
 
-    def _finish(self, status: Status, **values: Any) -> None:
-        for name, value in {"status": status, "finished_at": timezone.now(), **values}.items():
-            setattr(self, name, value)
-        self.save(update_fields=["status", "finished_at", *values])
+    def hand_back(self) -> None:
+        """Queue the build again, for a worker that was asked to stop; it does not count as an attempt."""
+        self._write(status=self.Status.QUEUED, lease="", attempts=models.F("attempts") - 1)
+        build_queued.send(IndexBuild, build=self)
+
+    def cancel(self) -> bool:
+        """End the build, also a running one, whose worker notices at its next beat; False where it is over."""
+        cancelled = (
+            IndexBuild.objects.active()
+            .filter(pk=self.pk)
+            .update(status=self.Status.CANCELLED, finished_at=Now(), seconds_left=None)
+        )
+        self.refresh_from_db()
+        return bool(cancelled)
+
+    def _write(self, **values: Any) -> None:
+        """Write values if the build is still the caller's: heartbeat, progress, fencing and cancel check in one."""
+        written = IndexBuild.objects.filter(pk=self.pk, lease=self.lease, status=self.Status.RUNNING).update(**values)
+        if written:
+            return
+        status = IndexBuild.objects.filter(pk=self.pk).values_list("status", flat=True).first()
+        if status == self.Status.CANCELLED:
+            raise BuildCancelled(f"The build of {self.company} was cancelled")
+        raise LeaseLost(f"The build of {self.company} is no longer this worker's: another has taken it over")
+
+
+class LiveChange(models.Model):
+    """A picture put or deleted since the company's index was built: every search lays these over the index.
+
+    sequence counts the company's changes; an index says up to which one it holds them.
+    """
+
+    company = models.ForeignKey(Company, on_delete=models.CASCADE, related_name="live_changes")
+    sequence = models.PositiveBigIntegerField()
+    path = models.TextField()
+    image_id = models.CharField(max_length=36)
+    vector = models.BinaryField(null=True, help_text="float32 [960]; empty for a deleted picture.")
+    fingerprint = models.CharField(max_length=64, blank=True, help_text="The model that made the vector.")
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["sequence"]
+        constraints = [
+            models.UniqueConstraint(fields=["company", "path"], name="one_live_change_per_path"),
+            models.UniqueConstraint(fields=["company", "sequence"], name="live_changes_are_numbered"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.company} {'put' if self.vector else 'deleted'} {self.path}"
 
 
 class SkippedImage(models.Model):

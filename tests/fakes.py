@@ -14,6 +14,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 class FakeEmbedder:
     def __init__(self, fingerprint: str = "f" * 64) -> None:
         self.passport = ModelPassport("fake-weights", fingerprint)
+        self.libraries = {"fake": "1"}
         self.embedded = 0  # pictures so far
 
     def prepare(self, image: Image.Image) -> Pixels:

@@ -1,37 +1,71 @@
+"""Makes a folder of pictures an index: plans, embeds what is new, joins it with what is kept, publishes."""
+
+import os
+import shutil
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
 
 from search.engine import storage
-from search.engine.embedder import Embedder, Vectors
-from search.engine.errors import ImageUnreadable, IndexUnusable, NothingToIndex
-from search.engine.images import ImageFile, SkippedFile, find_images, open_image
-from search.engine.index import ImageRecord
+from search.engine.embedder import DIMENSION, Embedder, Vectors
+from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace, NothingToIndex
+from search.engine.images import SkippedFile, open_image
+from search.engine.index import ImageIndex, IndexInfo
+from search.engine.plan import EMBED, Plan, content_hash, make_plan
+from search.engine.records import ImageRecord
+from search.engine.storage import SIGNATURE
 from search.engine.transform import Pixels
+from search.engine.workspace import Workspace
 
 _ID_NAMESPACE = uuid.UUID("5f0c7c2e-8f0e-4c39-9c2b-6a1f6f7b2a54")
+_SAME_VECTOR = 1e-5  # of each number; what a full rebuild may differ from an incremental one
+_SAMPLES = 8
+_ROWS_A_BLOCK = 1024
+_FLUSH_SECONDS = 5.0  # of work that a killed build may lose
+_FLUSH_PICTURES = 4096
+_BYTES_A_PICTURE = 2 * 4 * DIMENSION + 512  # in both vector files and in the rest
 
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:
     found: int = 0  # pictures in the folder
     embedded: int = 0
+    reused: int = 0  # vectors kept from the index before
+    removed: int = 0  # pictures of the index before that are gone
     skipped: int = 0
 
     @property
     def done(self) -> int:
-        return self.embedded + self.skipped
+        return self.embedded + self.reused + self.skipped
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOutcome:
     progress: BuildProgress
     skipped_files: list[SkippedFile] = field(repr=False)
-    generation: str
+    total_images: int
+    full_reason: str  # why every picture was embedded anew; "" where vectors could be kept
+    published: bool  # False: the index before is already what this build would have made
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    max_pixels: int
+    batch_size: int = 32  # pictures a model run
+    workers: int = os.cpu_count() or 1  # threads that read and decode pictures
+    full: bool = False  # embed every picture anew
+    checksum: bool = False  # compare contents, not only sizes and times
+    allow_empty: bool = False  # an empty folder empties the index
+    keep_generations: int = 2
 
 
 def build_index(
@@ -39,91 +73,370 @@ def build_index(
     target: Path,
     *,
     embedder: Embedder,
-    max_pixels: int,
-    batch_size: int,
-    keep_generations: int,
+    options: BuildOptions,
+    live_sequence: int | None = None,
     report: Callable[[BuildProgress], None] = lambda progress: None,
     confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> BuildOutcome:
     """Make the pictures below folder the index of target; until it is complete the old one serves.
 
-    A picture that cannot be read is skipped and named in the outcome. report is called after each batch,
-    confirm is entered around the publication; an exception from either ends the build and leaves the old index.
-    Raises NothingToIndex where no picture could be indexed, and PublishRefused.
+    Pictures that have not changed keep their vectors, and so do those moved; the result is that of a full build.
+    What a stopped build has embedded is found again by the next. A picture that cannot be read is skipped and
+    named in the outcome. live_sequence: the last live change whose picture lies in folder.
+    report is called after each batch and during long steps, confirm is entered around the publication; an
+    exception from either ends the build and leaves the old index.
+    Raises NothingToIndex where no picture could be indexed, NotEnoughSpace and PublishRefused.
     """
-    files, skipped = _scan(folder)
-    progress = BuildProgress(found=len(files) + len(skipped), skipped=len(skipped))
-    report(progress)
-    identify = _identifier(target)
-    with storage.IndexWriter(target) as writer:
-        for batch in _batches(files, batch_size):
-            read, unreadable = _prepare(batch, folder, embedder=embedder, max_pixels=max_pixels)
-            if read:
-                vectors, records = _embed(read, embedder), [identify(path) for path, _ in read]
-                writer.add(vectors, records)
-            skipped += unreadable
-            progress = replace(progress, embedded=progress.embedded + len(read), skipped=len(skipped))
-            report(progress)
-        if not progress.embedded:
-            raise NothingToIndex(_why_nothing(folder, skipped))
-        published = writer.publish(embedder.passport, keep=keep_generations, confirm=confirm)
-    return BuildOutcome(progress, skipped, published.generation)
+    return _Build(folder, target, embedder, options, live_sequence, report).run(confirm)
 
 
-def _scan(folder: Path) -> tuple[list[ImageFile], list[SkippedFile]]:
-    files: list[ImageFile] = []
-    skipped: list[SkippedFile] = []
-    try:
-        for entry in find_images(folder):
-            if isinstance(entry, ImageFile):
-                files.append(entry)
-            else:
-                skipped.append(entry)
-    except OSError as error:
-        raise NothingToIndex(f"The image folder {folder} cannot be read: {error.strerror}") from error
-    if not files and not skipped:
-        raise NothingToIndex(f"The image folder {folder} holds no pictures")
-    files.sort(key=lambda file: file.path)
-    return files, skipped
+@dataclass(frozen=True, slots=True)
+class BuildEstimate:
+    plan: Plan
+    full_reason: str
+    to_embed: int
+    seconds: float | None  # None where no picture could be tried
 
 
-def _identifier(target: Path) -> Callable[[str], ImageRecord]:
-    """Return how a path gets its record: the id it has in the index before, otherwise one made of its path."""
-
-    def fresh(path: str) -> str:
-        return str(uuid.uuid5(_ID_NAMESPACE, f"{target.name}/{path}"))
-
-    try:
-        before = storage.load(target).records
-        kept = {record.path: record.id for record in before if record.id != fresh(record.path)}
-    except IndexUnusable:
-        kept = {}
-    return lambda path: ImageRecord(path, kept.get(path) or fresh(path))
+def estimate_build(folder: Path, target: Path, *, embedder: Embedder, options: BuildOptions) -> BuildEstimate:
+    """Return what build_index would do, and how long it would take, from trying a few pictures; nothing is written."""
+    build = _Build(folder, target, embedder, options, None, lambda progress: None)
+    plan = build.make_plan()
+    to_embed = np.flatnonzero(plan.rows == EMBED)
+    tried = to_embed[np.linspace(0, len(to_embed) - 1, num=min(2 * options.batch_size, len(to_embed)), dtype=int)]
+    seconds = build.time_embedding(plan, [int(number) for number in tried])
+    return BuildEstimate(plan, build.full_reason, len(to_embed), None if seconds is None else seconds * len(to_embed))
 
 
-def _prepare(
-    batch: Sequence[ImageFile], folder: Path, *, embedder: Embedder, max_pixels: int
-) -> tuple[list[tuple[str, Pixels]], list[SkippedFile]]:
-    read: list[tuple[str, Pixels]] = []
-    unreadable: list[SkippedFile] = []
-    for file in batch:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A picture file that was read: ready for the model, or of known content, or unreadable."""
+
+    number: int  # in the plan
+    signature: Any  # SIGNATURE
+    pixels: Pixels | None = None
+    known_row: int | None = None  # of the index before
+    known_number: int | None = None  # in the workspace
+    reason: str = ""
+
+
+class _Build:
+    def __init__(
+        self,
+        folder: Path,
+        target: Path,
+        embedder: Embedder,
+        options: BuildOptions,
+        live_sequence: int | None,
+        report: Callable[[BuildProgress], None],
+    ) -> None:
+        self._folder, self._target = folder, target
+        self._embedder, self._options = embedder, options
+        self._live_sequence = live_sequence
+        self._report = report
+        self._progress = BuildProgress()
+        self._libraries = {"pillow": PIL.__version__, **embedder.libraries}
+        self._before = self._load_before()
+        self.full_reason = self._why_full()
+        self._kept = None if self.full_reason else self._before
+        self._rows_by_content = _RowsByContent(self._kept)
+
+    def run(self, confirm: Callable[[], AbstractContextManager[object]]) -> BuildOutcome:
+        scanned_at_ns = time.time_ns()
+        plan = self.make_plan()
+        self._require_pictures(plan)
+        self._advance(found=plan.found, reused=plan.kept, removed=plan.removed, skipped=len(plan.skipped))
+        if self._is_done_already(plan):
+            return self._outcome(plan, len(plan.paths), published=False)
+        self._require_space(plan)
+        with storage.IndexWriter(self._target) as writer, self._open_workspace() as workspace:
+            numbers = self._embed(plan, workspace)
+            total = self._write(plan, workspace, numbers, writer)
+            if not total and plan.found:
+                raise NothingToIndex(_why_nothing(self._folder, plan.skipped))
+            writer.publish(self._info(scanned_at_ns), keep=self._options.keep_generations, confirm=confirm)
+            workspace.clear()
+        return self._outcome(plan, total, published=True)
+
+    def make_plan(self) -> Plan:
+        return make_plan(
+            self._folder,
+            self._kept,
+            checksum=self._options.checksum,
+            beat=lambda found: self._advance(found=found),
+        )
+
+    def time_embedding(self, plan: Plan, numbers: list[int]) -> float | None:
+        """Return the seconds that a picture takes, from embedding those with these numbers in the plan."""
+        if not numbers:
+            return None
+        started = time.perf_counter()
+        for batch in _batches(self._read_all(plan, numbers, None), self._options.batch_size):
+            self._embed_batch([read for read in batch if read.pixels is not None])
+        return (time.perf_counter() - started) / len(numbers)
+
+    # What can be kept
+
+    def _load_before(self) -> ImageIndex | None:
         try:
-            image = open_image(folder / file.path, name=file.path, max_pixels=max_pixels)
-            read.append((file.path, embedder.prepare(image)))
+            return storage.load(self._target)
+        except IndexUnusable:
+            return None
+
+    def _why_full(self) -> str:
+        """Return why no vector of the index before can be kept, or ""."""
+        if self._options.full:
+            return "asked for"
+        if self._before is None:
+            return "there is no usable index yet"
+        if self._before.signatures is None:
+            return "the index before was not made by a build and tells nothing of its files"
+        passport = self._before.info.passport
+        if passport != self._embedder.passport:
+            return f"the model changed from {passport} to {self._embedder.passport}"
+        if self._before.info.libraries != self._libraries and self._vectors_differ(self._before):
+            return f"libraries changed from {self._before.info.libraries} to {self._libraries}"
+        return ""
+
+    def _vectors_differ(self, before: ImageIndex) -> bool:
+        """Return whether a few of the pictures get other vectors today."""
+        for row in np.linspace(0, len(before.records) - 1, num=min(_SAMPLES, len(before.records)), dtype=int):
+            path = before.records[int(row)].path
+            try:
+                with (self._folder / path).open("rb") as file:
+                    if content_hash(file) != before.signatures[row]["sha256"].tobytes():
+                        continue
+                    image = open_image(file, name=path, max_pixels=self._options.max_pixels)
+            except (OSError, ImageUnreadable):
+                continue
+            today = self._embedder.embed([self._embedder.prepare(image)])[0]
+            if np.abs(today - before.vectors[row]).max() > _SAME_VECTOR:
+                return True
+        return False
+
+    def _is_done_already(self, plan: Plan) -> bool:
+        return (
+            self._kept is not None
+            and plan.changes_nothing(self._kept)
+            and self._kept.info.libraries == self._libraries
+            and self._kept.info.live_sequence == self._live_sequence
+        )
+
+    # Refusals before anything is written
+
+    def _require_pictures(self, plan: Plan) -> None:
+        if plan.found or self._options.allow_empty:
+            return
+        raise NothingToIndex(
+            f"The image folder {self._folder} holds no pictures: "
+            "fill it, or allow an empty index with build_embeddings --allow-empty"
+        )
+
+    def _require_space(self, plan: Plan) -> None:
+        to_embed = len(plan.paths) - plan.kept
+        needed = len(plan.paths) * _BYTES_A_PICTURE + to_embed * 4 * DIMENSION
+        place = next(parent for parent in self._target.absolute().parents if parent.exists())
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise NotEnoughSpace(
+                f"The index of {len(plan.paths)} pictures needs {needed / 2**20:.0f} MB, "
+                f"{place} has {free / 2**20:.0f} MB left: free some, or lower IMAGESEARCH_KEEP_GENERATIONS"
+            )
+
+    # Embedding
+
+    def _open_workspace(self) -> Workspace:
+        made_by = {"fingerprint": self._embedder.passport.fingerprint, "libraries": self._libraries}
+        return Workspace(storage.workspace(self._target), made_by=made_by)
+
+    def _embed(self, plan: Plan, workspace: Workspace) -> np.ndarray:
+        """Embed what the plan says; return, for each of its pictures, the number in the workspace or EMBED."""
+        numbers = np.full(len(plan.paths), EMBED, np.int64)
+        self._find_again(plan, workspace, numbers)
+        todo = np.flatnonzero((plan.rows == EMBED) & (numbers == EMBED))
+        pending: list[tuple[list[_Read], Vectors]] = []
+        flushed_at = time.monotonic()
+        for batch in _batches(
+            self._read_all(plan, (int(number) for number in todo), workspace), self._options.batch_size
+        ):
+            pending.append(self._take_in(batch, plan, numbers))
+            waiting = sum(len(reads) for reads, _ in pending)
+            if time.monotonic() - flushed_at > _FLUSH_SECONDS or waiting >= _FLUSH_PICTURES:
+                _flush(pending, plan, workspace, numbers)
+                flushed_at = time.monotonic()
+        _flush(pending, plan, workspace, numbers)
+        return numbers
+
+    def _find_again(self, plan: Plan, workspace: Workspace, numbers: np.ndarray) -> None:
+        """Set the numbers of the pictures that a stopped build has embedded already."""
+        for number in np.flatnonzero(plan.rows == EMBED):
+            signature = plan.signatures[number]
+            found = workspace.find(plan.paths[number], int(signature["size"]), int(signature["mtime_ns"]))
+            if found is not None:
+                numbers[number] = found
+                plan.signatures[number] = workspace.signature(found)
+        self._advance(embedded=int(np.count_nonzero(numbers != EMBED)))
+
+    def _read_all(self, plan: Plan, numbers: Iterable[int], workspace: Workspace | None) -> Iterator[_Read]:
+        """Yield the pictures in their order, read by threads that stay a little ahead."""
+        ahead = self._options.batch_size + 2 * self._options.workers
+        with ThreadPoolExecutor(self._options.workers, thread_name_prefix="decode") as threads:
+            waiting: deque[Future[_Read]] = deque()
+            try:
+                for number in numbers:
+                    waiting.append(threads.submit(self._read, plan.paths[number], number, workspace))
+                    if len(waiting) > ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _read(self, path: str, number: int, workspace: Workspace | None) -> _Read:
+        signature = np.zeros((), SIGNATURE)
+        try:
+            with (self._folder / path).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                sha256 = content_hash(file)
+                signature["size"], signature["mtime_ns"] = stat.st_size, stat.st_mtime_ns
+                signature["sha256"] = np.frombuffer(sha256, np.uint8)
+                if (row := self._rows_by_content.find(sha256)) is not None:
+                    return _Read(number, signature, known_row=row)
+                if workspace and (known := workspace.find_content(sha256)) is not None:
+                    return _Read(number, signature, known_number=known)
+                image = open_image(file, name=path, max_pixels=self._options.max_pixels)
+                return _Read(number, signature, pixels=self._embedder.prepare(image))
         except ImageUnreadable as error:
-            unreadable.append(SkippedFile(file.path, str(error)))
-    return read, unreadable
+            return _Read(number, signature, reason=str(error))
+        except OSError as error:
+            return _Read(number, signature, reason=f"it cannot be read: {error.strerror}")
+
+    def _take_in(self, batch: list[_Read], plan: Plan, numbers: np.ndarray) -> tuple[list[_Read], Vectors]:
+        """Embed the pictures of a batch that need it, and note what became of the others."""
+        reused = resumed = 0
+        for read in batch:
+            plan.signatures[read.number] = read.signature
+            if read.known_row is not None:
+                plan.rows[read.number] = read.known_row
+                reused += 1
+            elif read.known_number is not None:
+                numbers[read.number] = read.known_number
+                resumed += 1
+            elif read.pixels is None:
+                plan.skipped.append(SkippedFile(plan.paths[read.number], read.reason))
+        new = [read for read in batch if read.pixels is not None]
+        vectors = self._embed_batch(new)
+        self._advance(
+            embedded=self._progress.embedded + resumed + len(new),
+            reused=self._progress.reused + reused,
+            skipped=len(plan.skipped),
+        )
+        return new, vectors
+
+    def _embed_batch(self, reads: list[_Read]) -> Vectors:
+        if not reads:
+            return np.empty((0, DIMENSION), np.float32)
+        vectors = self._embedder.embed([read.pixels for read in reads if read.pixels is not None])  # [reads, 960]
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"The weights {self._embedder.passport} give vectors that are not finite numbers")
+        return vectors
+
+    # Writing
+
+    def _write(self, plan: Plan, workspace: Workspace, numbers: np.ndarray, writer: storage.IndexWriter) -> int:
+        """Write all pictures that have a vector, in the order of their paths; return how many."""
+        indexed = np.flatnonzero((plan.rows != EMBED) | (numbers != EMBED))
+        identify = self._identifier()
+        for start in range(0, len(indexed), _ROWS_A_BLOCK):
+            block = indexed[start : start + _ROWS_A_BLOCK]
+            rows = plan.rows[block]
+            vectors = np.empty((len(block), DIMENSION), np.float32)
+            kept = rows != EMBED
+            if self._kept is not None:
+                vectors[kept] = self._kept.vectors[rows[kept]]
+            vectors[~kept] = workspace.vectors(numbers[block[~kept]])
+            writer.add(vectors, [identify(plan.paths[number]) for number in block], plan.signatures[block])
+            self._report(self._progress)
+        return len(indexed)
+
+    def _identifier(self) -> Callable[[str], ImageRecord]:
+        """Return how a path gets its record: the id it has in the index before, otherwise one made of its path."""
+
+        def fresh(path: str) -> str:
+            return str(uuid.uuid5(_ID_NAMESPACE, f"{self._target.name}/{path}"))
+
+        before = self._before.records if self._before else []
+        kept = {record.path: record.id for record in before if record.id != fresh(record.path)}
+        return lambda path: ImageRecord(path, kept.get(path) or fresh(path))
+
+    def _info(self, scanned_at_ns: int) -> IndexInfo:
+        passport = self._embedder.passport
+        return IndexInfo(
+            total_images=0,
+            weights=passport.weights,
+            fingerprint=passport.fingerprint,
+            libraries=self._libraries,
+            scanned_at_ns=scanned_at_ns,
+            live_sequence=self._live_sequence,
+        )
+
+    # Progress
+
+    def _advance(self, **counts: int) -> None:
+        self._progress = replace(self._progress, **counts)
+        self._report(self._progress)
+
+    def _outcome(self, plan: Plan, total: int, *, published: bool) -> BuildOutcome:
+        return BuildOutcome(self._progress, plan.skipped, total, self.full_reason, published)
 
 
-def _embed(read: list[tuple[str, Pixels]], embedder: Embedder) -> Vectors:
-    vectors = embedder.embed([pixels for _, pixels in read])  # [len(read), 960]
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"The weights {embedder.passport} give vectors that are not finite numbers")
-    return vectors
+class _RowsByContent:
+    """Finds the row of an index by its file's SHA-256. Never changes, so threads share it."""
+
+    def __init__(self, index: ImageIndex | None) -> None:
+        self._signatures = None if index is None else index.signatures
+        if self._signatures is not None:
+            keys = self._signatures["sha256"][:, :8].copy().view("<u8").ravel()  # [N]
+            self._order = np.argsort(keys, kind="stable")
+            self._keys = keys[self._order]
+
+    def find(self, sha256: bytes) -> int | None:
+        if self._signatures is None:
+            return None
+        key = np.frombuffer(sha256[:8], "<u8")[0]
+        place = int(np.searchsorted(self._keys, key))
+        while place < len(self._keys) and self._keys[place] == key:
+            row = int(self._order[place])
+            if self._signatures[row]["sha256"].tobytes() == sha256:
+                return row
+            place += 1
+        return None
 
 
-def _batches(files: Sequence[ImageFile], size: int) -> Iterator[Sequence[ImageFile]]:
-    return (files[start : start + size] for start in range(0, len(files), size))
+def _flush(pending: list[tuple[list[_Read], Vectors]], plan: Plan, workspace: Workspace, numbers: np.ndarray) -> None:
+    """Move what was embedded to the workspace."""
+    reads = [read for batch, _ in pending for read in batch]
+    if reads:
+        vectors = np.concatenate([vectors for _, vectors in pending])
+        signatures = np.array([read.signature for read in reads], SIGNATURE)
+        added = workspace.add([plan.paths[read.number] for read in reads], signatures, vectors)
+        numbers[[read.number for read in reads]] = added
+    pending.clear()
+
+
+def _batches(reads: Iterable[_Read], size: int) -> Iterator[list[_Read]]:
+    """Yield lists with size pictures for the model, and whatever came between them; at most 8 times as long."""
+    batch: list[_Read] = []
+    for_the_model = 0
+    for read in reads:
+        batch.append(read)
+        for_the_model += read.pixels is not None
+        if for_the_model == size or len(batch) == 8 * size:
+            yield batch
+            batch, for_the_model = [], 0
+    if batch:
+        yield batch
 
 
 def _why_nothing(folder: Path, skipped: list[SkippedFile]) -> str:

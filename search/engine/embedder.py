@@ -36,6 +36,11 @@ class Embedder(Protocol):
     @property
     def passport(self) -> ModelPassport: ...
 
+    @property
+    def libraries(self) -> dict[str, str]:
+        """The versions of the libraries that compute the vectors."""
+        ...
+
     def prepare(self, image: Image.Image) -> Pixels:
         """Return an RGB picture as the model's input, float32 [3, side, side]."""
         ...

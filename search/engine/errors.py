@@ -5,6 +5,7 @@ EngineError
 ├── WeightsUnavailable   the model's weights can be neither found nor fetched
 ├── DeviceUnavailable    the device asked for is not on this machine
 ├── NothingToIndex       a folder without one readable picture
+├── NotEnoughSpace       the disk cannot hold the index
 ├── DimensionMismatch    a vector of the wrong length
 ├── PublishRefused       a target directory that holds something other than an index
 └── IndexUnusable        this index cannot answer
@@ -32,6 +33,10 @@ class DeviceUnavailable(EngineError):
 
 class NothingToIndex(EngineError):
     """The image folder is missing or holds no picture that could be read."""
+
+
+class NotEnoughSpace(EngineError):
+    """The disk has too little room for the new index beside the old one."""
 
 
 class DimensionMismatch(EngineError):

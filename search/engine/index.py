@@ -1,29 +1,13 @@
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from search.engine.embedder import DIMENSION, MODEL, ModelPassport, Vector, Vectors
 from search.engine.errors import DimensionMismatch, ModelMismatch
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """A picture of an index. path is relative to the company's image folder, with forward slashes."""
-
-    path: str
-    id: str  # UUID
-
-    @property
-    def location(self) -> str:
-        """The folder the picture lies in, "" at the top."""
-        return self.path.rpartition("/")[0]
-
-    @property
-    def name(self) -> str:
-        """The file's name without its extension."""
-        stem, dot, _ = self.path.rpartition("/")[2].rpartition(".")
-        return stem if dot and stem else self.path.rpartition("/")[2]
+from search.engine.records import ImageRecord, Records, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +26,9 @@ class IndexInfo:
     timestamp: str | None = None  # UTC, "2025-10-27T12:00:00.000Z"
     weights: str | None = None
     fingerprint: str | None = None
+    libraries: dict[str, str] | None = None  # versions of what made the vectors
+    scanned_at_ns: int | None = None  # Unix time: the files were looked at from then on
+    live_sequence: int | None = None  # the last live change that the index holds
 
     @property
     def passport(self) -> ModelPassport | None:
@@ -50,15 +37,26 @@ class IndexInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveImage:
+    """A picture put or deleted since the index was built. vector: [960], unit length, None when deleted."""
+
+    record: ImageRecord
+    vector: Vector | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ImageIndex:
-    """The pictures of one company and their vectors. It never changes: a rebuild replaces it."""
+    """The pictures of one company and their vectors. It never changes: a rebuild or a live change replaces it."""
 
     info: IndexInfo
-    records: Sequence[ImageRecord]  # in the order of the vectors
+    records: Records  # in the order of the vectors
     vectors: Vectors = field(repr=False)  # [N, 960], memory-mapped and read-only where the files allow it
+    signatures: Any = field(default=None, repr=False)  # storage.SIGNATURE [N]; None where nobody recorded them
+    added: tuple[LiveImage, ...] = ()  # live pictures, by path
+    hidden: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # rows replaced or deleted
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.records) - len(self.hidden) + len(self.added)
 
     def require_model(self, passport: ModelPassport) -> None:
         """Raise ModelMismatch unless vectors of this model may be compared with the index's."""
@@ -69,28 +67,101 @@ class ImageIndex:
                 "or set IMAGESEARCH_WEIGHTS to the index's weights"
             )
 
-    def search(self, vector: Vector, top_k: int) -> list[Match]:
+    def with_changes(self, changes: Mapping[str, LiveImage]) -> "ImageIndex":
+        """Return the index with live changes, by path, laid over what was built."""
+        rows = [row for path in changes if (row := self.records.row_of_path(path)) is not None]
+        added = tuple(changes[path] for path in sorted(changes) if changes[path].vector is not None)
+        return replace(self, added=added, hidden=np.array(sorted(rows), dtype=np.int64))
+
+    def search(
+        self,
+        vector: Vector,
+        top_k: int,
+        *,
+        location: str = "",
+        min_score: float | None = None,
+        without_id: str | None = None,
+    ) -> list[Match]:
         """Return the top_k images closest to vector, closest first; equal scores in index order.
 
-        vector: float32 [960], unit length. Fewer than top_k matches come
-        back when the index is smaller. Safe to call from many threads.
+        vector: float32 [960], unit length. location: only images in this folder and those below it.
+        min_score: only images that score at least this. without_id: this image is left out.
+        Fewer than top_k matches come back when fewer images qualify. Safe to call from many threads.
         Raises DimensionMismatch if vector is not [960].
         """
         if vector.shape != (self.info.embedding_dimension,):
             raise DimensionMismatch(
                 f"The vector's shape is {vector.shape}, the index's dimension {self.info.embedding_dimension}"
             )
-        scores = self.vectors @ vector  # [N]
-        rows = _best(scores, top_k)
-        return [Match(self.records[row], float(scores[row])) for row in rows]
+        wanted = top_k + 1 if without_id else top_k
+        matches = self._search_built(vector, wanted, location) + self._search_added(vector, location)
+        matches.sort(key=lambda match: -match.score)  # stable: equal scores keep the index's order
+        return [
+            match
+            for match in matches
+            if match.image.id != without_id and (min_score is None or match.score >= min_score)
+        ][:top_k]
+
+    def find_path(self, path: str) -> ImageRecord | None:
+        """Return the image with this path, or None."""
+        for image in self.added:
+            if image.record.path == path:
+                return image.record
+        row = self.records.row_of_path(path)
+        return None if row is None or row in self.hidden else self.records[row]
+
+    def find_vector(self, image_id: str) -> Vector | None:
+        """Return the vector, float32 [960], of the image with this id, or None."""
+        for image in self.added:
+            if image.record.id == image_id:
+                return image.vector
+        row = self.records.row_of_id(image_id)
+        return None if row is None or row in self.hidden else self.vectors[row]
+
+    def page(self, start: int, stop: int, *, location: str = "") -> tuple[list[ImageRecord], int]:
+        """Return the images from start up to stop, and how many there are; live ones come last.
+
+        location: only images in this folder and those below it.
+        """
+        below = self.records.rows_below(location)
+        rows = np.delete(np.arange(len(self.records))[below], self._hidden_places(below))
+        added = [image.record for image in self.added if image.record.lies_below(location)]
+        built = [self.records[int(row)] for row in rows[start:stop]]
+        return built + added[max(0, start - len(rows)) : max(0, stop - len(rows))], len(rows) + len(added)
+
+    def _search_built(self, vector: Vector, top_k: int, location: str) -> list[Match]:
+        rows = self.records.rows_below(location)
+        scores = self.vectors[rows] @ vector  # [rows]
+        hidden = self._hidden_places(rows)
+        scores[hidden] = -np.inf
+        return [
+            Match(self.records[_row_at(rows, place)], float(scores[place]))
+            for place in _best(scores, min(top_k, len(scores) - len(hidden)))
+        ]
+
+    def _hidden_places(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Return where among rows the hidden ones are."""
+        if isinstance(rows, slice):
+            return self.hidden[(self.hidden >= rows.start) & (self.hidden < rows.stop)] - rows.start
+        return np.flatnonzero(np.isin(rows, self.hidden))
+
+    def _search_added(self, vector: Vector, location: str) -> list[Match]:
+        return [
+            Match(image.record, float(image.vector @ vector))
+            for image in self.added
+            if image.vector is not None and image.record.lies_below(location)
+        ]
+
+
+def _row_at(rows: Rows, place: int) -> int:
+    return rows.start + place if isinstance(rows, slice) else int(rows[place])
 
 
 def _best(scores: Vector, top_k: int) -> list[int]:
-    """Return the rows of the top_k highest scores, highest first."""
-    if top_k < len(scores):
-        threshold = np.partition(scores, -top_k)[-top_k]
-        rows = np.flatnonzero(scores >= threshold)
-    else:
-        rows = np.arange(len(scores))
-    order = np.lexsort((rows, -scores[rows]))
-    return [int(row) for row in rows[order[:top_k]]]
+    """Return the places of the top_k highest scores, highest first, equal ones in order."""
+    if top_k <= 0:
+        return []
+    threshold = np.partition(scores, -top_k)[-top_k]
+    places = np.flatnonzero(scores >= threshold)
+    order = np.lexsort((places, -scores[places]))
+    return [int(place) for place in places[order[:top_k]]]

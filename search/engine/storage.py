@@ -6,8 +6,11 @@
         embeddings.npy         float32 [N, 960], the same vectors
         metadata.json          list in index order, one entry a line
         metadata_offsets.npy   int64 [N + 1], where each line of metadata.json begins
+        signatures.npy         SIGNATURE [N], what the picture files looked like; missing where nobody knows
+        id_keys.npy            records.ID_KEY [N], sorted: finds a row by its id
         index_info.json        IndexInfo; its "format" says that the files are ours
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
+    <parent>/.generations/AOF/.building/             what unfinished builds have embedded, see workspace.py
 
 A plain directory with the first four files (those of the Flask service, which lack the rest) is an index too; it
 becomes a generation when the first one of ours is published in its place.
@@ -19,6 +22,7 @@ import os
 import secrets
 import shutil
 import struct
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,19 +35,32 @@ import faiss
 import numpy as np
 from filelock import FileLock, Timeout
 
-from search.engine.embedder import DIMENSION, ModelPassport, Vectors
+from search.engine.embedder import DIMENSION, Vectors
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, PublishRefused
-from search.engine.index import ImageIndex, ImageRecord, IndexInfo
+from search.engine.index import ImageIndex, IndexInfo
+from search.engine.records import (
+    ID_KEY,
+    ImageRecord,
+    LineRecords,
+    ListRecords,
+    id_key,
+    metadata_entry,
+    parse_entry,
+)
 
 FAISS_INDEX = "faiss_index.bin"
 EMBEDDINGS = "embeddings.npy"
 METADATA = "metadata.json"
 OFFSETS = "metadata_offsets.npy"
+SIGNATURES = "signatures.npy"
+ID_KEYS = "id_keys.npy"
 INFO = "index_info.json"
 
 GENERATIONS = ".generations"
 FORMAT = 1
 LOCK = ".lock"
+
+SIGNATURE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,))])
 
 _METADATA_START = b"[\n"
 _METADATA_END = b"\n]\n"
@@ -96,49 +113,44 @@ def load(directory: Path) -> ImageIndex:
             f"{INFO} says {index_info.total_images} vectors of {index_info.embedding_dimension} numbers, "
             f"{FAISS_INDEX} holds {vectors.shape[0]} of {vectors.shape[1]}"
         )
-    records = _LineRecords(generation) if ours else _parse_records(generation / METADATA)
+    records = _map_records(generation) if ours else _parse_records(generation / METADATA)
     if len(records) != len(vectors):
         raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {len(vectors)} vectors")
-    return ImageIndex(index_info, records, vectors)
+    return ImageIndex(index_info, records, vectors, _read_signatures(generation, len(vectors)))
 
 
-class _LineRecords(Sequence[ImageRecord]):
-    """The entries of a metadata.json of ours, each parsed when it is asked for."""
-
-    def __init__(self, generation: Path) -> None:
-        self._path = generation / METADATA
-        try:
-            self._offsets = np.load(generation / OFFSETS, mmap_mode="r")
-            self._text = np.memmap(self._path, dtype=np.uint8, mode="r")
-        except (OSError, ValueError) as error:
-            raise IndexCorrupt(f"{OFFSETS} or {METADATA} cannot be read: {error}") from error
-        if self._offsets[-1] + len(_METADATA_END) != len(self._text):
-            raise IndexCorrupt(f"{METADATA} has another length than {OFFSETS} says")
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, row: Any) -> Any:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        line = self._text[self._offsets[row] : self._offsets[row + 1]].tobytes()
-        try:
-            return _record(json.loads(line.lstrip(b",\n")))
-        except ValueError as error:
-            raise IndexCorrupt(f"{METADATA}: entry {row} is not JSON") from error
-
-
-def _record(entry: Any) -> ImageRecord:
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("fullPath", "id")):
-        raise ValueError("an entry needs the texts fullPath and id")
-    return ImageRecord(entry["fullPath"], entry["id"])
-
-
-def _parse_records(path: Path) -> list[ImageRecord]:
+def _map_records(generation: Path) -> LineRecords:
     try:
-        return [_record(entry) for entry in json.loads(path.read_bytes())]
+        offsets = np.load(generation / OFFSETS, mmap_mode="r")
+        id_keys = np.load(generation / ID_KEYS, mmap_mode="r")
+        text = np.memmap(generation / METADATA, dtype=np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise IndexCorrupt(f"{OFFSETS}, {ID_KEYS} or {METADATA} cannot be read: {error}") from error
+    if offsets.ndim != 1 or len(offsets) == 0 or offsets[-1] + len(_METADATA_END) != len(text):
+        raise IndexCorrupt(f"{METADATA} has another length than {OFFSETS} says")
+    if id_keys.shape != (len(offsets) - 1,):
+        raise IndexCorrupt(f"{ID_KEYS} has {len(id_keys)} entries, {OFFSETS} {len(offsets) - 1}")
+    return LineRecords(text, offsets, id_keys)
+
+
+def _parse_records(path: Path) -> ListRecords:
+    try:
+        return ListRecords([parse_entry(entry) for entry in json.loads(path.read_bytes())])
     except (OSError, ValueError, TypeError) as error:
         raise IndexCorrupt(f"{path.name} cannot be read: {error}") from error
+
+
+def _read_signatures(generation: Path, count: int) -> Any:
+    path = generation / SIGNATURES
+    if not path.exists():
+        return None
+    try:
+        signatures = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise IndexCorrupt(f"{path.name} cannot be read: {error}") from error
+    if signatures.dtype != SIGNATURE or signatures.shape != (count,):
+        raise IndexCorrupt(f"{path.name} does not fit the {count} vectors")
+    return signatures
 
 
 def _read_info(generation: Path) -> tuple[IndexInfo, bool]:
@@ -234,6 +246,13 @@ class Published:
     total_images: int
 
 
+@dataclass(frozen=True, slots=True)
+class Generation:
+    name: str
+    published: bool  # it is the one that searches see
+    info: IndexInfo
+
+
 class IndexWriter:
     """Writes a generation beside the published one, row by row in flat memory, and publishes it.
 
@@ -249,8 +268,10 @@ class IndexWriter:
         self._draft.mkdir()
         self._lock = FileLock(self._draft / LOCK)
         self._lock.acquire()  # held while this process lives: nobody clears the draft away
-        self._count = 0
-        self._offsets = [len(_METADATA_START)]
+        self._offsets = array("q", [len(_METADATA_START)])
+        self._ids = array("Q")
+        self._last_path: str | None = None
+        self._signatures: list[Any] = []
         self._faiss = self._open(FAISS_INDEX)
         self._embeddings = self._open(EMBEDDINGS)
         self._metadata = self._open(METADATA)
@@ -268,49 +289,60 @@ class IndexWriter:
         self._lock.release()
         shutil.rmtree(self._draft, ignore_errors=True)
 
-    def add(self, vectors: Vectors, records: Sequence[ImageRecord]) -> None:
-        """Append pictures. vectors: float32 [n, 960], unit length; records: n, in the same order."""
+    def add(self, vectors: Vectors, records: Sequence[ImageRecord], signatures: Any = None) -> None:
+        """Append pictures, all of them in the order of their paths.
+
+        vectors: float32 [n, 960], unit length; records: n; signatures: SIGNATURE [n], or None for all pictures.
+        """
         rows = np.ascontiguousarray(vectors, dtype="<f4")
         if rows.shape != (len(records), DIMENSION):
             raise ValueError(f"{len(records)} records with vectors of shape {rows.shape}")
         self._faiss.write(rows.data)
         self._embeddings.write(rows.data)
+        if signatures is not None:
+            self._signatures.append(np.asarray(signatures))
         for record in records:
-            separator = b"" if self._count == 0 else b",\n"
-            line = json.dumps(metadata_entry(record)).encode()
-            self._offsets.append(self._offsets[-1] + len(separator) + len(line))
-            self._metadata.write(separator + line)
-            self._count += 1
+            self._add_record(record)
+
+    def _add_record(self, record: ImageRecord) -> None:
+        if self._last_path is not None and record.path <= self._last_path:
+            raise ValueError(f"{record.path!r} comes after {self._last_path!r}: paths are unique and in order")
+        line = (b",\n" if self._ids else b"") + json.dumps(metadata_entry(record)).encode()
+        self._metadata.write(line)
+        self._offsets.append(self._offsets[-1] + len(line))
+        self._ids.append(id_key(record.id))
+        self._last_path = record.path
 
     def publish(
         self,
-        passport: ModelPassport | None,
+        info: IndexInfo,
         *,
         keep: int,
         confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Published:
         """Make what was added the index of the directory, at once for every reader, and drop old generations.
 
-        passport: the model that made the vectors, None where nobody knows.
+        info: what is to be said of the index; its number of images and its timestamp are filled in here.
         keep: how many earlier generations stay for a rollback. confirm: entered around the switch; raising
         there leaves the old index in place.
         """
-        self._finish_files(passport)
+        self._finish_files(replace(info, total_images=len(self._ids), timestamp=timestamp()))
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
         home = _home(self._directory)
-        with _publish_lock(self._directory), confirm():
-            (self._draft / LOCK).unlink()
-            self._draft.rename(home / name)
-            _fsync(home)
-            _link(self._directory, home / name)
+        with _publish_lock(self._directory):
+            with confirm():
+                (self._draft / LOCK).unlink()
+                self._draft.rename(home / name)
+                _fsync(home)
+                _link(self._directory, home / name)
             _drop_old_generations(self._directory, keep=keep)
-        return Published(name, self._count)
+        return Published(name, len(self._ids))
 
     def _open(self, name: str) -> IO[bytes]:
         return (self._draft / name).open("wb", buffering=1 << 20)
 
     def _write_headers(self) -> None:
-        shape = (self._count, DIMENSION)
+        shape = (len(self._ids), DIMENSION)
         self._faiss.seek(0)
         unused = 1 << 20  # what FAISS itself writes there
         self._faiss.write(
@@ -329,35 +361,26 @@ class IndexWriter:
         # NumPy pads this header so that it keeps its length whatever the number of rows.
         np.lib.format.write_array_header_1_0(self._embeddings, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
-    def _finish_files(self, passport: ModelPassport | None) -> None:
+    def _finish_files(self, info: IndexInfo) -> None:
         self._write_headers()
         self._metadata.write(_METADATA_END)
         for file in (self._faiss, self._embeddings, self._metadata):
             _close_durably(file)
-        with self._open(OFFSETS) as offsets:
-            np.save(offsets, np.array(self._offsets, dtype="<i8"))
-            _close_durably(offsets)
-        index_info = IndexInfo(
-            total_images=self._count,
-            timestamp=timestamp(),
-            weights=passport.weights if passport else None,
-            fingerprint=passport.fingerprint if passport else None,
-        )
+        id_keys = np.empty(len(self._ids), dtype=ID_KEY)
+        id_keys["key"], id_keys["row"] = self._ids, np.arange(len(self._ids))
+        self._save(OFFSETS, np.array(self._offsets, dtype="<i8"))
+        self._save(ID_KEYS, np.sort(id_keys, order="key"))
+        if self._signatures:
+            self._save(SIGNATURES, np.concatenate(self._signatures))
         with self._open(INFO) as file:
-            file.write(json.dumps(info_entries(index_info) | {"format": FORMAT}, indent=2).encode())
+            file.write(json.dumps(info_entries(info) | {"format": FORMAT}, indent=2).encode())
             _close_durably(file)
         _fsync(self._draft)
 
-
-def metadata_entry(record: ImageRecord) -> dict[str, str]:
-    """Return the entry of metadata.json, which is the API's as well."""
-    return {
-        "fullPath": record.path,
-        "id": record.id,
-        "location": record.location,
-        "name": record.name,
-        "type": "file",
-    }
+    def _save(self, name: str, values: Any) -> None:
+        with self._open(name) as file:
+            np.save(file, values)
+            _close_durably(file)
 
 
 def info_entries(index_info: IndexInfo) -> dict[str, Any]:
@@ -368,6 +391,36 @@ def info_entries(index_info: IndexInfo) -> dict[str, Any]:
 def timestamp() -> str:
     """Return now, UTC, as every timestamp of the contract is written: 2025-10-27T12:00:00.000Z."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def generations(directory: Path) -> list[Generation]:
+    """Return the generations of the index in directory, newest first."""
+    current = _resolve(directory).name
+    return [
+        Generation(entry.name, entry.name == current, _read_info(entry)[0])
+        for entry in reversed(_generations(directory))
+    ]
+
+
+def roll_back(directory: Path, generation: str) -> None:
+    """Publish an earlier generation again. Raises IndexNotBuilt where it is gone, and IndexCorrupt."""
+    with _publish_lock(directory):
+        entry = _home(directory) / generation
+        if entry not in _generations(directory):
+            raise IndexNotBuilt(f"There is no generation {generation} of {directory.name} any more")
+        load(entry)
+        _link(directory, entry)
+
+
+def workspace(directory: Path) -> Path:
+    """Return where builds of the index in directory keep what they have embedded so far."""
+    return _home(directory) / ".building"
+
+
+def size_on_disk(directory: Path) -> int:
+    """Return how many bytes the index in directory takes with all its generations and unfinished builds."""
+    places = [_home(directory)] if directory.is_symlink() else [_home(directory), directory]
+    return sum(file.lstat().st_size for place in places for file in place.rglob("*") if file.is_file())
 
 
 def _home(directory: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from search.engine import storage
 from search.engine.embedder import Embedder, ModelPassport, unit_length
 from search.engine.errors import ImageUnreadable, NothingToIndex
 from search.engine.images import open_image
-from search.engine.index import ImageIndex
+from search.engine.index import ImageIndex, IndexInfo
 
 UNKNOWN_MODEL = ModelPassport("weights unknown here", "unknown")
 
@@ -26,15 +27,21 @@ def take_over(source: Path, target: Path, *, passport: ModelPassport | None, mov
     Raises IndexNotBuilt, IndexCorrupt and PublishRefused.
     """
     index = storage.load(source)
+    row_of_path = {index.records[row].path: row for row in reversed(range(len(index)))}  # of doubles, the first
+    rows = [row_of_path[path] for path in sorted(row_of_path)]
     with storage.IndexWriter(target) as writer:
-        for start in range(0, len(index), _ROWS_AT_A_TIME):
-            stop = min(start + _ROWS_AT_A_TIME, len(index))
-            records = [index.records[row] for row in range(start, stop)]
-            writer.add(unit_length(index.vectors[start:stop]), records)
-        writer.publish(passport, keep=keep)
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):
+            some = rows[start : start + _ROWS_AT_A_TIME]
+            writer.add(unit_length(index.vectors[some]), [index.records[row] for row in some])
+        writer.publish(_info(passport), keep=keep)
     if move and source.resolve() != target.resolve() and source.exists():
         shutil.rmtree(source)
-    return len(index)
+    return len(rows)
+
+
+def _info(passport: ModelPassport | None) -> IndexInfo:
+    info = IndexInfo(total_images=0)
+    return replace(info, weights=passport.weights, fingerprint=passport.fingerprint) if passport else info
 
 
 def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *, max_pixels: int) -> list[float]:

@@ -48,6 +48,7 @@ class TorchEmbedder:
 
     def __init__(self, state: dict[str, Any] | None, passport: ModelPassport, transform: Transform, device: str):
         self.passport = passport
+        self.libraries = {"torch": str(torch.__version__)}
         self._transform = transform
         self._device = _device(device)
         self._model = _model(state, passport).to(self._device)

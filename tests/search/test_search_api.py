@@ -168,8 +168,11 @@ def test_declared_length_over_16_mb_is_refused_unread(client: Client, acme: Comp
     response = client.generic(
         "POST",
         "/api/search/acme",
-        content_type="multipart/form-data; boundary=x",
-        **{"wsgi.input": Unreadable(), "CONTENT_LENGTH": str(10**12)},
+        **{
+            "CONTENT_TYPE": "multipart/form-data; boundary=x",
+            "CONTENT_LENGTH": str(10**12),
+            "wsgi.input": Unreadable(),
+        },
     )
     assert response.status_code == 413
 

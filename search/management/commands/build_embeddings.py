@@ -1,5 +1,4 @@
-import sys
-import time
+import os
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,14 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
-from tqdm import tqdm
 
 from search import runtime
 from search.adoption import get_or_create_company
-from search.builds import DEFAULT_BATCH_SIZE, run_build
-from search.engine.builder import BuildOutcome, BuildProgress, build_index
+from search.builds import StopRequested, run_build
+from search.engine.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
-from tenants.models import Company, IndexBuild
+from search.management.progress import ProgressDisplay, format_seconds
+from tenants.models import BuildStopped, Company
 
 
 class Command(BaseCommand):
@@ -25,102 +24,113 @@ class Command(BaseCommand):
         parser.add_argument("--company", help="whose index it becomes; created where it does not exist yet")
         parser.add_argument("--input_dir", type=Path, help="folder of pictures instead of the company's own")
         parser.add_argument("--output_dir", type=Path, help="write the index here instead of under the company's name")
-        parser.add_argument("--batch_size", type=_at_least_one, default=DEFAULT_BATCH_SIZE, help="pictures a model run")
+        parser.add_argument("--batch_size", type=_at_least_one, default=32, help="pictures a model run (32)")
+        parser.add_argument(
+            "--workers",
+            type=_at_least_one,
+            default=os.cpu_count() or 1,
+            help="threads that decode pictures (one a core)",
+        )
+        parser.add_argument("--full", action="store_true", help="embed every picture anew")
+        parser.add_argument("--checksum", action="store_true", help="compare contents, not only sizes and times")
+        parser.add_argument("--allow-empty", action="store_true", help="let an empty folder empty the index")
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument("--enqueue", action="store_true", help="leave the build to the worker")
+        what.add_argument("--dry-run", action="store_true", help="tell what would be done and how long it would take")
 
-    def handle(
-        self,
-        *,
-        company: str | None,
-        input_dir: Path | None,
-        output_dir: Path | None,
-        batch_size: int,
-        **options: Any,
-    ) -> None:
+    def handle(self, *, company: str | None, input_dir: Path | None, output_dir: Path | None, **options: Any) -> None:
         if not company and not (input_dir and output_dir):
             raise CommandError("Give --company, or both --input_dir and --output_dir")
-        with _ProgressDisplay(self.stderr) as display:
-            try:
-                if output_dir:
-                    folder = input_dir or self._company(company or "", None).image_directory
-                    outcome = _build_directory(folder, output_dir, batch_size=batch_size, display=display)
-                else:
-                    build = self._claim(self._company(company or "", input_dir))
-                    outcome = run_build(build, folder=input_dir, batch_size=batch_size, on_progress=display.show)
-            except EngineError as error:
-                raise CommandError(str(error)) from error
-        self._tell(outcome)
+        if options["enqueue"] and (output_dir or input_dir):
+            raise CommandError("--enqueue builds from the company's own folder: leave --input_dir and --output_dir out")
+        try:
+            if options["dry_run"]:
+                self._estimate(company or "", input_dir, output_dir, _options(options))
+            elif options["enqueue"]:
+                self._enqueue(self._company(company or "", None), options)
+            elif output_dir:
+                folder = input_dir or self._company(company or "", None).image_directory
+                self._tell(self._build_directory(folder, output_dir, _options(options)))
+            else:
+                self._tell(self._build_company(self._company(company or "", input_dir), input_dir, _options(options)))
+        except (EngineError, BuildStopped, ValidationError) as error:
+            raise CommandError("; ".join(getattr(error, "messages", [str(error)]))) from error
+        except StopRequested as error:
+            raise CommandError(f"{error}. Run the command again to continue.", returncode=130) from error
 
     def _company(self, name: str, input_dir: Path | None) -> Company:
-        try:
-            company, created, note = get_or_create_company(name, image_folder=input_dir)
-        except ValidationError as error:
-            raise CommandError("; ".join(error.messages)) from error
+        company, created, note = get_or_create_company(name, image_folder=input_dir)
         if created:
             self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
         if note:
             self.stderr.write(note)
         return company
 
-    def _claim(self, company: Company) -> IndexBuild:
+    def _build_company(self, company: Company, folder: Path | None, options: BuildOptions) -> BuildOutcome:
         with transaction.atomic():  # no worker sees the row before it is claimed here
             build = company.queue_build()
             if not build.start():
                 raise CommandError(
-                    f"A build of {company} is running already, since {build.started_at:%Y-%m-%d %H:%M} UTC"
+                    f"A build of {company} is running already, since {build.started_at:%Y-%m-%d %H:%M} UTC: "
+                    "manage.py builds shows it"
                 )
-        return build
+            build.beat(
+                full=options.full,
+                checksum=options.checksum,
+                allow_empty=options.allow_empty,
+                image_folder=str(folder.absolute()) if folder else "",
+            )
+            build.refresh_from_db()
+        with ProgressDisplay(self.stderr) as display:
+            return run_build(build, options=options, on_progress=display.show, requeue=False)
+
+    def _build_directory(self, folder: Path, target: Path, options: BuildOptions) -> BuildOutcome:
+        with ProgressDisplay(self.stderr) as display:
+            return build_index(
+                folder, target.absolute(), embedder=runtime.embedder(), options=options, report=display.show
+            )
+
+    def _enqueue(self, company: Company, options: dict[str, Any]) -> None:
+        build = company.queue_build(
+            full=options["full"], checksum=options["checksum"], allow_empty=options["allow_empty"]
+        )
+        self.stdout.write(f"Build {build.pk} of {company} is {build.status}: manage.py builds shows it")
+
+    def _estimate(self, name: str, input_dir: Path | None, output_dir: Path | None, options: BuildOptions) -> None:
+        company = Company.objects.filter(name=name).first() or Company(name=name)
+        folder = input_dir or company.image_directory
+        target = output_dir.absolute() if output_dir else company.embeddings_directory
+        estimate = estimate_build(folder, target, embedder=runtime.embedder(), options=options)
+        plan = estimate.plan
+        self.stdout.write(
+            f"{plan.found} pictures found: {estimate.to_embed} to embed, {plan.kept} unchanged, "
+            f"{plan.removed} removed, {len(plan.skipped)} to skip"
+        )
+        if estimate.full_reason:
+            self.stdout.write(f"Every picture is embedded: {estimate.full_reason}")
+        if estimate.seconds is not None:
+            self.stdout.write(f"It would take about {format_seconds(estimate.seconds)}")
 
     def _tell(self, outcome: BuildOutcome) -> None:
         for file in outcome.skipped_files:
             self.stdout.write(f"skipped {file.path}: {file.reason}")
+        if outcome.full_reason:
+            self.stdout.write(f"Every picture was embedded: {outcome.full_reason}")
         progress = outcome.progress
         self.stdout.write(
-            self.style.SUCCESS(f"Indexed {progress.embedded} of {progress.found} pictures, skipped {progress.skipped}")
+            self.style.SUCCESS(
+                f"Indexed {outcome.total_images} of {progress.found} pictures: {progress.embedded} embedded, "
+                f"{progress.reused} kept, {progress.removed} removed, {progress.skipped} skipped"
+                + ("" if outcome.published else "; nothing has changed")
+            )
         )
 
 
-class _ProgressDisplay:
-    """A progress bar on a terminal, a line every few seconds elsewhere."""
-
-    _SECONDS_BETWEEN_LINES = 5
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._started = self._last_line = time.monotonic()
-        self._bar: Any = None
-
-    def __enter__(self) -> "_ProgressDisplay":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, progress: BuildProgress) -> None:
-        if sys.stderr.isatty():
-            self._show_bar(progress)
-        elif time.monotonic() - self._last_line >= self._SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            rate = progress.done / (self._last_line - self._started)
-            left = (progress.found - progress.done) / rate if rate else 0
-            self._stream.write(f"{progress.done}/{progress.found} pictures, {rate:.1f} a second, {left:.0f} s left")
-
-    def _show_bar(self, progress: BuildProgress) -> None:
-        if self._bar is None:
-            self._bar = tqdm(total=progress.found, unit=" pictures")
-        self._bar.set_postfix(skipped=progress.skipped, refresh=False)
-        self._bar.update(progress.done - self._bar.n)
-
-
-def _build_directory(folder: Path, target: Path, *, batch_size: int, display: _ProgressDisplay) -> BuildOutcome:
-    return build_index(
-        folder,
-        target.absolute(),
-        embedder=runtime.embedder(),
+def _options(options: dict[str, Any]) -> BuildOptions:
+    return BuildOptions(
         max_pixels=settings.MAX_PIXELS,
-        batch_size=batch_size,
         keep_generations=settings.KEEP_GENERATIONS,
-        report=display.show,
+        **{name: options[name] for name in ("batch_size", "workers", "full", "checksum", "allow_empty")},
     )
 
 

@@ -1,0 +1,135 @@
+"""What a build has to do: which pictures keep their vectors and which are to be embedded."""
+
+import hashlib
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from search.engine.errors import NothingToIndex
+from search.engine.images import ImageFile, SkippedFile, find_images
+from search.engine.index import ImageIndex
+from search.engine.storage import SIGNATURE
+
+EMBED = -1
+
+# A file changed right after it was looked at may keep its time on file systems that count in seconds.
+_TIME_GRAIN_NS = 2_000_000_000
+_FILES_A_BEAT = 1000
+
+
+@dataclass(slots=True)
+class Plan:
+    """The pictures of a folder, sorted by path, and where the vector of each comes from."""
+
+    paths: list[str]
+    signatures: npt.NDArray[np.void]  # SIGNATURE [pictures]; the content's hash is known where the vector is kept
+    rows: npt.NDArray[np.int64]  # [pictures]: the row in the index before, or EMBED
+    skipped: list[SkippedFile] = field(repr=False)
+    removed: int  # pictures of the index before that are not in the folder any more
+
+    @property
+    def found(self) -> int:
+        return len(self.paths) + len(self.skipped)
+
+    @property
+    def kept(self) -> int:
+        return int(np.count_nonzero(self.rows != EMBED))
+
+    def changes_nothing(self, before: ImageIndex) -> bool:
+        """Return whether the index before is what the plan would make."""
+        return (
+            np.array_equal(self.rows, np.arange(len(before.records)))
+            and before.signatures is not None
+            and np.array_equal(self.signatures, before.signatures)
+        )
+
+
+def make_plan(
+    folder: Path, before: ImageIndex | None, *, checksum: bool, beat: Callable[[int], None] = lambda found: None
+) -> Plan:
+    """Compare folder with the index before by path, size and time, and by content where those are in doubt.
+
+    before: one with signatures whose vectors may be kept, or None. checksum: contents are always compared.
+    beat is called now and then with the number of files found so far. Raises NothingToIndex where folder cannot
+    be read.
+    """
+    paths: list[str] = []
+    seen = array("q")  # size and mtime_ns of each picture in turn
+    rows = array("q")
+    skipped: list[SkippedFile] = []
+    comparison = _Comparison(folder, before, checksum=checksum)
+    try:
+        for entry in find_images(folder):
+            if isinstance(entry, SkippedFile):
+                skipped.append(entry)
+                continue
+            paths.append(entry.path)
+            seen.extend((entry.size, entry.mtime_ns))
+            rows.append(comparison.row_to_keep(entry))
+            if len(paths) % _FILES_A_BEAT == 0:
+                beat(len(paths))
+    except OSError as error:
+        raise NothingToIndex(f"The image folder {folder} cannot be read: {error.strerror}") from error
+    plan = Plan(paths, np.zeros(len(paths), SIGNATURE), np.array(rows, np.int64), skipped, comparison.removed())
+    looks = np.array(seen, np.int64).reshape(-1, 2)
+    plan.signatures["size"], plan.signatures["mtime_ns"] = looks[:, 0], looks[:, 1]
+    if before is not None:
+        kept = plan.rows != EMBED
+        plan.signatures["sha256"][kept] = before.signatures["sha256"][plan.rows[kept]]
+    return plan
+
+
+class _Comparison:
+    """Walks through the index before beside the folder: both are sorted by path."""
+
+    def __init__(self, folder: Path, before: ImageIndex | None, *, checksum: bool) -> None:
+        self._folder = folder
+        self._before = before
+        self._checksum = checksum
+        self._row = 0
+        self._matched = 0
+        self._path = self._path_of_row()
+
+    def row_to_keep(self, file: ImageFile) -> int:
+        """Return the row whose vector is still that of file, or EMBED."""
+        while self._path is not None and self._path < file.path:
+            self._row += 1
+            self._path = self._path_of_row()
+        if self._path != file.path:
+            return EMBED
+        self._matched += 1
+        return self._row if self._is_unchanged(file) else EMBED
+
+    def removed(self) -> int:
+        return len(self._before.records) - self._matched if self._before else 0
+
+    def _path_of_row(self) -> str | None:
+        if self._before is None or self._row >= len(self._before.records):
+            return None
+        return self._before.records.at(self._row).path
+
+    def _is_unchanged(self, file: ImageFile) -> bool:
+        assert self._before is not None
+        signature = self._before.signatures[self._row]
+        if signature["size"] != file.size:
+            return False
+        settled = file.mtime_ns < (self._before.info.scanned_at_ns or 0) - _TIME_GRAIN_NS
+        if signature["mtime_ns"] == file.mtime_ns and settled and not self._checksum:
+            return True
+        try:
+            with (self._folder / file.path).open("rb") as opened:
+                return content_hash(opened) == signature["sha256"].tobytes()
+        except OSError:
+            return False  # reading it again will tell why
+
+
+def content_hash(file: BinaryIO) -> bytes:
+    """Return the SHA-256 of file from its start."""
+    file.seek(0)
+    return hashlib.file_digest(cast(BufferedReader, file), "sha256").digest()

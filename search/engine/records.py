@@ -1,0 +1,157 @@
+"""The pictures of an index by row, by path and by id, without parsing all of them."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = slice | npt.NDArray[np.int64]
+
+ID_KEY = np.dtype([("key", "<u8"), ("row", "<i8")])
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """A picture of an index. path is relative to the company's image folder, with forward slashes."""
+
+    path: str
+    id: str  # UUID
+
+    @property
+    def location(self) -> str:
+        """The folder the picture lies in, "" at the top."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The file's name without its extension."""
+        file_name = self.path.rpartition("/")[2]
+        stem, _, _ = file_name.rpartition(".")
+        return stem or file_name
+
+    def lies_below(self, location: str) -> bool:
+        """Return whether the picture lies in the folder location or in one below it; "" is the top."""
+        return not location or self.path.startswith(f"{location}/")
+
+
+class Records(Sequence[ImageRecord]):
+    """The pictures of an index, in the order of its vectors."""
+
+    @abstractmethod
+    def at(self, row: int) -> ImageRecord:
+        """Return the picture of a row from 0 to len - 1."""
+
+    @abstractmethod
+    def row_of_path(self, path: str) -> int | None: ...
+
+    @abstractmethod
+    def row_of_id(self, image_id: str) -> int | None: ...
+
+    @abstractmethod
+    def rows_below(self, location: str) -> Rows:
+        """Return the rows of the pictures in the folder location and the folders below it."""
+
+    @overload
+    def __getitem__(self, row: int) -> ImageRecord: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[ImageRecord]: ...
+    def __getitem__(self, row: int | slice) -> ImageRecord | list[ImageRecord]:
+        if isinstance(row, slice):
+            return [self.at(each) for each in range(len(self))[row]]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self.at(row)
+
+
+class ListRecords(Records):
+    """Records in memory, in any order, as the Flask service left them."""
+
+    def __init__(self, records: list[ImageRecord]) -> None:
+        self._records = records
+        self._row_of_path = {record.path: row for row, record in enumerate(records)}
+        self._row_of_id = {record.id: row for row, record in enumerate(records)}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def at(self, row: int) -> ImageRecord:
+        return self._records[row]
+
+    def row_of_path(self, path: str) -> int | None:
+        return self._row_of_path.get(path)
+
+    def row_of_id(self, image_id: str) -> int | None:
+        return self._row_of_id.get(image_id)
+
+    def rows_below(self, location: str) -> Rows:
+        rows = [row for row, record in enumerate(self._records) if record.lies_below(location)]
+        return np.array(rows, dtype=np.int64)
+
+
+class LineRecords(Records):
+    """Records in a mapped JSON list of one entry a line, sorted by path; an entry is parsed when it is asked for.
+
+    text: the file's bytes, uint8. offsets: int64 [N + 1], where each line begins. id_keys: ID_KEY [N], sorted by key.
+    """
+
+    def __init__(self, text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], id_keys: np.ndarray) -> None:
+        self._text, self._offsets, self._id_keys = text, offsets, id_keys
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def at(self, row: int) -> ImageRecord:
+        line = self._text[self._offsets[row] : self._offsets[row + 1]].tobytes()
+        return parse_entry(json.loads(line.lstrip(b",\n")))
+
+    def row_of_path(self, path: str) -> int | None:
+        row = self._first_row_from(path)
+        return row if row < len(self) and self.at(row).path == path else None
+
+    def row_of_id(self, image_id: str) -> int | None:
+        key = id_key(image_id)
+        start = int(np.searchsorted(self._id_keys["key"], np.uint64(key)))
+        for entry in self._id_keys[start:]:
+            if int(entry["key"]) != key:
+                return None
+            if self.at(int(entry["row"])).id == image_id:
+                return int(entry["row"])
+        return None
+
+    def rows_below(self, location: str) -> Rows:
+        if not location:
+            return slice(0, len(self))
+        after = location + chr(ord("/") + 1)
+        return slice(self._first_row_from(f"{location}/"), self._first_row_from(after))
+
+    def _first_row_from(self, path: str) -> int:
+        return bisect_left(range(len(self)), path, key=lambda row: self.at(row).path)
+
+
+def parse_entry(entry: Any) -> ImageRecord:
+    """Return the record of an entry of metadata.json. Raises ValueError."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("fullPath", "id")):
+        raise ValueError("an entry needs the texts fullPath and id")
+    return ImageRecord(entry["fullPath"], entry["id"])
+
+
+def metadata_entry(record: ImageRecord) -> dict[str, str]:
+    """Return the entry of metadata.json, which is the API's as well."""
+    return {
+        "fullPath": record.path,
+        "id": record.id,
+        "location": record.location,
+        "name": record.name,
+        "type": "file",
+    }
+
+
+def id_key(image_id: str) -> int:
+    """Return 64 bits that stand for an id, whatever its form."""
+    return int.from_bytes(hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -1,0 +1,151 @@
+"""What an unfinished build has embedded so far, kept so that the next one continues there.
+
+    <workspace>/<hex>.jsonl    a header with the model, then a line a picture: [path, size, mtime_ns, sha256]
+    <workspace>/<hex>.f32      float32 [pictures, 960], raw
+
+Every build appends to files of its own name, so that a worker which was only asleep disturbs nobody. Vectors are
+written before their lines: a line without a vector cannot be, and what follows the last whole line is ignored.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+
+from search.engine.embedder import DIMENSION, Vectors
+from search.engine.storage import SIGNATURE
+
+_ROW_BYTES = 4 * DIMENSION
+
+
+class Workspace:
+    """The pictures that builds with the same model have embedded. Pictures are numbered: first those found here.
+
+    One thread writes; find() and find_content() are safe to call from others meanwhile.
+    """
+
+    def __init__(self, directory: Path, *, made_by: dict[str, Any]) -> None:
+        """made_by: what identifies the model and its libraries; work of another model is removed."""
+        self._directory = directory
+        self._header = json.dumps(made_by, sort_keys=True)
+        self._found: list[Vectors] = []  # a segment each
+        self._segment_starts: list[int] = []
+        self._signatures = np.empty(0, SIGNATURE)  # of the pictures found
+        self._by_path: dict[str, int] = {}
+        self._by_content: dict[bytes, int] = {}
+        directory.mkdir(parents=True, exist_ok=True)
+        for lines in sorted(directory.glob("*.jsonl")):
+            self._read_segment(lines)
+        name = secrets.token_hex(8)
+        self._lines: IO[str] = (directory / f"{name}.jsonl").open("w", encoding="ascii")
+        self._floats: IO[bytes] = (directory / f"{name}.f32").open("w+b")
+        self._rows = 0
+        self._lines.write(f"{self._header}\n")
+        _flush_durably(self._lines)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        self._floats.close()
+
+    def signature(self, number: int) -> Any:
+        """Return the SIGNATURE of a picture found here."""
+        return self._signatures[number]
+
+    def find(self, path: str, size: int, mtime_ns: int) -> int | None:
+        """Return the number of the picture found under this path, if its file looks the same."""
+        number = self._by_path.get(path)
+        if number is None or (self._signatures[number]["size"], self._signatures[number]["mtime_ns"]) != (
+            size,
+            mtime_ns,
+        ):
+            return None
+        return number
+
+    def find_content(self, sha256: bytes) -> int | None:
+        """Return the number of a picture found here with this content."""
+        return self._by_content.get(sha256)
+
+    def add(self, paths: Sequence[str], signatures: np.ndarray, vectors: Vectors) -> range:
+        """Keep what was embedded, safe from a crash, and return the pictures' numbers.
+
+        signatures: SIGNATURE [n]; vectors: float32 [n, 960].
+        """
+        self._floats.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+        _flush_durably(self._floats)
+        for path, signature in zip(paths, signatures, strict=True):
+            entry = [path, int(signature["size"]), int(signature["mtime_ns"]), signature["sha256"].tobytes().hex()]
+            self._lines.write(f"{json.dumps(entry)}\n")
+        _flush_durably(self._lines)
+        first = len(self._signatures) + self._rows
+        self._rows += len(paths)
+        return range(first, first + len(paths))
+
+    def vectors(self, numbers: np.ndarray) -> Vectors:
+        """Return the vectors of pictures by number, float32 [len(numbers), 960]."""
+        vectors = np.empty((len(numbers), DIMENSION), np.float32)
+        starts = [*self._segment_starts, len(self._signatures)]
+        segments = [*self._found, _map(self._floats, self._rows)]
+        places = np.searchsorted(starts, numbers, side="right") - 1
+        for place in np.unique(places):
+            chosen = places == place
+            vectors[chosen] = segments[place][numbers[chosen] - starts[place]]
+        return vectors
+
+    def clear(self) -> None:
+        """Remove all work: it has become an index. A build that still writes here loses nothing but its work."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _read_segment(self, path: Path) -> None:
+        floats = path.with_suffix(".f32")
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines(keepends=True)
+        if not lines or lines[0].rstrip("\n") != self._header or not floats.exists():
+            for file in (path, floats):
+                file.unlink(missing_ok=True)
+            return
+        entries = _whole_entries(lines[1:])[: floats.stat().st_size // _ROW_BYTES]
+        if not entries:
+            return
+        first = len(self._signatures)
+        signatures = np.empty(len(entries), SIGNATURE)
+        for row, (image, size, mtime_ns, sha256) in enumerate(entries):
+            signatures[row] = size, mtime_ns, np.frombuffer(bytes.fromhex(sha256), np.uint8)
+            self._by_path[image] = first + row
+            self._by_content[bytes.fromhex(sha256)] = first + row
+        self._signatures = np.concatenate([self._signatures, signatures])
+        self._segment_starts.append(first)
+        with floats.open("rb") as opened:
+            self._found.append(_map(opened, len(entries)))
+
+
+def _whole_entries(lines: list[str]) -> list[Any]:
+    """Return the entries up to the first line that a crash has torn."""
+    entries = []
+    with contextlib.suppress(ValueError):
+        for line in lines:
+            if not line.endswith("\n"):
+                break
+            entries.append(json.loads(line))
+    return entries
+
+
+def _map(file: IO[bytes], rows: int) -> Vectors:
+    if not rows:
+        return np.empty((0, DIMENSION), np.float32)
+    return np.memmap(file, dtype="<f4", mode="r", shape=(rows, DIMENSION))
+
+
+def _flush_durably(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,13 @@
+from typing import Any
+
+from django_tasks_db.management.commands import db_worker
+
+from search.tasks import look_after_active_builds
+
+
+class Command(db_worker.Command):
+    help = "Carry out queued builds: django-tasks-db's worker, which first takes up what a crash has left behind."
+
+    def handle(self, **options: Any) -> None:
+        look_after_active_builds()
+        super().handle(**options)

@@ -1,0 +1,31 @@
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from search.management.progress import format_seconds
+from tenants.models import IndexBuild
+
+
+class Command(BaseCommand):
+    help = "List the builds that are queued or running."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--all", action="store_true", help="the finished ones as well, newest first")
+
+    def handle(self, **options: Any) -> None:
+        builds = IndexBuild.objects.select_related("company")
+        for build in builds if options["all"] else builds.active():
+            self.stdout.write(_line(build))
+
+
+def _line(build: IndexBuild) -> str:
+    text = (
+        f"{build.pk:>6}  {build.company.name:<20}  {build.status:<9}  {build.queued_at:%Y-%m-%d %H:%M}  "
+        f"{build.images_done}/{build.images_found} ({build.percent} %)"
+    )
+    if build.images_per_second and build.status == IndexBuild.Status.RUNNING:
+        text += f"  {build.images_per_second:.1f} a second"
+    if build.seconds_left is not None:
+        text += f"  {format_seconds(build.seconds_left)} left"
+    return f"{text}  {build.error}".rstrip()
