@@ -51,7 +51,7 @@ def index_info(info: IndexInfo) -> dict[str, Any]:
 
 
 class ErrorBody(serializers.Serializer[Any]):
-    success = serializers.BooleanField(default=False)
+    success = serializers.BooleanField(help_text="Always false.")
     error = serializers.CharField()
 
 

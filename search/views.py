@@ -25,6 +25,7 @@ from search.uploads import ImageFormParser
 from tenants.models import Company
 
 _NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown or switched off")
+_FAULT = OpenApiResponse(ErrorBody, "A fault of the service's own; its log tells more")
 _UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model cannot be used until an operator acts")
 
 
@@ -36,7 +37,7 @@ def _company(name: str) -> Company:
 
 
 class HealthView(APIView):
-    @extend_schema(responses={200: HealthBody})
+    @extend_schema(responses={200: HealthBody, 500: _FAULT})
     def get(self, request: Request) -> Response:
         """Tell whether the service runs and which companies this process has loaded."""
         companies = queries.companies_with_index()
@@ -54,7 +55,7 @@ class HealthView(APIView):
 
 
 class CompaniesView(APIView):
-    @extend_schema(responses={200: CompaniesBody})
+    @extend_schema(responses={200: CompaniesBody, 500: _FAULT})
     def get(self, request: Request) -> Response:
         """List the companies that can be searched."""
         companies = queries.companies_with_index()
@@ -71,7 +72,7 @@ class CompaniesView(APIView):
 
 
 class StatsView(APIView):
-    @extend_schema(responses={200: StatsBody, 400: _NOT_FOUND, 503: _UNUSABLE})
+    @extend_schema(responses={200: StatsBody, 400: _NOT_FOUND, 500: _FAULT, 503: _UNUSABLE})
     def get(self, request: Request, company: str) -> Response:
         """Tell how many pictures a company's index has, and what made it."""
         found = _company(company)
@@ -90,6 +91,7 @@ class SearchView(APIView):
             400: OpenApiResponse(ErrorBody, "The company is unknown, or the image or top_k is refused"),
             413: OpenApiResponse(ErrorBody, "The image is larger than 16 MB"),
             415: OpenApiResponse(ErrorBody, "The request is not multipart/form-data"),
+            500: _FAULT,
             503: _UNUSABLE,
         },
     )
