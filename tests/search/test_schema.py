@@ -91,7 +91,7 @@ def one_company(acme: Company) -> Any:
 
 
 bounded = settings(
-    max_examples=50,
+    max_examples=60,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
