@@ -11,6 +11,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from search.engine.errors import IndexCorrupt
+
 Rows = slice | npt.NDArray[np.int64]
 
 ID_KEY = np.dtype([("key", "<u8"), ("row", "<i8")])
@@ -90,6 +92,8 @@ class ListRecords(Records):
         return self._row_of_id.get(image_id)
 
     def rows_below(self, location: str) -> Rows:
+        if not location:
+            return slice(0, len(self))  # an array would copy all vectors for every search
         rows = [row for row, record in enumerate(self._records) if record.lies_below(location)]
         return np.array(rows, dtype=np.int64)
 
@@ -108,7 +112,10 @@ class LineRecords(Records):
 
     def at(self, row: int) -> ImageRecord:
         line = self._text[self._offsets[row] : self._offsets[row + 1]].tobytes()
-        return parse_entry(json.loads(line.lstrip(b",\n")))
+        try:
+            return parse_entry(json.loads(line.lstrip(b",\n")))
+        except ValueError as error:
+            raise IndexCorrupt(f"metadata.json: entry {row} cannot be read: {error}") from error
 
     def row_of_path(self, path: str) -> int | None:
         row = self._first_row_from(path)

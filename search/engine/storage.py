@@ -29,14 +29,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 import faiss
 import numpy as np
 from filelock import FileLock, Timeout
 
 from search.engine.embedder import DIMENSION, Vectors
-from search.engine.errors import IndexCorrupt, IndexNotBuilt, PublishRefused
+from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
 from search.engine.index import ImageIndex, IndexInfo
 from search.engine.records import (
     ID_KEY,
@@ -70,31 +70,28 @@ _METADATA_END = b"\n]\n"
 _FLAT_HEADER = struct.Struct("<4siqqq?iQ")
 _FLAT_IP = b"IxFI"
 
+_POINTER = b"version https://git-lfs"
+_NOT_WORTH_KEEPING = frozenset({".gitkeep", ".DS_Store"})
+
+T = TypeVar("T")
+
 
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
 def has_index(directory: Path) -> bool:
     """Return whether directory holds the two files that every index has."""
-    generation = _resolve(directory)
-    return (generation / FAISS_INDEX).is_file() and (generation / METADATA).is_file()
+    return version(directory) != ""
 
 
 def version(directory: Path) -> str:
     """Return a text that changes whenever another index is published into directory; "" where there is none."""
-    generation = _resolve(directory)
-    try:
-        stats = [(generation / name).stat() for name in (FAISS_INDEX, METADATA)]
-    except OSError:
-        return ""
-    return f"{generation.name} " + " ".join(f"{s.st_ino}-{s.st_mtime_ns}-{s.st_size}" for s in stats)
+    return _read_whole(directory, _stamp)
 
 
 def info(directory: Path) -> IndexInfo:
     """Return what the index in directory says of itself. Raises IndexNotBuilt and IndexCorrupt."""
-    if not has_index(directory):
-        raise IndexNotBuilt(f"{directory} holds no index")
-    return _read_info(_resolve(directory))[0]
+    return _read_whole(directory, lambda generation: _read_info(generation)[0])
 
 
 def load(directory: Path) -> ImageIndex:
@@ -103,9 +100,37 @@ def load(directory: Path) -> ImageIndex:
     Raises IndexNotBuilt where there is none, and IndexCorrupt, naming the file, where the files
     cannot be read or disagree in number or dimension.
     """
-    if not has_index(directory):
-        raise IndexNotBuilt(f"{directory} holds no index")
-    generation = _resolve(directory)
+    return _read_whole(directory, _load_generation)
+
+
+def _read_whole(directory: Path, read: Callable[[Path], T]) -> T:
+    """Return what read makes of the published files, read again where others were published meanwhile.
+
+    A generation of ours never changes, but it may be dropped while it is read, and a plain directory is moved away
+    by the first publication.
+    """
+    while True:
+        generation = _resolve(directory)
+        stamp = _stamp(generation)
+        try:
+            found = read(generation)
+        except IndexUnusable:
+            if (_resolve(directory), _stamp(generation)) == (generation, stamp):
+                raise
+        else:
+            if (_resolve(directory), _stamp(generation)) == (generation, stamp):
+                return found
+
+
+def _stamp(generation: Path) -> str:
+    try:
+        stats = [(generation / name).stat() for name in (FAISS_INDEX, METADATA)]
+    except OSError:
+        return ""
+    return f"{generation.name} " + " ".join(f"{s.st_ino}-{s.st_mtime_ns}-{s.st_size}" for s in stats)
+
+
+def _load_generation(generation: Path) -> ImageIndex:
     index_info, ours = _read_info(generation)
     vectors = _read_vectors(generation, ours)
     if vectors.shape != (index_info.total_images, index_info.embedding_dimension):
@@ -120,16 +145,17 @@ def load(directory: Path) -> ImageIndex:
 
 
 def _map_records(generation: Path) -> LineRecords:
+    offsets, id_keys = _map_array(generation / OFFSETS), _map_array(generation / ID_KEYS)
     try:
-        offsets = np.load(generation / OFFSETS, mmap_mode="r")
-        id_keys = np.load(generation / ID_KEYS, mmap_mode="r")
         text = np.memmap(generation / METADATA, dtype=np.uint8, mode="r")
     except (OSError, ValueError) as error:
-        raise IndexCorrupt(f"{OFFSETS}, {ID_KEYS} or {METADATA} cannot be read: {error}") from error
-    if offsets.ndim != 1 or len(offsets) == 0 or offsets[-1] + len(_METADATA_END) != len(text):
+        raise _unreadable(generation / METADATA, error) from error
+    if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) == 0:
+        raise IndexCorrupt(f"{OFFSETS} holds {offsets.dtype} {offsets.shape}")
+    if offsets[-1] + len(_METADATA_END) != len(text):
         raise IndexCorrupt(f"{METADATA} has another length than {OFFSETS} says")
-    if id_keys.shape != (len(offsets) - 1,):
-        raise IndexCorrupt(f"{ID_KEYS} has {len(id_keys)} entries, {OFFSETS} {len(offsets) - 1}")
+    if id_keys.dtype != ID_KEY or id_keys.shape != (len(offsets) - 1,):
+        raise IndexCorrupt(f"{ID_KEYS} holds {id_keys.dtype} {id_keys.shape}, {OFFSETS} {len(offsets) - 1} entries")
     return LineRecords(text, offsets, id_keys)
 
 
@@ -137,17 +163,14 @@ def _parse_records(path: Path) -> ListRecords:
     try:
         return ListRecords([parse_entry(entry) for entry in json.loads(path.read_bytes())])
     except (OSError, ValueError, TypeError) as error:
-        raise IndexCorrupt(f"{path.name} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
 
 
 def _read_signatures(generation: Path, count: int) -> Any:
     path = generation / SIGNATURES
     if not path.exists():
         return None
-    try:
-        signatures = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise IndexCorrupt(f"{path.name} cannot be read: {error}") from error
+    signatures = _map_array(path)
     if signatures.dtype != SIGNATURE or signatures.shape != (count,):
         raise IndexCorrupt(f"{path.name} does not fit the {count} vectors")
     return signatures
@@ -155,28 +178,39 @@ def _read_signatures(generation: Path, count: int) -> Any:
 
 def _read_info(generation: Path) -> tuple[IndexInfo, bool]:
     """Return the info and whether the files are ours; the Flask service may have left no info at all."""
+    if not (generation / FAISS_INDEX).exists() and not (generation / METADATA).exists():
+        raise IndexNotBuilt(f"{generation} holds no index")
     path = generation / INFO
+    ours = (generation / OFFSETS).exists()
     try:
-        entries = json.loads(path.read_bytes())
+        entries = _parse_object(path.read_bytes())
         known = {field.name: entries[field.name] for field in fields(IndexInfo) if field.name in entries}
         known |= {name: int(known[name]) for name in ("total_images", "embedding_dimension") if name in known}
-        return replace(IndexInfo(*_flat_shape(generation)), **known), "format" in entries
-    except FileNotFoundError:
-        return IndexInfo(*_flat_shape(generation)), False
     except (OSError, ValueError, TypeError) as error:
-        raise IndexCorrupt(f"{path.name} cannot be read: {error}") from error
+        if ours or not isinstance(error, FileNotFoundError):
+            raise _unreadable(path, error) from error
+        return IndexInfo(*_flat_shape(generation)), False
+    return replace(IndexInfo(*_flat_shape(generation)), **known), ours or "format" in entries
+
+
+def _parse_object(text: bytes) -> dict[str, Any]:
+    entries = json.loads(text)
+    if not isinstance(entries, dict):
+        raise ValueError("it is not a JSON object")
+    return entries
 
 
 def _flat_shape(generation: Path) -> tuple[int, int]:
     """Return (vectors, dimension) as the header of faiss_index.bin and its length say."""
     path = generation / FAISS_INDEX
-    with path.open("rb") as file:
-        start = file.read(_FLAT_HEADER.size)
-        length = os.fstat(file.fileno()).st_size
-    if start.startswith(b"version https://git-lfs"):
-        raise IndexCorrupt(f"{path.name} is a Git LFS pointer: run `git lfs pull` where it came from")
-    if not start.startswith(_FLAT_IP) or len(start) < _FLAT_HEADER.size:
-        raise IndexCorrupt(f"{path.name} is not an IndexFlatIP of FAISS")
+    try:
+        with path.open("rb") as file:
+            start = file.read(_FLAT_HEADER.size)
+            length = os.fstat(file.fileno()).st_size
+        if not start.startswith(_FLAT_IP) or len(start) < _FLAT_HEADER.size:
+            raise ValueError("it is not an IndexFlatIP of FAISS")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
     _, dimension, count, _, _, _, metric, floats = _FLAT_HEADER.unpack(start)
     if metric != faiss.METRIC_INNER_PRODUCT or dimension != DIMENSION or floats != count * dimension:
         raise IndexCorrupt(f"{path.name} is not an inner product index of {DIMENSION} numbers a vector")
@@ -188,14 +222,9 @@ def _flat_shape(generation: Path) -> tuple[int, int]:
 def _read_vectors(generation: Path, ours: bool) -> Vectors:
     shape = _flat_shape(generation)
     path = generation / EMBEDDINGS
-    try:
-        vectors = np.load(path, mmap_mode="r")
-    except FileNotFoundError as error:
-        if ours:
-            raise IndexCorrupt(f"{path.name} is missing") from error
+    if not ours and not path.exists():
         return _copy_vectors(generation)
-    except (OSError, ValueError) as error:
-        raise IndexCorrupt(f"{path.name} cannot be read: {error}") from error
+    vectors = _map_array(path)
     if vectors.shape != shape or vectors.dtype != np.float32:
         raise IndexCorrupt(f"{path.name} holds {vectors.dtype} {vectors.shape}, {FAISS_INDEX} float32 {shape}")
     if _same_samples(generation / FAISS_INDEX, vectors):
@@ -203,6 +232,25 @@ def _read_vectors(generation: Path, ours: bool) -> Vectors:
     if ours:
         raise IndexCorrupt(f"{path.name} and {FAISS_INDEX} hold different vectors")
     return _copy_vectors(generation)  # the Flask service searched what FAISS held, normalised or not elsewhere
+
+
+def _map_array(path: Path) -> Any:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> IndexCorrupt:
+    """Return what is wrong with a file of an index, in words that name it without its directory."""
+    if isinstance(error, FileNotFoundError):
+        return IndexCorrupt(f"{path.name} is missing")
+    if isinstance(error, OSError):
+        return IndexCorrupt(f"{path.name} cannot be read: {error.strerror}")
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            return IndexCorrupt(f"{path.name} is a Git LFS pointer: run `git lfs pull` where it came from")
+    return IndexCorrupt(f"{path.name} cannot be read: {error}")
 
 
 def _copy_vectors(generation: Path) -> Vectors:
@@ -260,14 +308,15 @@ class IndexWriter:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Raises PublishRefused where directory holds something that is not an index."""
+        """Raises PublishRefused where directory holds something that is no part of an index."""
         self._directory = directory
         _require_index_or_nothing(directory)
         _home(directory).mkdir(parents=True, exist_ok=True)
         self._draft = _home(directory) / f".writing-{secrets.token_hex(8)}"
-        self._draft.mkdir()
         self._lock = FileLock(self._draft / LOCK)
-        self._lock.acquire()  # held while this process lives: nobody clears the draft away
+        with _publish_lock(directory):  # whoever clears drafts away holds it
+            self._draft.mkdir()
+            self._lock.acquire()  # while this process lives, the draft stays
         self._offsets = array("q", [len(_METADATA_START)])
         self._ids = array("Q")
         self._last_path: str | None = None
@@ -285,7 +334,8 @@ class IndexWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for file in (self._faiss, self._embeddings, self._metadata):
-            file.close()
+            with contextlib.suppress(OSError):  # a full disk; what is left to write is thrown away in any case
+                file.close()
         self._lock.release()
         shutil.rmtree(self._draft, ignore_errors=True)
 
@@ -436,10 +486,21 @@ def _generations(directory: Path) -> list[Path]:
 
 
 def _require_index_or_nothing(directory: Path) -> None:
-    if directory.is_symlink() or not directory.exists() or has_index(directory):
+    """Refuse a directory in which anything but an index, whole or damaged, would be moved away and later deleted."""
+    if _is_published_link(directory) or not directory.exists():
         return
-    if not directory.is_dir() or any(directory.iterdir()):
-        raise PublishRefused(f"{directory} holds something that is not an index: give another directory")
+    if not directory.is_dir():
+        raise PublishRefused(f"{directory} is a file: give another directory")
+    parts = {FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, INFO} | _NOT_WORTH_KEEPING
+    for entry in directory.iterdir():
+        if entry.name not in parts:
+            raise PublishRefused(
+                f"{directory} holds {entry.name}, which is no part of an index: move it away or give another directory"
+            )
+
+
+def _is_published_link(directory: Path) -> bool:
+    return directory.is_symlink() and directory.readlink().parts[:1] == (GENERATIONS,)
 
 
 @contextlib.contextmanager
