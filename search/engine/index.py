@@ -9,6 +9,9 @@ from search.engine.embedder import DIMENSION, MODEL, ModelPassport, Vector, Vect
 from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.records import ImageRecord, Records, Rows
 
+_ROUNDING = 1e-5  # of a product of unit vectors in float32, many times over
+_BLOCK = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -134,10 +137,11 @@ class ImageIndex:
         scores = self.vectors[rows] @ vector  # [rows]
         hidden = self._hidden_places(rows)
         scores[hidden] = -np.inf
-        return [
-            Match(self.records[_row_at(rows, place)], float(scores[place]))
-            for place in _best(scores, min(top_k, len(scores) - len(hidden)))
-        ]
+        places = _contenders(scores, min(top_k, len(scores) - len(hidden)))
+        best = [_row_at(rows, int(place)) for place in places]
+        exact = _exact_scores(self.vectors, best, vector)
+        order = np.lexsort((np.array(best), -exact))[:top_k]
+        return [Match(self.records[best[place]], float(exact[place])) for place in order]
 
     def _hidden_places(self, rows: Rows) -> npt.NDArray[np.int64]:
         """Return where among rows the hidden ones are."""
@@ -147,7 +151,7 @@ class ImageIndex:
 
     def _search_added(self, vector: Vector, location: str) -> list[Match]:
         return [
-            Match(image.record, float(image.vector @ vector))
+            Match(image.record, float(_exact_scores(image.vector[np.newaxis], [0], vector)[0]))
             for image in self.added
             if image.vector is not None and image.record.lies_below(location)
         ]
@@ -157,11 +161,19 @@ def _row_at(rows: Rows, place: int) -> int:
     return rows.start + place if isinstance(rows, slice) else int(rows[place])
 
 
-def _best(scores: Vector, top_k: int) -> list[int]:
-    """Return the places of the top_k highest scores, highest first, equal ones in order."""
+def _contenders(scores: Vector, top_k: int) -> npt.NDArray[np.int64]:
+    """Return the places of the top_k highest scores and of all that rounding may have put below them."""
     if top_k <= 0:
-        return []
+        return np.empty(0, np.int64)
     threshold = np.partition(scores, -top_k)[-top_k]
-    places = np.flatnonzero(scores >= threshold)
-    order = np.lexsort((places, -scores[places]))
-    return [int(place) for place in places[order[:top_k]]]
+    return np.flatnonzero(scores >= threshold - _ROUNDING)
+
+
+def _exact_scores(vectors: Vectors, rows: list[int], vector: Vector) -> npt.NDArray[np.float64]:
+    """Return the products of some vectors with vector, float64 [rows].
+
+    BLAS rounds a row by where it stands in the matrix, so that copies of a picture would differ.
+    """
+    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+    sums = [(vectors[block] * vector).sum(axis=1, dtype=np.float64) for block in blocks]
+    return np.concatenate([np.empty(0, np.float64), *sums])
