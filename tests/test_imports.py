@@ -1,0 +1,62 @@
+"""What a process loads, seen in fresh interpreters: the model is for those that embed, Django is not for the engine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL_LIBRARIES = ("torch", "torchvision", "onnxruntime", "openvino")
+
+
+def loaded_by(code: str, tmp_path: Path) -> set[str]:
+    """Return the names of all modules that a fresh interpreter has after running code."""
+    listing = tmp_path / "modules"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; open({str(listing)!r}, 'w').write(' '.join(sys.modules))"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "SECRET_KEY": "x", "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return set(listing.read_text().split())
+
+
+def command(*arguments: str) -> str:
+    return (
+        "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'imagesearch.settings'\n"
+        f"from django.core.management import execute_from_command_line as run; run({['manage.py', *arguments]!r})"
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [command("check"), command("migrate", "--plan"), "import imagesearch.wsgi", "import search.engine.embedder"],
+    ids=["check", "migrate", "wsgi", "embedder"],
+)
+def test_the_model_is_not_loaded_before_somebody_embeds(code: str, tmp_path: Path) -> None:
+    modules = loaded_by(code, tmp_path)
+    assert "django.apps" in modules or "search.engine.embedder" in modules
+    assert modules.isdisjoint(MODEL_LIBRARIES)
+
+
+def test_the_engine_works_without_django(tmp_path: Path) -> None:
+    names = sorted(path.stem for path in (ROOT / "search/engine").glob("[a-z]*.py") if path.stem != "torch_model")
+    assert {"images", "storage", "index", "builder"} <= set(names)
+    modules = loaded_by(f"import {', '.join(f'search.engine.{name}' for name in names)}", tmp_path)
+    assert not {name for name in modules if name.partition(".")[0] in {"django", "rest_framework", "tenants"}}
+    assert modules.isdisjoint(MODEL_LIBRARIES)
+
+
+def test_the_rows_work_without_the_engine(tmp_path: Path) -> None:
+    code = (
+        "import django; from django.conf import settings\n"
+        "settings.configure(INSTALLED_APPS=['django.contrib.contenttypes', 'django.contrib.auth', 'tenants'])\n"
+        "django.setup(); import tenants.models"
+    )
+    modules = loaded_by(code, tmp_path)
+    assert not {name for name in modules if name.partition(".")[0] in {"search", "rest_framework", "faiss", "numpy"}}
