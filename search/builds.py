@@ -13,7 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from search import demo, runtime
+from search import demo, live, runtime
 from search.engine import storage
 from search.engine.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
 from search.engine.embedder import Embedder
@@ -47,18 +47,8 @@ def run_build(
     try:
         with _stop_on_signal() as stop:
             heart = _Heart(build, stop, on_progress)
-            embedder = _embedder_for(build)
-            heart.beat()
-            outcome = build_index(
-                _image_directory(build),
-                company.embeddings_directory,
-                embedder=embedder,
-                options=options or build_options(build),
-                live_sequence=Company.objects.values_list("live_sequence", flat=True).get(pk=company.pk),
-                report=heart.report,
-                confirm=build.hold,
-            )
-        _record(build, outcome, embedder)
+            outcome = _fold(build, heart) if build.fold else _build(build, heart, options or build_options(build))
+        _record(build, outcome)
     except StopRequested:
         if requeue:
             build.hand_back()
@@ -72,6 +62,31 @@ def run_build(
         build.fail(str(error) or type(error).__name__)
         raise
     return outcome
+
+
+def _build(build: IndexBuild, heart: "_Heart", options: BuildOptions) -> BuildOutcome:
+    company = build.company
+    embedder = _embedder_for(build)
+    heart.beat(weights=embedder.passport.weights)
+    return build_index(
+        _image_directory(build),
+        company.embeddings_directory,
+        embedder=embedder,
+        options=options,
+        live_sequence=Company.objects.values_list("live_sequence", flat=True).get(pk=company.pk),
+        report=heart.report,
+        confirm=build.hold,
+    )
+
+
+def _fold(build: IndexBuild, heart: "_Heart") -> BuildOutcome:
+    def report(written: int, total: int) -> None:
+        heart.report(BuildProgress(found=total, reused=written))
+
+    index = live.fold(build.company, report=report, confirm=build.hold)
+    heart.beat(weights=index.info.weights or "")
+    progress = BuildProgress(found=len(index), reused=len(index))
+    return BuildOutcome(progress, [], len(index), full_reason="", published=True)
 
 
 def build_options(build: IndexBuild, **chosen: Any) -> BuildOptions:
@@ -100,23 +115,25 @@ def _embedder_for(build: IndexBuild) -> Embedder:
     return runtime.embedder()
 
 
-def _record(build: IndexBuild, outcome: BuildOutcome, embedder: Embedder) -> None:
+def _record(build: IndexBuild, outcome: BuildOutcome) -> None:
     skipped = (SkippedImage(build=build, path=file.path, reason=file.reason) for file in outcome.skipped_files)
     with transaction.atomic():
         SkippedImage.objects.bulk_create(skipped, batch_size=1000)
         build.succeed(
             **_counts(outcome.progress),
             total_images=outcome.total_images,
-            weights=embedder.passport.weights,
             full_reason=outcome.full_reason,
         )
-    _forget_folded_changes(build.company)
+    _settle_live_changes(build.company)
 
 
-def _forget_folded_changes(company: Company) -> None:
-    """Drop the live changes that every kept generation of the index holds."""
-    held = [generation.info.live_sequence or 0 for generation in storage.generations(company.embeddings_directory)]
-    company.live_changes.filter(sequence__lte=min(held, default=0)).delete()
+def _settle_live_changes(company: Company) -> None:
+    """Drop the live changes that every kept generation holds, and have those folded that came during the build."""
+    generations = storage.generations(company.embeddings_directory)
+    company.live_changes.filter(sequence__lte=min(each.info.live_sequence or 0 for each in generations)).delete()
+    published = next(each for each in generations if each.published)
+    if company.live_changes.filter(sequence__gt=published.info.live_sequence or 0).exists():
+        live.fold_later(company, changes=1)
 
 
 def _counts(progress: BuildProgress) -> dict[str, int]:

@@ -7,7 +7,6 @@ from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from rest_framework import status
-from rest_framework.exceptions import APIException
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
@@ -17,10 +16,15 @@ from search.engine.errors import (
     IndexUnusable,
     WeightsUnavailable,
 )
+from search.live import PathRefused
+from search.queries import CompanyNotFound, ImageNotFound
 
 logger = logging.getLogger(__name__)
 
 STATUS: dict[type[Exception], int] = {
+    CompanyNotFound: status.HTTP_400_BAD_REQUEST,
+    ImageNotFound: status.HTTP_404_NOT_FOUND,
+    PathRefused: status.HTTP_400_BAD_REQUEST,
     ImageUnreadable: status.HTTP_400_BAD_REQUEST,
     IndexUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
     WeightsUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
@@ -28,13 +32,6 @@ STATUS: dict[type[Exception], int] = {
     RequestDataTooBig: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     SuspiciousOperation: status.HTTP_400_BAD_REQUEST,
 }
-
-
-class CompanyNotFound(APIException):
-    status_code = status.HTTP_400_BAD_REQUEST
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Company '{name}' not found")
 
 
 def error_body(message: str) -> dict[str, Any]:

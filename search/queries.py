@@ -1,11 +1,12 @@
 """The read path: what the API, the commands and the pages ask of an index."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from django.conf import settings
 
-from search import runtime
+from search import live, runtime
 from search.engine import storage
 from search.engine.errors import IndexNotBuilt
 from search.engine.images import open_image
@@ -16,7 +17,39 @@ DEFAULT_TOP_K = 10
 MAX_TOP_K = 50
 
 
-def find_similar(index: ImageIndex, image: BinaryIO, *, name: str, top_k: int = DEFAULT_TOP_K) -> list[Match]:
+class CompanyNotFound(LookupError):
+    """No company of this name, or one that is switched off."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Company '{name}' not found")
+
+
+class ImageNotFound(LookupError):
+    """The company's index has no such picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which pictures a search may return."""
+
+    location: str = ""  # only those in this folder and below it
+    min_score: float | None = None  # only those that score at least this
+
+
+ANY = Filters()
+
+
+def find_company(name: str) -> Company:
+    """Return the active company of this name, freshly read. Raises CompanyNotFound."""
+    try:
+        return Company.objects.active().get(name=name)
+    except (Company.DoesNotExist, ValueError) as error:  # ValueError: a NUL, which PostgreSQL refuses
+        raise CompanyNotFound(name) from error
+
+
+def find_similar(
+    index: ImageIndex, image: BinaryIO, *, name: str, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY
+) -> list[Match]:
     """Return the pictures of the index closest to image, closest first; top_k above 50 is held to 50.
 
     name: the image's file name, whose extension must agree with its content.
@@ -25,13 +58,32 @@ def find_similar(index: ImageIndex, image: BinaryIO, *, name: str, top_k: int = 
     embedder = runtime.embedder_for(index)
     picture = open_image(image, name=name, max_pixels=settings.MAX_PIXELS)
     vector = embedder.embed([embedder.prepare(picture)])[0]
-    return index.search(vector, min(top_k, MAX_TOP_K))
+    return index.search(vector, min(top_k, MAX_TOP_K), location=filters.location, min_score=filters.min_score)
+
+
+def find_similar_to_indexed(
+    index: ImageIndex, image_id: str, *, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY
+) -> list[Match]:
+    """Return the pictures closest to one of the index's own, which is left out. Raises ImageNotFound."""
+    vector = index.find_vector(image_id)
+    if vector is None:
+        raise ImageNotFound(f"No picture with the id {image_id}")
+    return index.search(
+        vector,
+        min(top_k, MAX_TOP_K),
+        location=filters.location,
+        min_score=filters.min_score,
+        without_id=image_id,
+    )
 
 
 def company_index(company: Company) -> ImageIndex:
-    """Return the company's published index. Raises IndexNotBuilt and IndexCorrupt."""
+    """Return the company's index with its live changes. Raises IndexNotBuilt and IndexCorrupt.
+
+    company: freshly read from the database.
+    """
     try:
-        return runtime.index_cache().get(company.embeddings_directory)
+        return live.live_index(company)
     except IndexNotBuilt as error:
         raise IndexNotBuilt(
             f"Company '{company}' has no index yet: run manage.py build_embeddings --company {company}"

@@ -5,35 +5,112 @@ from rest_framework import serializers
 from search.engine.images import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.engine.index import IndexInfo, Match
 from search.engine.records import metadata_entry
-from search.engine.storage import info_entries
-from search.queries import DEFAULT_TOP_K, MAX_TOP_K
+from search.engine.storage import info_entries, timestamp
+from search.queries import DEFAULT_TOP_K, MAX_TOP_K, Filters
+from tenants.models import Company, IndexBuild
+
+_NO_IMAGE = "No image: send the picture as a multipart field named image"
+_IMAGE_MESSAGES: dict[str, Any] = {
+    "required": _NO_IMAGE,
+    "invalid": _NO_IMAGE,
+    "empty": "The image is empty",
+    "no_name": "The image has no file name",
+}
 
 
-class SearchForm(serializers.Serializer[Any]):
-    image = serializers.FileField(
-        error_messages={
-            "required": "No image: send the picture as a multipart field named image",
-            "invalid": "No image: send the picture as a multipart field named image",
-            "empty": "The image is empty",
-            "no_name": "The image has no file name",
-        },
-        help_text=f"The picture to search with; {', '.join(ALLOWED_EXTENSIONS)}; at most 16 MB.",
-    )
+def _whole_number_message(name: str) -> dict[str, Any]:
+    message = f"{name} must be a whole number of at least 1"
+    return {"invalid": message, "min_value": message, "max_string_length": message}
+
+
+class SimilarForm(serializers.Serializer[Any]):
     top_k = serializers.IntegerField(
         default=DEFAULT_TOP_K,
         min_value=1,
-        error_messages={
-            "invalid": "top_k must be a whole number of at least 1",
-            "min_value": "top_k must be a whole number of at least 1",
-            "max_string_length": "top_k must be a whole number of at least 1",
-        },
+        error_messages=_whole_number_message("top_k"),
         help_text=f"How many results; larger values are held to {MAX_TOP_K}.",
+    )
+    min_score = serializers.FloatField(
+        required=False,
+        min_value=-1,
+        max_value=1,
+        error_messages=dict.fromkeys(
+            ("invalid", "min_value", "max_value", "max_string_length"), "min_score must be a number from -1 to 1"
+        ),
+        help_text="Only pictures that score at least this.",
+    )
+    location = serializers.CharField(
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=1000,
+        help_text="Only pictures in this folder and the folders below it.",
+    )
+
+    def validate_min_score(self, score: float) -> float:
+        if not -1 <= score <= 1:  # not a number passes the field's own limits
+            raise serializers.ValidationError("min_score must be a number from -1 to 1")
+        return score
+
+    def validate_location(self, location: str) -> str:
+        return location.strip("/")
+
+
+class SearchForm(SimilarForm):
+    image = serializers.FileField(
+        error_messages=_IMAGE_MESSAGES,
+        help_text=f"The picture to search with; {', '.join(ALLOWED_EXTENSIONS)}; at most 16 MB.",
     )
 
     def validate_image(self, image: Any) -> Any:
         if not has_allowed_extension(image.name):
             raise serializers.ValidationError(f"File type not allowed. Allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
         return image
+
+
+class ImageForm(serializers.Serializer[Any]):
+    image = serializers.FileField(error_messages=_IMAGE_MESSAGES, help_text="The picture; at most 16 MB.")
+
+
+class ImageListForm(serializers.Serializer[Any]):
+    location = SimilarForm().fields["location"]
+    page = serializers.IntegerField(default=1, min_value=1, error_messages=_whole_number_message("page"))
+
+
+class ReindexForm(serializers.Serializer[Any]):
+    full = serializers.BooleanField(default=False, help_text="Embed every picture anew.")
+    checksum = serializers.BooleanField(default=False, help_text="Compare contents, not only sizes and times.")
+
+
+def validated(form: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
+    """Return the form's fields. Raises ValidationError.
+
+    data: a mapping; of a QueryDict the last value of each field counts, and an empty one is not a missing one.
+    """
+    bound = form(data={name: data[name] for name in data})
+    bound.is_valid(raise_exception=True)
+    return dict(bound.validated_data)
+
+
+def filters(form: dict[str, Any]) -> Filters:
+    return Filters(location=form["location"], min_score=form.get("min_score"))
+
+
+def search_body(company: Company, matches: list[Match]) -> dict[str, Any]:
+    """Return the answer to a search."""
+    return {
+        "success": True,
+        "company": company.name,
+        "results": [result(match) for match in matches],
+        "total_results": len(matches),
+        "query_processed": True,
+        "timestamp": timestamp(),
+    }
+
+
+def build_body(build: IndexBuild) -> dict[str, Any]:
+    """Return what the API tells of a build."""
+    return dict(BuildBody(build).data)
 
 
 def result(match: Match) -> dict[str, Any]:
@@ -44,7 +121,7 @@ def result(match: Match) -> dict[str, Any]:
 def index_info(info: IndexInfo) -> dict[str, Any]:
     """Return what the API tells of an index: what it is and what made it, without what only builds need."""
     entries = info_entries(info)
-    return {name: entries[name] for name in IndexInfoBody().fields if name in entries}
+    return {name: entries[name] for name in IndexInfoBody().get_fields() if name in entries}
 
 
 # What the schema tells of the answers --------------------------------------------------------------------------------
@@ -112,3 +189,69 @@ class StatsBody(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     company = serializers.CharField()
     stats = StatsDetailBody()
+
+
+class ImageBody(serializers.Serializer[Any]):
+    fullPath = serializers.CharField()
+    id = serializers.CharField()
+    location = serializers.CharField(allow_blank=True)
+    name = serializers.CharField()
+    type = serializers.CharField()
+
+
+class ImageAnswer(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    company = serializers.CharField()
+    image = ImageBody()
+
+
+class PutAnswer(ImageAnswer):
+    change = serializers.ChoiceField(["created", "replaced", "unchanged"])
+
+
+class ImageListAnswer(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    company = serializers.CharField()
+    images = ImageBody(many=True)
+    total = serializers.IntegerField()
+    page = serializers.IntegerField()
+    pages = serializers.IntegerField()
+
+
+class BuildBody(serializers.ModelSerializer[IndexBuild]):
+    company = serializers.CharField(source="company.name")
+    percent = serializers.IntegerField()
+
+    class Meta:
+        model = IndexBuild
+        fields = (
+            "id",
+            "company",
+            "status",
+            "full",
+            "checksum",
+            "fold",
+            "attempts",
+            "queued_at",
+            "started_at",
+            "finished_at",
+            "percent",
+            "images_found",
+            "images_embedded",
+            "images_reused",
+            "images_removed",
+            "images_skipped",
+            "images_per_second",
+            "seconds_left",
+            "total_images",
+            "weights",
+            "full_reason",
+            "error",
+        )
+        read_only_fields = fields
+
+
+class BuildAnswer(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    build = BuildBody()
+    url = serializers.CharField()

@@ -8,7 +8,7 @@ from django.utils import timezone
 from django_tasks import task
 
 from search.builds import StopRequested, run_build
-from tenants.models import BuildStopped, IndexBuild
+from tenants.models import BuildStopped, Company, IndexBuild
 
 
 @task()
@@ -26,6 +26,19 @@ def carry_out_build(build_id: int) -> None:
         # Handed back, cancelled, or another worker's by now: the row tells.
         with suppress(StopRequested, BuildStopped):
             run_build(build)
+
+
+@task()
+def fold_live_changes(company_id: int) -> None:
+    """Queue the build that makes the live changes part of the index; while another runs, come back later."""
+    company = Company.objects.filter(pk=company_id).first()
+    if company is None or not company.live_changes.exists():
+        return
+    if company.builds.active().exists():
+        later = timezone.now() + timedelta(seconds=settings.FOLD_SECONDS)
+        fold_live_changes.using(run_after=later).enqueue(company_id)
+    else:
+        company.queue_build(fold=True)
 
 
 def _look_again_later(build: IndexBuild) -> None:

@@ -2,10 +2,11 @@ from io import BytesIO
 from typing import Any
 
 from django.conf import settings
-from django.core.files.uploadedfile import InMemoryUploadedFile
+from django.core.files.uploadedfile import InMemoryUploadedFile, SimpleUploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+from django.http import HttpRequest
 from rest_framework.exceptions import APIException
-from rest_framework.parsers import MultiPartParser
+from rest_framework.parsers import BaseParser, MultiPartParser
 
 _FORM_BYTES = 64 * 1024  # boundaries, headers and the other fields around the one file
 
@@ -39,12 +40,29 @@ class _BoundedMemoryHandler(FileUploadHandler):
         )
 
 
+def _refuse_declared_length(request: HttpRequest) -> None:
+    if int(request.META.get("CONTENT_LENGTH") or 0) > settings.MAX_UPLOAD_BYTES + _FORM_BYTES:
+        raise UploadTooLarge
+
+
 class ImageFormParser(MultiPartParser):
     """Reads a form with an image of at most MAX_UPLOAD_BYTES; a larger one is refused without reading further."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         request = parser_context["request"]._request
-        if int(request.META.get("CONTENT_LENGTH") or 0) > settings.MAX_UPLOAD_BYTES + _FORM_BYTES:
-            raise UploadTooLarge
+        _refuse_declared_length(request)
         request.upload_handlers = [_BoundedMemoryHandler()]
         return super().parse(stream, media_type, parser_context)
+
+
+class ImageBodyParser(BaseParser):
+    """Reads a body that is the picture itself, of any media type, within the same bounds."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        _refuse_declared_length(parser_context["request"]._request)
+        content = stream.read(settings.MAX_UPLOAD_BYTES + 1)
+        if len(content) > settings.MAX_UPLOAD_BYTES:
+            raise UploadTooLarge
+        return {"image": SimpleUploadedFile("body", content)}

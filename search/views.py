@@ -1,6 +1,7 @@
 """The API under /api/: each view reads its input, makes one call and shows the result."""
 
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from drf_spectacular.utils import OpenApiResponse, extend_schema
@@ -10,34 +11,29 @@ from rest_framework.views import APIView
 
 from search import queries
 from search.engine.storage import timestamp
-from search.exceptions import CompanyNotFound
 from search.serializers import (
     CompaniesBody,
     ErrorBody,
     HealthBody,
     SearchBody,
     SearchForm,
+    SimilarForm,
     StatsBody,
+    filters,
     index_info,
-    result,
+    search_body,
+    validated,
 )
 from search.uploads import ImageFormParser
 from tenants.models import Company
 
-_NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown or switched off")
-_FAULT = OpenApiResponse(ErrorBody, "A fault of the service's own; its log tells more")
-_UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model cannot be used until an operator acts")
-
-
-def _company(name: str) -> Company:
-    try:
-        return Company.objects.active().get(name=name)
-    except (Company.DoesNotExist, ValueError) as error:  # ValueError: a NUL, which PostgreSQL refuses
-        raise CompanyNotFound(name) from error
+NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown or switched off")
+FAULT = OpenApiResponse(ErrorBody, "A fault of the service's own; its log tells more")
+UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model cannot be used until an operator acts")
 
 
 class HealthView(APIView):
-    @extend_schema(responses={200: HealthBody, 500: _FAULT})
+    @extend_schema(responses={200: HealthBody, 500: FAULT})
     def get(self, request: Request) -> Response:
         """Tell whether the service runs and which companies this process has loaded."""
         companies = queries.companies_with_index()
@@ -55,7 +51,7 @@ class HealthView(APIView):
 
 
 class CompaniesView(APIView):
-    @extend_schema(responses={200: CompaniesBody, 500: _FAULT})
+    @extend_schema(responses={200: CompaniesBody, 500: FAULT})
     def get(self, request: Request) -> Response:
         """List the companies that can be searched."""
         companies = queries.companies_with_index()
@@ -72,10 +68,10 @@ class CompaniesView(APIView):
 
 
 class StatsView(APIView):
-    @extend_schema(responses={200: StatsBody, 400: _NOT_FOUND, 500: _FAULT, 503: _UNUSABLE})
+    @extend_schema(responses={200: StatsBody, 400: NOT_FOUND, 500: FAULT, 503: UNUSABLE})
     def get(self, request: Request, company: str) -> Response:
         """Tell how many pictures a company's index has, and what made it."""
-        found = _company(company)
+        found = queries.find_company(company)
         info = queries.company_info(found)
         stats = {"total_images": info.total_images, "index_info": index_info(info)}
         return Response({"success": True, "company": found.name, "stats": stats})
@@ -91,33 +87,38 @@ class SearchView(APIView):
             400: OpenApiResponse(ErrorBody, "The company is unknown, or the image or top_k is refused"),
             413: OpenApiResponse(ErrorBody, "The image is larger than 16 MB"),
             415: OpenApiResponse(ErrorBody, "The request is not multipart/form-data"),
-            500: _FAULT,
-            503: _UNUSABLE,
+            500: FAULT,
+            503: UNUSABLE,
         },
     )
     def post(self, request: Request, company: str) -> Response:
         """Return the company's pictures most similar to the image, best first."""
-        found = _company(company)
+        found = queries.find_company(company)
         index = queries.company_index(found)
-        form = SearchForm(data=_fields(request.data))
-        form.is_valid(raise_exception=True)
-        image = form.validated_data["image"]
-        matches = queries.find_similar(index, image, name=image.name, top_k=form.validated_data["top_k"])
-        return Response(
-            {
-                "success": True,
-                "company": found.name,
-                "results": [result(match) for match in matches],
-                "total_results": len(matches),
-                "query_processed": True,
-                "timestamp": timestamp(),
-            }
-        )
+        form = validated(SearchForm, request.data)
+        image = form["image"]
+        matches = queries.find_similar(index, image, name=image.name, top_k=form["top_k"], filters=filters(form))
+        return Response(search_body(found, matches))
 
 
-def _fields(form: Any) -> dict[str, Any]:
-    """Return the last value of each field: a plain dict, because an empty top_k of a QueryDict passes for none."""
-    return {name: form[name] for name in form}
+class SimilarView(APIView):
+    @extend_schema(
+        parameters=[SimilarForm],
+        responses={
+            200: SearchBody,
+            400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is refused"),
+            404: OpenApiResponse(ErrorBody, "The company has no picture with this id"),
+            500: FAULT,
+            503: UNUSABLE,
+        },
+    )
+    def get(self, request: Request, company: str, image_id: UUID) -> Response:
+        """Return the pictures most similar to one of the company's own, which is left out, best first."""
+        found = queries.find_company(company)
+        index = queries.company_index(found)
+        form = validated(SimilarForm, request.query_params)
+        matches = queries.find_similar_to_indexed(index, str(image_id), top_k=form["top_k"], filters=filters(form))
+        return Response(search_body(found, matches))
 
 
 def _loaded_names(companies: list[Company]) -> list[str]:

@@ -88,25 +88,28 @@ class Company(models.Model):
         full: bool = False,
         checksum: bool = False,
         allow_empty: bool = False,
+        fold: bool = False,
         requested_by: Any = None,
     ) -> "IndexBuild":
-        """Return the company's queued build, a new one or the one that is active already.
+        """Return the company's queued build: a new one, or the active one, which does more if it still can.
 
         full: embed every picture anew. checksum: compare contents where size and time say unchanged.
-        allow_empty: an empty folder empties the index.
+        allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
         """
-        try:
-            with transaction.atomic():
-                build = IndexBuild.objects.create(
-                    company=self, full=full, checksum=checksum, allow_empty=allow_empty, requested_by=requested_by
-                )
-                build_queued.send(IndexBuild, build=build)
-                return build
-        except IntegrityError:  # the constraint: there is one
-            active = self.builds.active().first()
-        return active or self.queue_build(  # none: it has just finished
-            full=full, checksum=checksum, allow_empty=allow_empty, requested_by=requested_by
-        )
+        wishes = {"full": full, "checksum": checksum, "allow_empty": allow_empty}
+        while True:
+            try:
+                with transaction.atomic():
+                    build = IndexBuild.objects.create(company=self, fold=fold, requested_by=requested_by, **wishes)
+                    build_queued.send(IndexBuild, build=build)
+                    return build
+            except IntegrityError:  # the constraint: there is an active one
+                more = {name: True for name, wish in wishes.items() if wish} | ({} if fold else {"fold": False})
+                if more:
+                    self.builds.filter(status=IndexBuild.Status.QUEUED).update(**more)
+                active = self.builds.active().first()
+                if active:  # else it has just finished
+                    return active
 
     def next_live_sequence(self) -> int:
         """Return the number of the next live change. Call it in a transaction: the row stays locked until its end."""
@@ -163,6 +166,7 @@ class IndexBuild(models.Model):
     full = models.BooleanField(default=False, help_text="Every picture is embedded anew.")
     checksum = models.BooleanField(default=False, help_text="Contents are compared, not only sizes and times.")
     allow_empty = models.BooleanField(default=False, help_text="An empty folder empties the index.")
+    fold = models.BooleanField(default=False, help_text="Only live changes become part of the index.")
     image_folder = models.TextField(blank=True, help_text="Instead of the company's own.")
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"

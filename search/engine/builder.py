@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,12 +20,11 @@ from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace,
 from search.engine.images import SkippedFile, open_image
 from search.engine.index import ImageIndex, IndexInfo
 from search.engine.plan import EMBED, Plan, content_hash, make_plan
-from search.engine.records import ImageRecord
+from search.engine.records import ImageRecord, image_id
 from search.engine.storage import SIGNATURE
 from search.engine.transform import Pixels
 from search.engine.workspace import Workspace
 
-_ID_NAMESPACE = uuid.UUID("5f0c7c2e-8f0e-4c39-9c2b-6a1f6f7b2a54")
 _SAME_VECTOR = 1e-5  # of each number; what a full rebuild may differ from an incremental one
 _SAMPLES = 8
 _ROWS_A_BLOCK = 1024
@@ -363,12 +361,10 @@ class _Build:
     def _identifier(self) -> Callable[[str], ImageRecord]:
         """Return how a path gets its record: the id it has in the index before, otherwise one made of its path."""
 
-        def fresh(path: str) -> str:
-            return str(uuid.uuid5(_ID_NAMESPACE, f"{self._target.name}/{path}"))
-
+        company = self._target.name
         before = self._before.records if self._before else []
-        kept = {record.path: record.id for record in before if record.id != fresh(record.path)}
-        return lambda path: ImageRecord(path, kept.get(path) or fresh(path))
+        kept = {record.path: record.id for record in before if record.id != image_id(company, record.path)}
+        return lambda path: ImageRecord(path, kept.get(path) or image_id(company, path))
 
     def _info(self, scanned_at_ns: int) -> IndexInfo:
         passport = self._embedder.passport

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from search.engine.embedder import DIMENSION, MODEL, ModelPassport, Vector, Vectors
 from search.engine.errors import DimensionMismatch, ModelMismatch
-from search.engine.records import ImageRecord, Records, Rows
+from search.engine.records import ImageRecord, ListRecords, Records, Rows
 
 _ROUNDING = 1e-5  # of a product of unit vectors in float32, many times over
 _BLOCK = 4096
@@ -41,10 +41,10 @@ class IndexInfo:
 
 @dataclass(frozen=True, slots=True)
 class LiveImage:
-    """A picture put or deleted since the index was built. vector: [960], unit length, None when deleted."""
+    """A picture put since the index was built, or, without a vector, deleted."""
 
     record: ImageRecord
-    vector: Vector | None = field(repr=False)
+    vector: Vector | None = field(repr=False)  # [960], unit length
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class ImageIndex:
     records: Records  # in the order of the vectors
     vectors: Vectors = field(repr=False)  # [N, 960], memory-mapped and read-only where the files allow it
     signatures: Any = field(default=None, repr=False)  # storage.SIGNATURE [N]; None where nobody recorded them
-    added: tuple[LiveImage, ...] = ()  # live pictures, by path
+    added: tuple[ImageRecord, ...] = ()  # live pictures, by path
+    added_vectors: Vectors = field(default_factory=lambda: np.empty((0, DIMENSION), np.float32), repr=False)
     hidden: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # rows replaced or deleted
 
     def __len__(self) -> int:
@@ -70,11 +71,21 @@ class ImageIndex:
                 "or set IMAGESEARCH_WEIGHTS to the index's weights"
             )
 
-    def with_changes(self, changes: Mapping[str, LiveImage]) -> "ImageIndex":
-        """Return the index with live changes, by path, laid over what was built."""
-        rows = [row for path in changes if (row := self.records.row_of_path(path)) is not None]
-        added = tuple(changes[path] for path in sorted(changes) if changes[path].vector is not None)
-        return replace(self, added=added, hidden=np.array(sorted(rows), dtype=np.int64))
+    def with_changes(self, changes: Sequence[LiveImage]) -> "ImageIndex":
+        """Return the index with live changes laid over it; the last change of a path counts."""
+        changed = {change.record.path: change for change in changes}
+        live = {
+            record.path: LiveImage(record, vector)
+            for record, vector in zip(self.added, self.added_vectors, strict=True)
+        }
+        added = [change for _, change in sorted((live | changed).items()) if change.vector is not None]
+        rows = {row for path in changed if (row := self.records.row_of_path(path)) is not None}
+        return replace(
+            self,
+            added=tuple(change.record for change in added),
+            added_vectors=np.array([change.vector for change in added], np.float32).reshape(-1, DIMENSION),
+            hidden=np.array(sorted(rows.union(self.hidden.tolist())), dtype=np.int64),
+        )
 
     def search(
         self,
@@ -107,17 +118,15 @@ class ImageIndex:
 
     def find_path(self, path: str) -> ImageRecord | None:
         """Return the image with this path, or None."""
-        for image in self.added:
-            if image.record.path == path:
-                return image.record
+        live = next((record for record in self.added if record.path == path), None)
         row = self.records.row_of_path(path)
-        return None if row is None or row in self.hidden else self.records[row]
+        return live or (None if row is None or row in self.hidden else self.records[row])
 
     def find_vector(self, image_id: str) -> Vector | None:
         """Return the vector, float32 [960], of the image with this id, or None."""
-        for image in self.added:
-            if image.record.id == image_id:
-                return image.vector
+        for record, vector in zip(self.added, self.added_vectors, strict=True):
+            if record.id == image_id:
+                return vector
         row = self.records.row_of_id(image_id)
         return None if row is None or row in self.hidden else self.vectors[row]
 
@@ -128,7 +137,7 @@ class ImageIndex:
         """
         below = self.records.rows_below(location)
         rows = np.delete(np.arange(len(self.records))[below], self._hidden_places(below))
-        added = [image.record for image in self.added if image.record.lies_below(location)]
+        added = [record for record in self.added if record.lies_below(location)]
         built = [self.records[int(row)] for row in rows[start:stop]]
         return built + added[max(0, start - len(rows)) : max(0, stop - len(rows))], len(rows) + len(added)
 
@@ -150,11 +159,17 @@ class ImageIndex:
         return np.flatnonzero(np.isin(rows, self.hidden))
 
     def _search_added(self, vector: Vector, location: str) -> list[Match]:
+        scores = self.added_vectors @ vector  # [added]
         return [
-            Match(image.record, float(_exact_scores(image.vector[np.newaxis], [0], vector)[0]))
-            for image in self.added
-            if image.vector is not None and image.record.lies_below(location)
+            Match(record, float(score))
+            for record, score in zip(self.added, scores, strict=True)
+            if record.lies_below(location)
         ]
+
+
+def empty_index() -> ImageIndex:
+    """Return the index of a company that has none yet, for live changes to be laid over."""
+    return ImageIndex(IndexInfo(total_images=0), ListRecords([]), np.empty((0, DIMENSION), np.float32))
 
 
 def _row_at(rows: Rows, place: int) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from search.engine.errors import IndexCorrupt
 
 Rows = slice | npt.NDArray[np.int64]
 
+_ID_NAMESPACE = uuid.UUID("5f0c7c2e-8f0e-4c39-9c2b-6a1f6f7b2a54")
 ID_KEY = np.dtype([("key", "<u8"), ("row", "<i8")])
 
 
@@ -139,6 +141,11 @@ class LineRecords(Records):
 
     def _first_row_from(self, path: str) -> int:
         return bisect_left(range(len(self)), path, key=lambda row: self.at(row).path)
+
+
+def image_id(company: str, path: str) -> str:
+    """Return the id that a picture gets when it is first indexed: always the same for the same path and company."""
+    return str(uuid.uuid5(_ID_NAMESPACE, f"{company}/{path}"))
 
 
 def parse_entry(entry: Any) -> ImageRecord:

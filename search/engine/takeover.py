@@ -1,47 +1,95 @@
-"""Takes over an index that another program made, such as the Flask service's."""
+"""Writes an index that exists anew: one that another program made, or one with live changes laid over it."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from search.engine import storage
-from search.engine.embedder import Embedder, ModelPassport, unit_length
+from search.engine.embedder import Embedder, ModelPassport, Vectors, unit_length
 from search.engine.errors import ImageUnreadable, NothingToIndex
 from search.engine.images import open_image
 from search.engine.index import ImageIndex, IndexInfo
+from search.engine.records import ImageRecord
 
 UNKNOWN_MODEL = ModelPassport("weights unknown here", "unknown")
 
 _SAME_MODEL = 0.99  # cosine between a stored vector and the same picture embedded again
 _SAMPLES = 8
-_ROWS_AT_A_TIME = 4096
+_ROWS_A_BLOCK = 1024
 
 
 def take_over(source: Path, target: Path, *, passport: ModelPassport | None, move: bool, keep: int) -> int:
     """Publish the index in source, ids included, as that of target; return how many pictures it has.
 
-    passport: the model that made it, None where nobody knows. move: source is removed afterwards.
+    passport: the model that made it, None where nobody knows. move: the index is removed from source afterwards.
     Raises IndexNotBuilt, IndexCorrupt and PublishRefused.
     """
-    index = storage.load(source)
-    row_of_path = {index.records[row].path: row for row in reversed(range(len(index)))}  # of doubles, the first
-    rows = [row_of_path[path] for path in sorted(row_of_path)]
-    with storage.IndexWriter(target) as writer:
-        for start in range(0, len(rows), _ROWS_AT_A_TIME):
-            some = rows[start : start + _ROWS_AT_A_TIME]
-            writer.add(unit_length(index.vectors[some]), [index.records[row] for row in some])
-        writer.publish(_info(passport), keep=keep)
-    if move and source.resolve() != target.resolve() and source.exists():
-        shutil.rmtree(source)
-    return len(rows)
-
-
-def _info(passport: ModelPassport | None) -> IndexInfo:
     info = IndexInfo(total_images=0)
-    return replace(info, weights=passport.weights, fingerprint=passport.fingerprint) if passport else info
+    if passport:
+        info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
+    total = republish(replace(storage.load(source), signatures=None), target, info=info, keep=keep)
+    if move and source.resolve() != target.resolve() and source.exists():
+        storage.remove(source)
+    return total
+
+
+def republish(
+    index: ImageIndex,
+    target: Path,
+    *,
+    info: IndexInfo,
+    keep: int,
+    report: Callable[[int], None] = lambda written: None,
+    confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> int:
+    """Publish index, with its live changes, as a generation of target; return how many pictures it has.
+
+    info: what is to be said of it. Of several pictures of one path the first stays. report is called with the
+    number of pictures written so far; confirm as for IndexWriter.publish.
+    """
+    places = _places_by_path(index)
+    paths = sorted(places)
+    with storage.IndexWriter(target) as writer:
+        for start in range(0, len(paths), _ROWS_A_BLOCK):
+            block = np.array([places[path] for path in paths[start : start + _ROWS_A_BLOCK]])
+            writer.add(_vectors(index, block), _records(index, block), _signatures(index, block))
+            report(start + len(block))
+        writer.publish(info, keep=keep, confirm=confirm)
+    return len(paths)
+
+
+def _places_by_path(index: ImageIndex) -> dict[str, int]:
+    """Return where each visible picture is: its row, or behind the rows its place among the live ones."""
+    hidden = set(index.hidden.tolist())
+    rows = len(index.records)
+    places = {index.records[row].path: row for row in reversed(range(rows)) if row not in hidden}
+    return places | {record.path: rows + place for place, record in enumerate(index.added)}
+
+
+def _records(index: ImageIndex, block: np.ndarray) -> list[ImageRecord]:
+    rows = len(index.records)
+    return [index.records[place] if place < rows else index.added[place - rows] for place in block.tolist()]
+
+
+def _vectors(index: ImageIndex, block: np.ndarray) -> Vectors:
+    vectors = np.empty((len(block), index.info.embedding_dimension), np.float32)
+    live = block >= len(index.records)
+    vectors[~live] = index.vectors[block[~live]]
+    vectors[live] = index.added_vectors[block[live] - len(index.records)]
+    return unit_length(vectors)
+
+
+def _signatures(index: ImageIndex, block: np.ndarray) -> np.ndarray | None:
+    """Return what is known of the files; of live ones nothing, so that the next build looks at them again."""
+    if index.signatures is None:
+        return None
+    signatures = np.zeros(len(block), storage.SIGNATURE)
+    built = block < len(index.records)
+    signatures[built] = index.signatures[block[built]]
+    return signatures
 
 
 def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *, max_pixels: int) -> list[float]:
@@ -50,9 +98,9 @@ def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *,
     images: the folder that the index's paths are relative to.
     Raises NothingToIndex where none of the pictures is there.
     """
-    rows = np.linspace(0, len(index) - 1, num=min(_SAMPLES, len(index)), dtype=int)
+    rows = np.linspace(0, len(index.records) - 1, num=min(_SAMPLES, len(index.records)), dtype=int)
     pictures = []
-    for row in rows:
+    for row in rows.tolist():
         path = images / index.records[row].path
         try:
             if path.resolve().is_relative_to(images.resolve()):

@@ -9,10 +9,8 @@ from django.core.management.base import BaseCommand
 from search import queries
 from search.engine import storage
 from search.engine.errors import EngineError
-from search.engine.index import ImageIndex
 from search.exceptions import error_body
 from search.serializers import result
-from tenants.models import Company
 
 
 class Command(BaseCommand):
@@ -39,10 +37,14 @@ class Command(BaseCommand):
         try:
             if top_k < 1:
                 raise ValueError("top_k: must be a whole number of at least 1")
-            index = _company_index(company) if company else storage.load((embeddings_dir or Path()).absolute())
+            index = (
+                queries.company_index(queries.find_company(company))
+                if company
+                else storage.load((embeddings_dir or Path()).absolute())
+            )
             with query_image.open("rb") as image:
                 matches = queries.find_similar(index, image, name=query_image.name, top_k=top_k)
-        except (EngineError, OSError, ValueError) as error:
+        except (EngineError, LookupError, OSError, ValueError) as error:
             self.stdout.write(json.dumps(error_body(str(error))))
             sys.exit(1)
         results = [result(match) for match in matches]
@@ -58,10 +60,3 @@ class Command(BaseCommand):
             "timestamp": storage.timestamp(),
         }
         self.stdout.write(json.dumps(body, indent=2))
-
-
-def _company_index(name: str) -> ImageIndex:
-    company = Company.objects.active().filter(name=name).first()
-    if company is None:
-        raise ValueError(f"Company '{name}' not found")
-    return queries.company_index(company)

@@ -1,0 +1,84 @@
+"""Builds by API: start, watch, cancel; for staff."""
+
+from django.urls import reverse
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.exceptions import NotFound
+from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from search import queries
+from search.image_views import FORBIDDEN, UNAUTHORISED
+from search.permissions import staff_with
+from search.serializers import BuildAnswer, ErrorBody, ReindexForm, build_body, validated
+from search.views import FAULT, NOT_FOUND
+from tenants.models import IndexBuild
+
+_NO_BUILD = OpenApiResponse(ErrorBody, "No such build")
+
+
+class ReindexView(APIView):
+    authentication_classes = [BasicAuthentication]
+    permission_classes = [staff_with("tenants.reindex_company")]
+    parser_classes = [JSONParser, FormParser, MultiPartParser]
+
+    @extend_schema(
+        request=ReindexForm,
+        responses={202: BuildAnswer, 400: NOT_FOUND, 401: UNAUTHORISED, 403: FORBIDDEN, 500: FAULT},
+    )
+    def post(self, request: Request, company: str) -> Response:
+        """Queue a build of the company's index; where one is active already, that one is returned."""
+        found = queries.find_company(company)
+        form = validated(ReindexForm, request.data if isinstance(request.data, dict) else {})
+        build = found.queue_build(full=form["full"], checksum=form["checksum"], requested_by=request.user)
+        return Response(_answer(build), status=202, headers={"Location": _url(build)})
+
+
+class BuildView(APIView):
+    authentication_classes = [BasicAuthentication]
+    permission_classes = [staff_with("tenants.view_indexbuild")]
+
+    @extend_schema(responses={200: BuildAnswer, 401: UNAUTHORISED, 403: FORBIDDEN, 404: _NO_BUILD, 500: FAULT})
+    def get(self, request: Request, build_id: int) -> Response:
+        """Tell how far a build is, or how it ended."""
+        return Response(_answer(_find_build(build_id)))
+
+
+class CancelBuildView(APIView):
+    authentication_classes = [BasicAuthentication]
+    permission_classes = [staff_with("tenants.reindex_company")]
+
+    @extend_schema(
+        request=None,
+        responses={
+            200: BuildAnswer,
+            401: UNAUTHORISED,
+            403: FORBIDDEN,
+            404: _NO_BUILD,
+            409: OpenApiResponse(ErrorBody, "The build is over"),
+            500: FAULT,
+        },
+    )
+    def post(self, request: Request, build_id: int) -> Response:
+        """Cancel a queued or running build; the index before it serves on."""
+        build = _find_build(build_id)
+        if not build.cancel():
+            return Response({"success": False, "error": f"Build {build.pk} is over: {build.status}"}, status=409)
+        return Response(_answer(build))
+
+
+def _find_build(build_id: int) -> IndexBuild:
+    build = IndexBuild.objects.select_related("company").filter(pk=build_id).first()
+    if build is None:
+        raise NotFound(f"No build {build_id}")
+    return build
+
+
+def _answer(build: IndexBuild) -> dict[str, object]:
+    return {"success": True, "build": build_body(build), "url": _url(build)}
+
+
+def _url(build: IndexBuild) -> str:
+    return reverse("build", args=[build.pk])

@@ -1,0 +1,253 @@
+"""Pictures put and deleted one at a time: searchable, or gone, at the next search of every process.
+
+The file changes in the company's folder and a LiveChange row is written, in one transaction that also counts up
+Company.live_sequence. Every search compares that number with its index's and lays the newer rows over it; a build
+folds into the index what lies in the folder.
+"""
+
+import hashlib
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from search import runtime
+from search.engine.errors import IndexNotBuilt, ModelMismatch
+from search.engine.images import ALLOWED_EXTENSIONS, has_allowed_extension, open_image
+from search.engine.index import ImageIndex, LiveImage, empty_index
+from search.engine.records import ImageRecord, image_id
+from search.engine.takeover import republish
+from tenants.models import Company, LiveChange
+
+logger = logging.getLogger(__name__)
+
+FOLD_AT = 1000  # changes: a build is queued at once
+
+_UPLOADS = ".uploads"  # hidden from builds
+_ABANDONED_SECONDS = 3600  # after which an upload's temporary file is nobody's any more
+
+
+class PathRefused(ValueError):
+    """A path that no picture can be stored under."""
+
+
+class Put(StrEnum):
+    CREATED = "created"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class _Overlay:
+    """An index with the live changes up to sequence laid over base. Replaced whole, never changed."""
+
+    base: ImageIndex
+    sequence: int
+    index: ImageIndex
+
+
+_EMPTY = empty_index()
+_overlays: dict[int, _Overlay] = {}  # by company; guarded by _overlays_lock
+_overlays_lock = threading.Lock()
+
+
+def live_index(company: Company) -> ImageIndex:
+    """Return the company's index as of now, with all live changes. Raises IndexNotBuilt and IndexCorrupt.
+
+    company: freshly read from the database.
+    """
+    try:
+        base = runtime.index_cache().get(company.embeddings_directory)
+    except IndexNotBuilt:
+        if not company.live_sequence:
+            raise
+        base = _EMPTY
+    folded = base.info.live_sequence or 0
+    if company.live_sequence <= folded:
+        return base
+    with _overlays_lock:
+        overlay = _overlays.get(company.pk)
+        if overlay is None or overlay.base is not base:
+            overlay = _Overlay(base, folded, base)
+        if overlay.sequence < company.live_sequence:
+            overlay = _caught_up(overlay, company)
+            _overlays[company.pk] = overlay
+    return overlay.index
+
+
+def _caught_up(overlay: _Overlay, company: Company) -> _Overlay:
+    changes = list(LiveChange.objects.filter(company=company, sequence__gt=overlay.sequence))
+    made_by = overlay.base.info.fingerprint
+    index = overlay.index.with_changes([_live_image(change, made_by) for change in changes])
+    return _Overlay(overlay.base, max([company.live_sequence, *(change.sequence for change in changes)]), index)
+
+
+def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
+    record = ImageRecord(change.path, change.image_id)
+    if change.vector is None:
+        return LiveImage(record, None)
+    if made_by and change.fingerprint != made_by:
+        logger.warning("%s was put with another model than the index's: the next build embeds it again", change.path)
+        return LiveImage(record, None)
+    return LiveImage(record, np.frombuffer(change.vector, np.float32))
+
+
+def put_image(company: Company, path: str, content: bytes) -> tuple[ImageRecord, Put]:
+    """Store a picture under path in the company's folder and make it searchable; tell what that changed.
+
+    Raises PathRefused, ImageUnreadable, and what embedding raises.
+    """
+    index = _index_or_empty(company)
+    target = _target(company, path)
+    known = index.find_path(path)
+    if known is not None and _holds(target, content):
+        return known, Put.UNCHANGED
+    embedder = runtime.embedder_for(index)
+    picture = open_image(BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
+    vector = embedder.embed([embedder.prepare(picture)])[0]
+    record = known or ImageRecord(path, image_id(company.name, path))
+    uploaded = _upload(company.image_directory, content)
+    try:
+        with transaction.atomic():
+            sequence = company.next_live_sequence()
+            _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            uploaded.replace(target)
+    except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        raise PathRefused(f"{path}: a folder or a file of that name is in the way") from error
+    finally:
+        uploaded.unlink(missing_ok=True)
+    fold_later(company, changes=sequence - (index.info.live_sequence or 0))
+    return record, Put.REPLACED if known else Put.CREATED
+
+
+def delete_image(company: Company, path: str) -> ImageRecord | None:
+    """Remove a picture from the company's folder and from its searches; None where there is no such picture.
+
+    Raises PathRefused.
+    """
+    index = _index_or_empty(company)
+    target = _target(company, path)
+    record = index.find_path(path)
+    if record is None and not target.is_file():
+        return None
+    record = record or ImageRecord(path, image_id(company.name, path))
+    with transaction.atomic():
+        sequence = company.next_live_sequence()
+        _write_change(company, record, sequence, None, "")
+        target.unlink(missing_ok=True)  # last: a row without its file gone is rolled back
+    fold_later(company, changes=sequence - (index.info.live_sequence or 0))
+    return record
+
+
+def fold_later(company: Company, *, changes: int) -> None:
+    """See to it that so many live changes become part of the index: at once when they are many."""
+    from search.tasks import fold_live_changes  # tasks import builds, which call this
+
+    if changes >= FOLD_AT or not fold_live_changes.get_backend().supports_defer:
+        company.queue_build(fold=True)
+    elif changes == 1:  # the first; the task takes the others along
+        later = timezone.now() + timedelta(seconds=settings.FOLD_SECONDS)
+        fold_live_changes.using(run_after=later).enqueue(company.pk)
+
+
+def fold(
+    company: Company, *, report: Callable[[int, int], None], confirm: Callable[[], AbstractContextManager[object]]
+) -> ImageIndex:
+    """Publish the company's index with its live changes as a new generation; return what was published.
+
+    report is called with the number of pictures written and their total. Raises ModelMismatch where a change was
+    made with another model than the index: a build embeds it again.
+    """
+    company.refresh_from_db(fields=["live_sequence"])
+    index = _index_or_empty(company)
+    info = index.info
+    passport = runtime.embedder().passport if info.fingerprint is None and not len(index.records) else info.passport
+    if passport:
+        info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
+        if company.live_changes.exclude(vector=None).exclude(fingerprint=passport.fingerprint).exists():
+            raise ModelMismatch(f"Pictures of {company} were put with another model than {passport}: reindex it")
+    republish(
+        index,
+        company.embeddings_directory,
+        info=replace(info, live_sequence=company.live_sequence),
+        keep=settings.KEEP_GENERATIONS,
+        report=lambda written: report(written, len(index)),
+        confirm=confirm,
+    )
+    return index
+
+
+def _index_or_empty(company: Company) -> ImageIndex:
+    try:
+        return live_index(company)
+    except IndexNotBuilt:
+        return _EMPTY
+
+
+def _write_change(company: Company, record: ImageRecord, sequence: int, vector: bytes | None, fingerprint: str) -> None:
+    LiveChange.objects.update_or_create(
+        company=company,
+        path=record.path,
+        defaults={
+            "sequence": sequence,
+            "image_id": record.id,
+            "vector": vector,
+            "fingerprint": fingerprint,
+        },
+    )
+
+
+def _target(company: Company, path: str) -> Path:
+    """Return where a picture of this path is stored, or raise PathRefused."""
+    parts = PurePosixPath(path).parts
+    if "/".join(parts) != path or any(part in {"", ".", ".."} or part.startswith(("/", ".")) for part in parts):
+        raise PathRefused(f"{path}: not a path below the company's folder, or one with a hidden part")
+    if not has_allowed_extension(path):
+        raise PathRefused(f"File type not allowed. Allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
+    if not path.isprintable() and any(ord(letter) < 32 or "\ud800" <= letter <= "\udfff" for letter in path):
+        raise PathRefused(f"{path!r}: a path with control characters")
+    if len(path) > 1000 or any(len(part.encode()) > 250 for part in parts):
+        raise PathRefused("The path is longer than 1000 letters, or a part of it than 250 bytes")
+    root = company.image_directory.resolve()
+    if (root / path).parent.resolve() != (root / path).parent:
+        raise PathRefused(f"{path}: leads through a link")
+    return root / path
+
+
+def _holds(target: Path, content: bytes) -> bool:
+    try:
+        if target.is_symlink() or target.stat().st_size != len(content):
+            return False
+        with target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest() == hashlib.sha256(content).digest()
+    except OSError:
+        return False
+
+
+def _upload(folder: Path, content: bytes) -> Path:
+    """Return a temporary file with content, on the disk of the company's folder."""
+    uploads = folder / _UPLOADS
+    uploads.mkdir(parents=True, exist_ok=True)
+    for abandoned in uploads.iterdir():
+        if time.time() - abandoned.stat().st_mtime > _ABANDONED_SECONDS:
+            abandoned.unlink(missing_ok=True)
+    uploaded = uploads / secrets.token_hex(16)
+    with uploaded.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return uploaded
