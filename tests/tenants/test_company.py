@@ -1,0 +1,173 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
+from tenants.models import Company
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize("name", ["AOF", "a", "7", "acme-2.old", "A_b-c.d", "acme_", "a" * 64])
+def test_names_that_are_safe_in_a_url_and_as_a_folder_are_accepted(name: str) -> None:
+    Company(name=name).full_clean()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/etc",
+        "a\\b",
+        ".hidden",
+        "-rf",
+        "_private",
+        "acme.",
+        "acme\n",
+        "acme ",
+        "a b",
+        pytest.param("a\0", marks=pytest.mark.xfail(reason="clean() lets resolve()'s ValueError through")),
+        "a%2Fb",
+        "a?b",
+        "caf\u00e9",
+        "\u0430cme",  # a Cyrillic letter that looks like an a
+        "a\u0301",
+        "\U0001f600",
+        "a" * 65,
+    ],
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Company(name=name).full_clean()
+    assert "name" in caught.value.message_dict
+
+
+def test_a_name_is_taken_in_any_case() -> None:
+    Company.objects.create(name="Acme")
+    with pytest.raises(ValidationError, match="This name is taken"):
+        Company(name="aCME").full_clean()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Company.objects.create(name="aCME")
+
+
+def test_a_company_may_be_saved_again_under_its_own_name() -> None:
+    company = Company.objects.create(name="Acme")
+    company.notes = "calls on Mondays"
+    company.full_clean()
+
+
+# The image folder
+
+
+def clean(folder: str | Path) -> None:
+    Company(name="acme", image_folder=str(folder)).full_clean()
+
+
+def test_the_folder_is_by_default_the_one_of_its_name_below_the_media_directory(settings: Any) -> None:
+    company = Company(name="acme")
+    company.full_clean()
+    assert company.image_directory == settings.MEDIA_ROOT / "acme"
+
+
+def test_a_relative_folder_lies_below_the_media_directory(settings: Any) -> None:
+    company = Company(name="acme", image_folder="shoes/summer")
+    company.full_clean()
+    assert company.image_directory == settings.MEDIA_ROOT / "shoes/summer"
+
+
+def test_a_folder_below_an_image_root_is_accepted(settings: Any, tmp_path: Path) -> None:
+    settings.IMAGE_ROOTS = [tmp_path / "nas", tmp_path / "other"]
+    clean(tmp_path / "other/acme")
+    clean(tmp_path / "nas/acme/../globex")
+
+
+def test_a_folder_elsewhere_is_refused_naming_the_setting(settings: Any, tmp_path: Path) -> None:
+    settings.IMAGE_ROOTS = [tmp_path / "nas"]
+    with pytest.raises(ValidationError) as caught:
+        clean("/etc")
+    (message,) = caught.value.message_dict["image_folder"]
+    assert "IMAGESEARCH_IMAGE_ROOTS" in message
+    assert str(tmp_path / "nas") in message
+
+
+def test_two_dots_do_not_lead_out(settings: Any, tmp_path: Path) -> None:
+    settings.IMAGE_ROOTS = [tmp_path / "nas"]
+    for folder in ("..", "../secret", "acme/../../secret", settings.MEDIA_ROOT / "../secret", tmp_path / "nas/.."):
+        with pytest.raises(ValidationError):
+            clean(folder)
+
+
+def test_a_folder_that_only_begins_like_a_root_is_refused(settings: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        clean(f"{settings.MEDIA_ROOT}-of-others/acme")
+
+
+def test_a_link_does_not_lead_out(settings: Any, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (settings.MEDIA_ROOT / "link").symlink_to(tmp_path / "secret")
+    for folder in ("link", "link/deeper", "acme/../link"):
+        with pytest.raises(ValidationError):
+            clean(folder)
+
+
+def test_a_link_that_stays_inside_is_accepted(settings: Any) -> None:
+    (settings.MEDIA_ROOT / "pictures").mkdir()
+    (settings.MEDIA_ROOT / "link").symlink_to("pictures")
+    clean("link")
+
+
+def test_a_root_that_is_a_link_itself_is_accepted(settings: Any, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "nas").symlink_to(tmp_path / "disk")
+    settings.IMAGE_ROOTS = [tmp_path / "nas"]
+    clean(tmp_path / "nas/acme")
+    clean(tmp_path / "disk/acme")
+
+
+def test_the_default_folder_is_refused_where_it_is_a_link_that_leads_out(settings: Any, tmp_path: Path) -> None:
+    (settings.MEDIA_ROOT / "acme").symlink_to(tmp_path)
+    with pytest.raises(ValidationError):
+        clean("")
+
+
+@pytest.mark.xfail(reason="clean() lets resolve()'s RuntimeError through")
+def test_links_in_a_circle_are_refused(settings: Any) -> None:
+    (settings.MEDIA_ROOT / "a").symlink_to("b")
+    (settings.MEDIA_ROOT / "b").symlink_to("a")
+    with pytest.raises(ValidationError):
+        clean("a")
+
+
+# Builds
+
+
+def test_a_company_has_one_active_build() -> None:
+    acme, globex = (Company.objects.create(name=name) for name in ("acme", "globex"))
+    first = acme.queue_build()
+    assert acme.queue_build() == first
+    assert globex.queue_build() != first
+    assert first.start()
+    assert acme.queue_build() == first
+
+
+def test_a_company_whose_build_is_over_gets_a_new_one() -> None:
+    acme = Company.objects.create(name="acme")
+    first = acme.queue_build()
+    first.start()
+    first.fail("out of disk")
+    assert acme.queue_build() != first
+    assert acme.builds.count() == 2
+
+
+def test_a_build_is_claimed_once() -> None:
+    build = Company.objects.create(name="acme").queue_build()
+    same = type(build).objects.get(pk=build.pk)
+    assert build.start()
+    assert not same.start()
