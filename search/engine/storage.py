@@ -55,6 +55,7 @@ OFFSETS = "metadata_offsets.npy"
 SIGNATURES = "signatures.npy"
 ID_KEYS = "id_keys.npy"
 INFO = "index_info.json"
+PARTS = frozenset({FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, INFO})
 
 GENERATIONS = ".generations"
 FORMAT = 1
@@ -462,6 +463,21 @@ def roll_back(directory: Path, generation: str) -> None:
         _link(directory, entry)
 
 
+def remove(directory: Path) -> None:
+    """Remove the index in directory, and directory itself where nothing else lies in it."""
+    if _is_published_link(directory):
+        directory.unlink()
+        shutil.rmtree(_home(directory))
+        return
+    plain = directory.resolve()
+    for name in PARTS:
+        (plain / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else lies in it
+        plain.rmdir()
+    if directory.is_symlink() and not plain.exists():
+        directory.unlink()
+
+
 def workspace(directory: Path) -> Path:
     """Return where builds of the index in directory keep what they have embedded so far."""
     return _home(directory) / ".building"
@@ -491,9 +507,8 @@ def _require_index_or_nothing(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise PublishRefused(f"{directory} is a file: give another directory")
-    parts = {FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, INFO} | _NOT_WORTH_KEEPING
     for entry in directory.iterdir():
-        if entry.name not in parts:
+        if entry.name not in PARTS | _NOT_WORTH_KEEPING:
             raise PublishRefused(
                 f"{directory} holds {entry.name}, which is no part of an index: move it away or give another directory"
             )
