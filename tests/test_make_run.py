@@ -1,0 +1,225 @@
+"""What `make run` starts, as processes: its recipe on an empty data directory, and what is then served."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import WEIGHTS, paint
+from tests.fakes import RED
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = str(Path(sys.executable).relative_to(ROOT)) if Path(sys.executable).is_relative_to(ROOT) else sys.executable
+
+
+@dataclass(frozen=True)
+class Service:
+    """A checkout's data in a directory of its own, and what serves it."""
+
+    data: Path
+    environment: dict[str, str]
+    first_prepare: str
+    honcho: "subprocess.Popen[bytes]"
+
+    def manage(self, *arguments: str) -> str:
+        return manage(self.environment, *arguments)
+
+    def get(self, path: str) -> dict[str, Any]:
+        return self._open(urllib.request.Request(self._url(path)))[1]
+
+    def post(self, path: str, picture: bytes, name: str) -> tuple[int, dict[str, Any]]:
+        """Return the status and the body of the answer to an upload."""
+        boundary = "8x8x8"
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'.encode()
+        body = head + picture + f"\r\n--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        return self._open(urllib.request.Request(self._url(path), body, headers))
+
+    def processes(self) -> set[int]:
+        """Return what runs with this service's environment."""
+        mark = f"DATABASE_URL={self.environment['DATABASE_URL']}".encode()
+        return {int(entry.name) for entry in Path("/proc").glob("[0-9]*") if mark in _environment_of(entry)}
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.environment['PORT']}{path}"
+
+    def _open(self, request: urllib.request.Request) -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(request, timeout=90) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+def _environment_of(process: Path) -> list[bytes]:
+    try:
+        if (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return []
+        return (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is not ours
+        return []
+
+
+def manage(environment: dict[str, str], *arguments: str) -> str:
+    result = subprocess.run(
+        [PYTHON, "manage.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float, why: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    data = tmp_path_factory.mktemp("run")
+    for directory in ("embeddings", "media"):
+        (data / directory).mkdir()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", str(data)),
+        "SECRET_KEY": "x",
+        "DATABASE_URL": f"sqlite:///{data}/db.sqlite3",
+        "IMAGESEARCH_EMBEDDINGS_DIR": str(data / "embeddings"),
+        "IMAGESEARCH_MEDIA_DIR": str(data / "media"),
+        "PORT": str(free_port()),
+        "WEB_PROCESSES": "1",
+    }
+    if WEIGHTS.is_file():
+        environment["IMAGESEARCH_WEIGHTS"] = str(WEIGHTS.resolve())
+    manage(environment, "migrate", "--verbosity", "0")
+    prepared = manage(environment, "prepare")
+    with (data / "log").open("wb") as log:
+        honcho = subprocess.Popen(
+            [PYTHON, "-m", "honcho", "start"],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    started = Service(data, environment, prepared, honcho)
+    try:
+        wait_until(lambda: _answers(started), seconds=60, why=(data / "log").read_text)
+        yield started
+    finally:
+        honcho.terminate()
+        honcho.wait(timeout=30)
+        for process in started.processes():
+            os.kill(process, signal.SIGKILL)
+
+
+def _answers(service: Service) -> bool:
+    try:
+        return bool(service.get("/api/health")["api_ready"])
+    except OSError:
+        return False
+
+
+def test_the_recipe_is_what_is_tested_here() -> None:
+    recipe = (ROOT / "Makefile").read_text().partition("\nrun:")[2].partition("\n\n")[0]
+    steps = [line for line in recipe.splitlines()[1:] if line.strip()]
+    for step, wanted in zip(steps, ["manage.py migrate", "manage.py prepare", "honcho start"], strict=True):
+        assert wanted in step
+
+
+def test_the_first_start_makes_a_demo_and_says_what_to_try(service: Service) -> None:
+    port = service.environment["PORT"]
+    assert "drawing pictures" in service.first_prepare
+    assert re.search(rf"curl -F image=@(\S+) http://localhost:{port}/api/search/demo", service.first_prepare)
+    assert f"http://localhost:{port}/admin/" in service.first_prepare
+    assert re.search(r"user admin, password \S{12,} ", service.first_prepare)
+    assert ("UNTRAINED" in service.first_prepare) == (_weights(service) == "untrained")
+
+
+def _weights(service: Service) -> str:
+    weights: str = service.get("/api/stats/demo")["stats"]["index_info"]["weights"]
+    return weights
+
+
+def test_the_service_is_healthy_and_knows_the_demo(service: Service) -> None:
+    assert service.get("/api/health")["total_companies_available"] == 1
+    (company,) = service.get("/api/companies")["companies"]
+    assert (company["name"], company["embeddings_path"]) == ("demo", "embeddings/demo")
+    assert service.get("/api/stats/demo")["stats"]["total_images"] > 200
+
+
+def test_a_demo_picture_finds_itself_and_then_its_family(service: Service) -> None:
+    match = re.search(r"image=@(\S+)", service.first_prepare)
+    assert match
+    picture = Path(match[1])
+    status, body = service.post("/api/search/demo", picture.read_bytes(), picture.name)
+    assert status == 200, body
+    first = body["results"][0]
+    assert service.data / "media/demo" / first["fullPath"] == picture
+    assert first["score"] == pytest.approx(1, abs=1e-4)
+    if _weights(service) != "untrained":
+        families = [result["location"] for result in body["results"]]
+        assert families[:5] == [first["location"]] * 5
+
+
+def test_a_body_over_16_mb_is_refused_in_the_shape_of_the_api(service: Service) -> None:
+    status, body = service.post("/api/search/demo", bytes(16 * 2**20 + 1), "large.png")
+    assert status == 413
+    assert body == {"success": False, "error": "The image is too large: at most 16 MB are accepted"}
+
+
+def test_a_build_that_is_queued_elsewhere_is_carried_out_and_seen(service: Service) -> None:
+    before = service.get("/api/stats/demo")["stats"]["total_images"]
+    picture = paint(service.data / "media/demo/New/red.png", RED)
+    service.manage("shell", "-c", "from tenants.models import Company; Company.objects.get(name='demo').queue_build()")
+
+    def rebuilt() -> bool:
+        return bool(service.get("/api/stats/demo")["stats"]["total_images"] == before + 1)
+
+    wait_until(rebuilt, seconds=120, why=(service.data / "log").read_text)
+    _, body = service.post("/api/search/demo", picture.read_bytes(), picture.name)
+    assert body["results"][0]["fullPath"] == "New/red.png"
+
+
+def test_a_second_start_makes_nothing_twice(service: Service) -> None:
+    index = (service.data / "embeddings/demo").resolve()
+    started = time.monotonic()
+    said = service.manage("migrate", "--verbosity", "0") + service.manage("prepare")
+    assert time.monotonic() - started < 15
+    assert "drawing" not in said
+    assert "password" not in said
+    assert "/api/search/demo" in said
+    assert (service.data / "embeddings/demo").resolve() == index
+
+
+def test_ctrl_c_ends_everything_it_started(service: Service) -> None:
+    assert len(service.processes()) >= 4  # honcho, gunicorn, its worker, the builds' worker
+    os.killpg(service.honcho.pid, signal.SIGINT)
+    service.honcho.wait(timeout=30)
+    wait_until(lambda: not service.processes(), seconds=5, why=(service.data / "log").read_text)
