@@ -478,6 +478,25 @@ def remove(directory: Path) -> None:
         directory.unlink()
 
 
+def erase(directory: Path) -> None:
+    """Remove the index in directory, all its generations and unfinished builds; what a link leads to stays.
+
+    Raises PublishRefused where directory holds something that is no part of an index, and OSError.
+    """
+    if not directory.is_symlink():
+        _require_index_or_nothing(directory)
+    removed = directory.parent / GENERATIONS / f".removed-{secrets.token_hex(8)}"
+    removed.mkdir(parents=True)
+    # Renamed as a whole, and before the link, because readers fall back on the newest generation that they find.
+    with contextlib.suppress(FileNotFoundError):
+        _home(directory).rename(removed / "generations")
+    if directory.is_symlink():
+        directory.unlink()
+    elif directory.exists():
+        directory.rename(removed / "index")
+    shutil.rmtree(removed)
+
+
 def workspace(directory: Path) -> Path:
     """Return where builds of the index in directory keep what they have embedded so far."""
     return _home(directory) / ".building"
