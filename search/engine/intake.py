@@ -1,0 +1,359 @@
+"""Uploaded pictures and zips, and their way into a company's folder.
+
+Everything uploaded is hostile until it is stored: each picture is unpacked into a hidden directory within limits,
+opened as a build would open it, and then put under its name at once. Below the folder no link is followed.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import IO, Any, BinaryIO, Self, cast
+
+from search.engine.errors import ImageUnreadable
+from search.engine.images import ALLOWED_EXTENSIONS, SkippedFile, has_allowed_extension, open_image
+
+_STAGING = ".upload-"  # hidden, so that builds pass over it
+_ABANDONED_SECONDS = 24 * 3600
+_CHUNK = 1 << 16
+_MAX_PATH_BYTES = 1000
+_MAX_PART_BYTES = 250
+_MAX_DIRECTORY_BYTES = 16 * 2**20  # of a zip's list of entries: zipfile makes objects of all of it at once
+_SMALL = 2**20  # bytes: below, no ratio is suspicious
+
+_UTF8_NAME, _ENCRYPTED = 0x800, 0x1  # zip flags
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # the others take memory as the zip likes
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """What one upload may hold. Bytes are counted as they are unpacked, whatever the zip declares."""
+
+    file_bytes: int
+    max_pixels: int
+    total_bytes: int = 2 * 2**30
+    entries: int = 20_000
+    ratio: int = 200  # of the unpacked to the packed size
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A picture, or a zip of pictures."""
+
+    name: str
+    file: BinaryIO  # seekable
+
+
+@dataclass(slots=True)
+class Intake:
+    """What became of an upload."""
+
+    stored: list[str] = field(default_factory=list)  # paths below the folder
+    replaced: set[str] = field(default_factory=set)  # those of them that were there before
+    refused: list[SkippedFile] = field(default_factory=list)
+
+
+class _Refused(Exception):
+    """Something of an upload that is not stored; the message is the reason."""
+
+
+def take_in(
+    uploads: Sequence[Upload], folder: Path, *, limits: IntakeLimits, location: str = "", replace: bool = False
+) -> Intake:
+    """Store the pictures of uploads below folder, which is made where it is missing, and tell what became of each.
+
+    location: a folder below folder. replace: pictures that are there already are replaced instead of refused.
+    Raises OSError where nothing can be stored in folder at all.
+    """
+    intake, budget, seen = Intake(), _Budget(limits.total_bytes), set[str]()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _Shelf(folder) as shelf:
+        for entry in _entries(uploads, limits):
+            try:
+                path = _checked_path(entry, location)
+                if path in seen:
+                    raise _Refused("its name occurs more than once in the upload")
+                seen.add(path)
+                was_there = shelf.store(entry, path, limits=limits, budget=budget, replace=replace)
+            except (_Refused, ImageUnreadable) as error:
+                intake.refused.append(SkippedFile(_printable(entry.name), str(error)))
+            except OSError as error:
+                intake.refused.append(SkippedFile(_printable(entry.name), _told(error)))
+            else:
+                intake.stored.append(path)
+                intake.replaced |= {path} if was_there else set()
+    return intake
+
+
+# What an upload holds -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    open: Callable[[], IO[bytes]]
+    packed_bytes: int | None = None  # as declared; None outside zips
+    refusal: str = ""
+
+
+def _entries(uploads: Sequence[Upload], limits: IntakeLimits) -> Iterator[_Entry]:
+    for upload in uploads:
+        if upload.name.lower().endswith(".zip"):
+            yield from _zip_entries(upload, limits)
+        else:
+            yield _Entry(upload.name, lambda file=upload.file: file)  # type: ignore[misc]
+
+
+def _zip_entries(upload: Upload, limits: IntakeLimits) -> Iterator[_Entry]:
+    try:
+        archive = zipfile.ZipFile(cast(IO[bytes], _BoundedReads(upload.file)))
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        if len(infos) > limits.entries:
+            raise _Refused(f"it holds {len(infos)} files, at most {limits.entries} are taken at a time")
+    except (*_BROKEN_ZIP, OSError) as error:
+        yield _refused_entry(upload.name, f"it is no readable zip: {error}")
+    except _Refused as error:
+        yield _refused_entry(upload.name, str(error))
+    else:
+        for info in infos:
+            yield _Entry(
+                _entry_name(info),
+                lambda info=info: archive.open(info),  # type: ignore[misc]
+                packed_bytes=info.compress_size,
+                refusal=_refusal(info),
+            )
+
+
+def _refused_entry(name: str, reason: str) -> _Entry:
+    return _Entry(name, lambda: contextlib.nullcontext(), refusal=reason)  # type: ignore[arg-type,return-value]
+
+
+def _entry_name(info: zipfile.ZipInfo) -> str:
+    """Return the name as it was meant: macOS writes UTF-8 without saying so, old Windows programs backslashes."""
+    name = info.filename
+    if not info.flag_bits & _UTF8_NAME:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
+def _refusal(info: zipfile.ZipInfo) -> str:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind == stat.S_IFLNK:
+        return "a link, which is never stored"
+    if kind not in (0, stat.S_IFREG):
+        return "not a regular file"
+    if info.flag_bits & _ENCRYPTED:
+        return "it is encrypted"
+    if info.compress_type not in _METHODS:
+        return "it is packed by a method that is not accepted: pack the zip with Deflate"
+    return ""
+
+
+class _BoundedReads:
+    """A file that refuses to be read in huge pieces, which zipfile asks for to read its list of entries."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(_MAX_DIRECTORY_BYTES + 1 if size < 0 else min(size, _MAX_DIRECTORY_BYTES + 1))
+        if len(content) > _MAX_DIRECTORY_BYTES:
+            raise _Refused(f"its list of entries is larger than {_MAX_DIRECTORY_BYTES // 2**20} MB")
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _checked_path(entry: _Entry, location: str) -> str:
+    """Return the path below the folder that entry is stored under, or raise _Refused."""
+    if entry.refusal:
+        raise _Refused(entry.refusal)
+    name = entry.name
+    if not name.isprintable() and any(ord(letter) < 32 or "\x7f" <= letter <= "\x9f" for letter in name):
+        raise _Refused("control characters in its name")
+    parts = PurePosixPath(location, name).parts
+    if not parts:
+        raise _Refused("it has no name")
+    if name.startswith("/") or parts[0] == "/" or re.match("[A-Za-z]:", name):
+        raise _Refused("an absolute path")
+    if ".." in parts:
+        raise _Refused("a path that leads out of the folder")
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        raise _Refused("a hidden file, or one in a hidden folder")
+    if not has_allowed_extension(name):
+        raise _Refused(f"file type not allowed, allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
+    path = "/".join(parts)
+    try:
+        too_long = len(path.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_PART_BYTES for part in parts)
+    except UnicodeEncodeError:
+        raise _Refused("its name is not valid Unicode") from None
+    if too_long:
+        raise _Refused(f"its path is longer than {_MAX_PATH_BYTES} bytes, or a part of it than {_MAX_PART_BYTES}")
+    return path
+
+
+class _Budget:
+    """The bytes that an upload may still unpack."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total = self._left = total_bytes
+
+    def take(self, count: int) -> None:
+        if count > self._left:
+            self._left = 0
+        if self._left == 0:
+            raise _Refused(f"the upload is larger than {self._total // 2**20} MB when unpacked: send the rest apart")
+        self._left -= count
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _told(error: OSError) -> str:
+    if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
+        return "a link, a file or a folder of that name is in the way"
+    return f"it cannot be stored: {error.strerror or error}"
+
+
+# Where it is stored -------------------------------------------------------------------------------------------------
+
+
+class _Shelf:
+    """A folder, opened once: whatever becomes of its path meanwhile, everything lands below it."""
+
+    def __init__(self, folder: Path) -> None:
+        _remove_abandoned(folder)
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._name = _STAGING + secrets.token_hex(8)
+            os.mkdir(self._name, dir_fd=self._folder)
+            self._staging = _open_directory(self._name, self._folder)
+        except BaseException:
+            os.close(self._folder)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            os.rmdir(self._name, dir_fd=self._folder)
+        os.close(self._staging)
+        os.close(self._folder)
+
+    def store(self, entry: _Entry, path: str, *, limits: IntakeLimits, budget: _Budget, replace: bool) -> bool:
+        """Put the picture under path and return whether one was there before."""
+        budget.take(0)
+        staged = secrets.token_hex(8)
+        descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=self._staging)
+        try:
+            with open(descriptor, "w+b") as file:  # noqa: PTH123, a descriptor has no path
+                _unpack(entry, file, limits=limits, budget=budget)
+                open_image(file, name=path, max_pixels=limits.max_pixels)
+            return self._place(staged, path, replace=replace)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(staged, dir_fd=self._staging)
+
+    def _place(self, staged: str, path: str, *, replace: bool) -> bool:
+        *folders, name = path.split("/")
+        target = self._open_folder(folders)
+        try:
+            there = _is_there(name, target)
+            if there and not replace:
+                raise _Refused("a picture of that name is there already, and replacing was not asked for")
+            if replace or not _link(staged, self._staging, name, target):
+                os.rename(staged, name, src_dir_fd=self._staging, dst_dir_fd=target)
+            return there
+        finally:
+            os.close(target)
+
+    def _open_folder(self, folders: list[str]) -> int:
+        """Return the descriptor of a folder below this one, made where it is missing; links are refused."""
+        current = os.dup(self._folder)
+        for name in folders:
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=current)
+                below = _open_directory(name, current)
+            finally:
+                os.close(current)
+            current = below
+        return current
+
+
+def _unpack(entry: _Entry, target: IO[bytes], *, limits: IntakeLimits, budget: _Budget) -> None:
+    size = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            source = entry.open()
+            if entry.packed_bytes is not None:
+                stack.enter_context(source)
+            while chunk := source.read(_CHUNK):
+                size += len(chunk)
+                if size > limits.file_bytes:
+                    raise _Refused(f"it is larger than {limits.file_bytes / 2**20:g} MB")
+                if entry.packed_bytes is not None and size > max(_SMALL, limits.ratio * entry.packed_bytes):
+                    raise _Refused(f"it unpacks to more than {limits.ratio} times its size, as a decompression bomb")
+                budget.take(len(chunk))
+                target.write(chunk)
+    except _BROKEN_ZIP as error:
+        raise _Refused(f"its entry in the zip is broken: {error}") from error
+
+
+def _open_directory(name: str, parent: int) -> int:
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode):
+        raise FileExistsError(name)
+    return True
+
+
+def _link(staged: str, staging: int, name: str, target: int) -> bool:
+    """Give the staged file its name, unless it is taken; False where the file system has no hard links."""
+    try:
+        os.link(staged, name, src_dir_fd=staging, dst_dir_fd=target, follow_symlinks=False)
+    except FileExistsError as error:  # since we looked
+        raise _Refused("a picture of that name is there already, and replacing was not asked for") from error
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed uploads have left behind."""
+    for staging in folder.glob(f"{_STAGING}*"):
+        with contextlib.suppress(OSError):
+            if not staging.is_symlink() and time.time() - staging.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(staging, ignore_errors=True)
