@@ -1,0 +1,143 @@
+"use strict";
+/*
+ * Keeps what a build changes up to date without a reload: elements with data-fragment are replaced by what the
+ * page's data-live-url answers, every two seconds while a build is active and the tab is seen.
+ */
+{
+    const EVERY = 2000; // milliseconds
+    const AFTER_AN_ERROR = 10000;
+
+    const live = document.querySelector("[data-live-url]");
+    const states = new Map(); // company -> "acme: running", as last announced
+    let timer = null;
+
+    const activeRows = new Set(); // companies of a list that are known to be active
+
+    function listed() {
+        return new Set([...document.querySelectorAll("[data-fragment][data-company]")].map((cell) => cell.dataset.company));
+    }
+
+    function address(everything) {
+        const url = new URL(live.dataset.liveUrl, window.location.href);
+        if ("liveList" in live.dataset) {
+            for (const id of everything ? listed() : activeRows) {
+                url.searchParams.append("id", id);
+            }
+        }
+        return url;
+    }
+
+    function replaceFragment(name, html) {
+        const old = document.querySelector(`[data-fragment="${CSS.escape(name)}"]`);
+        if (!old) {
+            return;
+        }
+        const fresh = old.cloneNode(false);
+        fresh.innerHTML = html; // ours: rendered and escaped by the server
+        for (const open of old.querySelectorAll("details[open][id]")) {
+            fresh.querySelector(`#${CSS.escape(open.id)}`)?.setAttribute("open", "");
+        }
+        if (fresh.isEqualNode(old)) {
+            return;
+        }
+        const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
+        old.replaceChildren(...fresh.childNodes);
+        if (focused) {
+            (document.getElementById(focused) ?? old.querySelector("button, a"))?.focus();
+        }
+    }
+
+    function announce(answer) {
+        const changed = [];
+        for (const [company, state] of Object.entries(answer.states)) {
+            if (states.has(company) && states.get(company) !== state) {
+                changed.push(state);
+            }
+            states.set(company, state);
+        }
+        if (changed.length) {
+            document.querySelector("[data-announcements]").textContent = changed.join(", ");
+        }
+    }
+
+    async function update(everything) {
+        const response = await fetch(address(everything), { headers: { Accept: "application/json" } });
+        if (!response.ok || response.redirected) { // logged out, or deleted: nothing more to follow
+            activeRows.clear();
+            return;
+        }
+        const answer = await response.json();
+        for (const [name, html] of Object.entries(answer.fragments)) {
+            replaceFragment(name, html);
+        }
+        announce(answer);
+        activeRows.clear();
+        answer.active.forEach((company) => activeRows.add(String(company)));
+    }
+
+    function later(delay) {
+        window.clearTimeout(timer);
+        timer = activeRows.size && !document.hidden ? window.setTimeout(follow, delay) : null;
+    }
+
+    async function follow({ everything = false } = {}) {
+        try {
+            await update(everything);
+            later(EVERY);
+        } catch {
+            later(AFTER_AN_ERROR);
+        }
+    }
+
+    if (live && (!("liveList" in live.dataset) || listed().size)) {
+        document.addEventListener("visibilitychange", () => {
+            if (document.hidden) {
+                window.clearTimeout(timer);
+            } else {
+                follow({ everything: true });
+            }
+        });
+        follow({ everything: true });
+    }
+
+    for (const place of document.querySelectorAll("[data-found-url]")) {
+        place.textContent = "counting what lies in it...";
+        fetch(place.dataset.foundUrl, { headers: { Accept: "application/json" } })
+            .then((response) => (response.ok ? response.json() : Promise.reject(response)))
+            .then((answer) => { place.textContent = answer.text; })
+            .catch(() => { place.textContent = "The pictures could not be counted."; });
+    }
+
+    document.addEventListener("click", (event) => {
+        const button = event.target.closest("[data-confirm]");
+        if (button && !window.confirm(button.dataset.confirm)) {
+            event.preventDefault();
+        }
+    });
+
+    for (const form of document.querySelectorAll("form[data-max-bytes]")) {
+        const input = form.querySelector("input[type=file]");
+        input.addEventListener("change", () => {
+            const bytes = [...input.files].reduce((sum, file) => sum + file.size, 0);
+            const files = Number(form.dataset.maxFiles);
+            let problem = "";
+            if (input.files.length > files) {
+                problem = `At most ${files} files at a time: put them into a zip.`;
+            } else if (bytes > Number(form.dataset.maxBytes)) {
+                problem = "Together they are too large: upload them in parts.";
+            }
+            input.setCustomValidity(problem);
+            input.reportValidity();
+        });
+        form.addEventListener("submit", () => {
+            const button = form.querySelector("button");
+            button.disabled = true;
+            button.textContent = "Uploading...";
+        });
+        window.addEventListener("pageshow", () => { // back again, perhaps to the page as it was left
+            const button = form.querySelector("button");
+            button.disabled = false;
+            button.textContent = "Upload";
+        });
+    }
+}

@@ -1,0 +1,27 @@
+from datetime import datetime
+from typing import Any
+
+from django import template
+from django.utils import timezone
+from django.utils.timesince import timesince
+
+register = template.Library()
+
+
+@register.filter
+def thousands(number: int) -> str:
+    """Return number with its thousands apart: 12,345."""
+    return f"{number:,}"
+
+
+@register.filter
+def ago(moment: datetime) -> str:
+    """Return how long ago moment was: just now, 3 minutes ago, 2 days ago."""
+    if (timezone.now() - moment).total_seconds() < 60:
+        return "just now"
+    return f"{timesince(moment, depth=1)} ago"
+
+
+@register.filter
+def first_of(items: list[Any], limit: int) -> list[Any]:
+    return items[:limit]
