@@ -23,6 +23,7 @@ from search.engine.embedder import DIMENSION, Vectors
 from search.engine.storage import SIGNATURE
 
 _ROW_BYTES = 4 * DIMENSION
+_HASH_BYTES = 32
 
 
 class Workspace:
@@ -120,24 +121,32 @@ class Workspace:
         first = len(self._signatures)
         signatures = np.empty(len(entries), SIGNATURE)
         for row, (image, size, mtime_ns, sha256) in enumerate(entries):
-            signatures[row] = size, mtime_ns, np.frombuffer(bytes.fromhex(sha256), np.uint8)
+            signatures[row] = size, mtime_ns, np.frombuffer(sha256, np.uint8)
             self._by_path[image] = first + row
-            self._by_content[bytes.fromhex(sha256)] = first + row
+            self._by_content[sha256] = first + row
         self._signatures = np.concatenate([self._signatures, signatures])
         self._segment_starts.append(first)
         with floats.open("rb") as opened:
             self._found.append(_map(opened, len(entries)))
 
 
-def _whole_entries(lines: list[str]) -> list[Any]:
+def _whole_entries(lines: list[str]) -> list[tuple[str, int, int, bytes]]:
     """Return the entries up to the first line that a crash has torn."""
     entries = []
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, TypeError):
         for line in lines:
             if not line.endswith("\n"):
                 break
-            entries.append(json.loads(line))
+            entries.append(_parse(line))
     return entries
+
+
+def _parse(line: str) -> tuple[str, int, int, bytes]:
+    """Raises ValueError and TypeError."""
+    path, size, mtime_ns, sha256 = json.loads(line)
+    if len(bytes.fromhex(sha256)) != _HASH_BYTES:
+        raise ValueError(sha256)
+    return path, int(size), int(mtime_ns), bytes.fromhex(sha256)
 
 
 def _map(file: IO[bytes], rows: int) -> Vectors:

@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.engine.embedder import DIMENSION, Vectors
+from search.engine.storage import SIGNATURE
+from search.engine.workspace import Workspace
+
+MODEL = {"fingerprint": "f" * 64, "libraries": {"fake": "1"}}
+
+
+def some_work(count: int, *, start: int = 0) -> tuple[list[str], Any, Vectors]:
+    numbers = np.arange(start, start + count)
+    signatures = np.zeros(count, SIGNATURE)
+    signatures["size"], signatures["mtime_ns"], signatures["sha256"] = numbers + 100, numbers + 1000, numbers[:, None]
+    vectors = np.repeat(numbers[:, None], DIMENSION, axis=1).astype(np.float32)
+    return [f"{number}.png" for number in numbers], signatures, vectors
+
+
+def content(number: int) -> bytes:
+    return bytes([number] * 32)
+
+
+def keep(directory: Path, count: int, *, start: int = 0, made_by: dict[str, Any] = MODEL) -> None:
+    with Workspace(directory, made_by=made_by) as workspace:
+        workspace.add(*some_work(count, start=start))
+
+
+def test_work_is_found_again_by_path_and_by_content(tmp_path: Path) -> None:
+    keep(tmp_path, 3)
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        number = workspace.find("1.png", 101, 1001)
+        assert number is not None
+        assert number == workspace.find_content(content(1))
+        assert workspace.signature(number)["sha256"].tobytes() == content(1)
+        assert (workspace.vectors(np.array([number])) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "mtime_ns"), [("1.png", 101, 1002), ("1.png", 100, 1001), ("other.png", 101, 1001)]
+)
+def test_a_file_that_looks_different_is_not_found(tmp_path: Path, path: str, size: int, mtime_ns: int) -> None:
+    keep(tmp_path, 3)
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        assert workspace.find(path, size, mtime_ns) is None
+
+
+def test_vectors_come_from_earlier_builds_and_this_one_in_any_order(tmp_path: Path) -> None:
+    for start in (0, 10, 20):
+        keep(tmp_path, 3, start=start)
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        added = [*workspace.add(*some_work(2, start=30)), *workspace.add(*some_work(1, start=40))]
+        found = [workspace.find_content(content(number)) for number in (22, 0, 11)]
+        vectors = workspace.vectors(np.array([added[2], *found, added[0]]))
+        assert list(vectors[:, 0]) == [40, 22, 0, 11, 30]
+
+
+def test_two_builds_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with Workspace(tmp_path, made_by=MODEL) as sleeper:
+        sleeper.add(*some_work(2))
+        with Workspace(tmp_path, made_by=MODEL) as other:
+            assert other.find_content(content(1)) is not None
+            mine = sleeper.add(*some_work(2, start=5))
+            theirs = other.add(*some_work(2, start=50))
+            assert list(sleeper.vectors(np.array(mine))[:, 0]) == [5, 6]
+            assert list(other.vectors(np.array(theirs))[:, 0]) == [50, 51]
+
+
+def test_a_build_goes_on_after_another_has_cleared_everything(tmp_path: Path) -> None:
+    keep(tmp_path / "work", 2)
+    with Workspace(tmp_path / "work", made_by=MODEL) as sleeper:
+        with Workspace(tmp_path / "work", made_by=MODEL) as other:
+            other.clear()
+        found = sleeper.find_content(content(1))
+        assert found is not None
+        added = sleeper.add(*some_work(1, start=7))
+        assert list(sleeper.vectors(np.array([found, *added]))[:, 0]) == [1, 7]
+
+
+def test_work_of_another_model_is_removed(tmp_path: Path) -> None:
+    keep(tmp_path / "work", 2, made_by={"fingerprint": "other"})
+    with Workspace(tmp_path / "work", made_by=MODEL) as workspace:
+        assert workspace.find_content(content(1)) is None
+        assert len(list((tmp_path / "work").iterdir())) == 2  # this build's own
+
+
+def test_lines_are_ascii_whatever_the_path(tmp_path: Path) -> None:
+    _, signatures, vectors = some_work(2)
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        workspace.add(["new\nline\u2028.png", "🦊\udcff.png"], signatures, vectors)
+    (lines,) = tmp_path.glob("*.jsonl")
+    assert [json.loads(line)[0] for line in lines.read_text("ascii").splitlines()[1:]] == [
+        "new\nline\u2028.png",
+        "🦊\udcff.png",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["no header", "no vectors", "empty"])
+def test_a_segment_that_a_kill_left_half_made_is_passed_over(tmp_path: Path, damage: str) -> None:
+    keep(tmp_path, 2)
+    (lines,), (floats,) = tmp_path.glob("*.jsonl"), tmp_path.glob("*.f32")
+    if damage == "no header":
+        lines.write_text(lines.read_text()[:10])
+    elif damage == "no vectors":
+        floats.unlink()
+    else:
+        lines.write_text("")
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        assert workspace.find_content(content(1)) is None
+        assert list(workspace.vectors(np.array(workspace.add(*some_work(1, start=9))))[:, 0]) == [9]
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 23))
+def test_lines_cut_anywhere_give_whole_pictures_or_none(tmp_path: Path, cut: int) -> None:
+    keep(tmp_path, 3)
+    (lines,) = tmp_path.glob("*.jsonl")
+    lines.write_bytes(lines.read_bytes()[: -cut or None])
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        for number in range(3):
+            found = workspace.find_content(content(number))
+            assert found is None or (workspace.vectors(np.array([found])) == number).all()
