@@ -19,7 +19,7 @@ from search.engine.embedder import DIMENSION, Embedder, Vectors
 from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace, NothingToIndex
 from search.engine.images import SkippedFile, open_image
 from search.engine.index import ImageIndex, IndexInfo
-from search.engine.plan import EMBED, Plan, content_hash, make_plan
+from search.engine.plan import EMBED, TIME_GRAIN_NS, Plan, content_hash, make_plan
 from search.engine.records import ImageRecord, image_id
 from search.engine.storage import SIGNATURE
 from search.engine.transform import Pixels
@@ -30,6 +30,7 @@ _SAMPLES = 8
 _ROWS_A_BLOCK = 1024
 _FLUSH_SECONDS = 5.0  # of work that a killed build may lose
 _FLUSH_PICTURES = 4096
+_IN_DOUBT = -1  # for the time of a file
 _BYTES_A_PICTURE = 2 * 4 * DIMENSION + 512  # in both vector files and in the rest
 
 
@@ -134,32 +135,38 @@ class _Build:
         self._report = report
         self._progress = BuildProgress()
         self._libraries = {"pillow": PIL.__version__, **embedder.libraries}
-        self._before = self._load_before()
+        self._scanned_at_ns = time.time_ns()
+        self._before, self._given_ids = self._load_before()
         self.full_reason = self._why_full()
         self._kept = None if self.full_reason else self._before
         self._rows_by_content = _RowsByContent(self._kept)
 
     def run(self, confirm: Callable[[], AbstractContextManager[object]]) -> BuildOutcome:
-        scanned_at_ns = time.time_ns()
         plan = self.make_plan()
         self._require_pictures(plan)
         self._advance(found=plan.found, reused=plan.kept, removed=plan.removed, skipped=len(plan.skipped))
-        if self._is_done_already(plan):
-            return self._outcome(plan, len(plan.paths), published=False)
+        everything = np.arange(len(plan.paths))
+        if self._is_done_already(plan, everything):
+            return self._outcome(plan, len(everything), published=False)
         self._require_space(plan)
         with storage.IndexWriter(self._target) as writer, self._open_workspace() as workspace:
             numbers = self._embed(plan, workspace)
-            total = self._write(plan, workspace, numbers, writer)
-            if not total and plan.found:
+            indexed = np.flatnonzero((plan.rows != EMBED) | (numbers != EMBED))
+            if not len(indexed) and plan.found:
                 raise NothingToIndex(_why_nothing(self._folder, plan.skipped))
-            writer.publish(self._info(scanned_at_ns), keep=self._options.keep_generations, confirm=confirm)
+            published = not self._is_done_already(plan, indexed)  # what was tried may all have been unreadable
+            if published:
+                self._write(plan, workspace, numbers, indexed, writer)
+                writer.publish(self._info(), keep=self._options.keep_generations, confirm=confirm)
             workspace.clear()
-        return self._outcome(plan, total, published=True)
+        return self._outcome(plan, len(indexed), published=published)
 
     def make_plan(self) -> Plan:
+        in_order = self._before is not None and self._before.signatures is not None  # as builds write them
         return make_plan(
             self._folder,
-            self._kept,
+            self._before if in_order else None,
+            keep=self._kept is not None,
             checksum=self._options.checksum,
             beat=lambda found: self._advance(found=found),
         )
@@ -175,11 +182,15 @@ class _Build:
 
     # What can be kept
 
-    def _load_before(self) -> ImageIndex | None:
+    def _load_before(self) -> tuple[ImageIndex | None, dict[str, str]]:
+        """Return the index before, None where there is none or it is damaged, and its ids that no path gives."""
         try:
-            return storage.load(self._target)
+            before = storage.load(self._target)
+            company = self._target.name
+            # Reads every entry, so that a damaged one is found here and not in the midst of the build.
+            return before, {r.path: r.id for r in before.records if r.id != image_id(company, r.path)}
         except IndexUnusable:
-            return None
+            return None, {}
 
     def _why_full(self) -> str:
         """Return why no vector of the index before can be kept, or ""."""
@@ -197,7 +208,8 @@ class _Build:
         return ""
 
     def _vectors_differ(self, before: ImageIndex) -> bool:
-        """Return whether a few of the pictures get other vectors today."""
+        """Return whether a few of the pictures get other vectors today, or none is there to tell."""
+        compared = 0
         for row in np.linspace(0, len(before.records) - 1, num=min(_SAMPLES, len(before.records)), dtype=int):
             path = before.records[int(row)].path
             try:
@@ -210,12 +222,15 @@ class _Build:
             today = self._embedder.embed([self._embedder.prepare(image)])[0]
             if np.abs(today - before.vectors[row]).max() > _SAME_VECTOR:
                 return True
-        return False
+            compared += 1
+        return not compared
 
-    def _is_done_already(self, plan: Plan) -> bool:
+    def _is_done_already(self, plan: Plan, indexed: np.ndarray) -> bool:
+        """Return whether the index before is what these pictures of the plan would make."""
         return (
             self._kept is not None
-            and plan.changes_nothing(self._kept)
+            and np.array_equal(plan.rows[indexed], np.arange(len(self._kept.records)))
+            and np.array_equal(plan.signatures[indexed], self._kept.signatures)
             and self._kept.info.libraries == self._libraries
             and self._kept.info.live_sequence == self._live_sequence
         )
@@ -254,19 +269,36 @@ class _Build:
         todo = np.flatnonzero((plan.rows == EMBED) & (numbers == EMBED))
         pending: list[tuple[list[_Read], Vectors]] = []
         flushed_at = time.monotonic()
-        for batch in _batches(
-            self._read_all(plan, (int(number) for number in todo), workspace), self._options.batch_size
-        ):
-            pending.append(self._take_in(batch, plan, numbers))
-            waiting = sum(len(reads) for reads, _ in pending)
-            if time.monotonic() - flushed_at > _FLUSH_SECONDS or waiting >= _FLUSH_PICTURES:
-                _flush(pending, plan, workspace, numbers)
-                flushed_at = time.monotonic()
-        _flush(pending, plan, workspace, numbers)
+        try:
+            for batch in _batches(self._read_all(plan, map(int, todo), workspace), self._options.batch_size):
+                pending.append(self._take_in(batch, plan, numbers))
+                waiting = sum(len(reads) for reads, _ in pending)
+                if time.monotonic() - flushed_at > _FLUSH_SECONDS or waiting >= _FLUSH_PICTURES:
+                    self._flush(pending, plan, workspace, numbers)
+                    flushed_at = time.monotonic()
+                self._count(batch, plan)
+        finally:  # a build that is stopped keeps all its work
+            self._flush(pending, plan, workspace, numbers)
         return numbers
+
+    def _flush(
+        self, pending: list[tuple[list[_Read], Vectors]], plan: Plan, workspace: Workspace, numbers: np.ndarray
+    ) -> None:
+        """Move what was embedded to the workspace."""
+        reads = [read for batch, _ in pending for read in batch]
+        if reads:
+            vectors = np.concatenate([vectors for _, vectors in pending])
+            signatures = np.array([read.signature for read in reads], SIGNATURE)
+            # Of a file this young size and time prove nothing: the next build finds it by its content.
+            signatures["mtime_ns"][signatures["mtime_ns"] >= self._scanned_at_ns - TIME_GRAIN_NS] = _IN_DOUBT
+            added = workspace.add([plan.paths[read.number] for read in reads], signatures, vectors)
+            numbers[[read.number for read in reads]] = added
+        pending.clear()
 
     def _find_again(self, plan: Plan, workspace: Workspace, numbers: np.ndarray) -> None:
         """Set the numbers of the pictures that a stopped build has embedded already."""
+        if self._options.checksum:
+            return  # those of the same content are found when it is read
         for number in np.flatnonzero(plan.rows == EMBED):
             signature = plan.signatures[number]
             found = workspace.find(plan.paths[number], int(signature["size"]), int(signature["mtime_ns"]))
@@ -304,6 +336,9 @@ class _Build:
                 if workspace and (known := workspace.find_content(sha256)) is not None:
                     return _Read(number, signature, known_number=known)
                 image = open_image(file, name=path, max_pixels=self._options.max_pixels)
+                after = os.fstat(file.fileno())
+                if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+                    signature["sha256"] = 0  # it was written meanwhile: nobody knows the hash of what was decoded
                 return _Read(number, signature, pixels=self._embedder.prepare(image))
         except ImageUnreadable as error:
             return _Read(number, signature, reason=str(error))
@@ -312,25 +347,25 @@ class _Build:
 
     def _take_in(self, batch: list[_Read], plan: Plan, numbers: np.ndarray) -> tuple[list[_Read], Vectors]:
         """Embed the pictures of a batch that need it, and note what became of the others."""
-        reused = resumed = 0
         for read in batch:
             plan.signatures[read.number] = read.signature
             if read.known_row is not None:
                 plan.rows[read.number] = read.known_row
-                reused += 1
             elif read.known_number is not None:
                 numbers[read.number] = read.known_number
-                resumed += 1
             elif read.pixels is None:
                 plan.skipped.append(SkippedFile(plan.paths[read.number], read.reason))
         new = [read for read in batch if read.pixels is not None]
-        vectors = self._embed_batch(new)
+        return new, self._embed_batch(new)
+
+    def _count(self, batch: list[_Read], plan: Plan) -> None:
+        reused = sum(read.known_row is not None for read in batch)
+        skipped = len(plan.skipped) - self._progress.skipped
         self._advance(
-            embedded=self._progress.embedded + resumed + len(new),
+            embedded=self._progress.embedded + len(batch) - reused - skipped,
             reused=self._progress.reused + reused,
             skipped=len(plan.skipped),
         )
-        return new, vectors
 
     def _embed_batch(self, reads: list[_Read]) -> Vectors:
         if not reads:
@@ -342,11 +377,11 @@ class _Build:
 
     # Writing
 
-    def _write(self, plan: Plan, workspace: Workspace, numbers: np.ndarray, writer: storage.IndexWriter) -> int:
-        """Write all pictures that have a vector, in the order of their paths; return how many."""
-        indexed = np.flatnonzero((plan.rows != EMBED) | (numbers != EMBED))
-        identify = self._identifier()
-        for start in range(0, len(indexed), _ROWS_A_BLOCK):
+    def _write(
+        self, plan: Plan, workspace: Workspace, numbers: np.ndarray, indexed: np.ndarray, writer: storage.IndexWriter
+    ) -> None:
+        """Write the pictures of the plan that have a vector, in the order of their paths."""
+        for start in range(0, max(1, len(indexed)), _ROWS_A_BLOCK):  # an empty index has, empty, signatures too
             block = indexed[start : start + _ROWS_A_BLOCK]
             rows = plan.rows[block]
             vectors = np.empty((len(block), DIMENSION), np.float32)
@@ -354,26 +389,20 @@ class _Build:
             if self._kept is not None:
                 vectors[kept] = self._kept.vectors[rows[kept]]
             vectors[~kept] = workspace.vectors(numbers[block[~kept]])
-            writer.add(vectors, [identify(plan.paths[number]) for number in block], plan.signatures[block])
+            writer.add(vectors, [self._identify(plan.paths[number]) for number in block], plan.signatures[block])
             self._report(self._progress)
-        return len(indexed)
 
-    def _identifier(self) -> Callable[[str], ImageRecord]:
-        """Return how a path gets its record: the id it has in the index before, otherwise one made of its path."""
+    def _identify(self, path: str) -> ImageRecord:
+        return ImageRecord(path, self._given_ids.get(path) or image_id(self._target.name, path))
 
-        company = self._target.name
-        before = self._before.records if self._before else []
-        kept = {record.path: record.id for record in before if record.id != image_id(company, record.path)}
-        return lambda path: ImageRecord(path, kept.get(path) or image_id(company, path))
-
-    def _info(self, scanned_at_ns: int) -> IndexInfo:
+    def _info(self) -> IndexInfo:
         passport = self._embedder.passport
         return IndexInfo(
             total_images=0,
             weights=passport.weights,
             fingerprint=passport.fingerprint,
             libraries=self._libraries,
-            scanned_at_ns=scanned_at_ns,
+            scanned_at_ns=self._scanned_at_ns,
             live_sequence=self._live_sequence,
         )
 
@@ -408,17 +437,6 @@ class _RowsByContent:
                 return row
             place += 1
         return None
-
-
-def _flush(pending: list[tuple[list[_Read], Vectors]], plan: Plan, workspace: Workspace, numbers: np.ndarray) -> None:
-    """Move what was embedded to the workspace."""
-    reads = [read for batch, _ in pending for read in batch]
-    if reads:
-        vectors = np.concatenate([vectors for _, vectors in pending])
-        signatures = np.array([read.signature for read in reads], SIGNATURE)
-        added = workspace.add([plan.paths[read.number] for read in reads], signatures, vectors)
-        numbers[[read.number for read in reads]] = added
-    pending.clear()
 
 
 def _batches(reads: Iterable[_Read], size: int) -> Iterator[list[_Read]]:

@@ -1,6 +1,7 @@
 """What a build has to do: which pictures keep their vectors and which are to be embedded."""
 
 import hashlib
+import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from search.engine.storage import SIGNATURE
 EMBED = -1
 
 # A file changed right after it was looked at may keep its time on file systems that count in seconds.
-_TIME_GRAIN_NS = 2_000_000_000
-_FILES_A_BEAT = 1000
+TIME_GRAIN_NS = 2_000_000_000
+_BEAT_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -41,45 +42,45 @@ class Plan:
     def kept(self) -> int:
         return int(np.count_nonzero(self.rows != EMBED))
 
-    def changes_nothing(self, before: ImageIndex) -> bool:
-        """Return whether the index before is what the plan would make."""
-        return (
-            np.array_equal(self.rows, np.arange(len(before.records)))
-            and before.signatures is not None
-            and np.array_equal(self.signatures, before.signatures)
-        )
-
 
 def make_plan(
-    folder: Path, before: ImageIndex | None, *, checksum: bool, beat: Callable[[int], None] = lambda found: None
+    folder: Path,
+    before: ImageIndex | None,
+    *,
+    keep: bool,
+    checksum: bool,
+    beat: Callable[[int], None] = lambda found: None,
 ) -> Plan:
     """Compare folder with the index before by path, size and time, and by content where those are in doubt.
 
-    before: one with signatures whose vectors may be kept, or None. checksum: contents are always compared.
-    beat is called now and then with the number of files found so far. Raises NothingToIndex where folder cannot
+    before: the index before, or None. keep: its vectors may be kept, and it has signatures. checksum: contents are
+    always compared.
+    beat is called about twice a second with the number of files found so far. Raises NothingToIndex where folder cannot
     be read.
     """
     paths: list[str] = []
     seen = array("q")  # size and mtime_ns of each picture in turn
     rows = array("q")
     skipped: list[SkippedFile] = []
-    comparison = _Comparison(folder, before, checksum=checksum)
+    comparison = _Comparison(folder, before, keep=keep, checksum=checksum)
+    beat_at = time.monotonic()
     try:
         for entry in find_images(folder):
+            if time.monotonic() - beat_at > _BEAT_SECONDS:  # hashing a thousand large files takes minutes
+                beat(len(paths))
+                beat_at = time.monotonic()
             if isinstance(entry, SkippedFile):
                 skipped.append(entry)
                 continue
             paths.append(entry.path)
             seen.extend((entry.size, entry.mtime_ns))
             rows.append(comparison.row_to_keep(entry))
-            if len(paths) % _FILES_A_BEAT == 0:
-                beat(len(paths))
     except OSError as error:
         raise NothingToIndex(f"The image folder {folder} cannot be read: {error.strerror}") from error
     plan = Plan(paths, np.zeros(len(paths), SIGNATURE), np.array(rows, np.int64), skipped, comparison.removed())
     looks = np.array(seen, np.int64).reshape(-1, 2)
     plan.signatures["size"], plan.signatures["mtime_ns"] = looks[:, 0], looks[:, 1]
-    if before is not None:
+    if before is not None and keep:
         kept = plan.rows != EMBED
         plan.signatures["sha256"][kept] = before.signatures["sha256"][plan.rows[kept]]
     return plan
@@ -88,9 +89,10 @@ def make_plan(
 class _Comparison:
     """Walks through the index before beside the folder: both are sorted by path."""
 
-    def __init__(self, folder: Path, before: ImageIndex | None, *, checksum: bool) -> None:
+    def __init__(self, folder: Path, before: ImageIndex | None, *, keep: bool, checksum: bool) -> None:
         self._folder = folder
         self._before = before
+        self._keep = keep
         self._checksum = checksum
         self._row = 0
         self._matched = 0
@@ -104,7 +106,7 @@ class _Comparison:
         if self._path != file.path:
             return EMBED
         self._matched += 1
-        return self._row if self._is_unchanged(file) else EMBED
+        return self._row if self._keep and self._is_unchanged(file) else EMBED
 
     def removed(self) -> int:
         return len(self._before.records) - self._matched if self._before else 0
@@ -119,7 +121,7 @@ class _Comparison:
         signature = self._before.signatures[self._row]
         if signature["size"] != file.size:
             return False
-        settled = file.mtime_ns < (self._before.info.scanned_at_ns or 0) - _TIME_GRAIN_NS
+        settled = file.mtime_ns < (self._before.info.scanned_at_ns or 0) - TIME_GRAIN_NS
         if signature["mtime_ns"] == file.mtime_ns and settled and not self._checksum:
             return True
         try:
