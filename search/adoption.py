@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from search.engine import storage
+from search.engine.errors import IndexCorrupt, IndexNotBuilt
 from tenants.models import Company, IndexBuild
 
 logger = logging.getLogger(__name__)
@@ -15,16 +16,22 @@ logger = logging.getLogger(__name__)
 def adopt_companies() -> list[Company]:
     """Create the companies of the index directories that have none, and return them.
 
-    A directory whose name no company can have is left alone and logged.
+    A directory whose name no company can have, or whose index is damaged, is left alone and logged.
     """
     known = {name.lower() for name in Company.objects.values_list("name", flat=True)}
     adopted = []
     for directory in sorted(settings.EMBEDDINGS_DIR.iterdir()):
-        if directory.name.startswith(".") or directory.name.lower() in known or not storage.has_index(directory):
+        if directory.name.startswith(".") or directory.name.lower() in known:
             continue
         company = Company(name=directory.name)
         try:
+            storage.info(directory)
             company.full_clean()
+        except IndexNotBuilt:
+            continue
+        except IndexCorrupt as error:
+            logger.warning("%s is not adopted: %s", directory, error)
+            continue
         except ValidationError as error:
             logger.warning("%s is not adopted: %s", directory, "; ".join(error.messages))
             continue

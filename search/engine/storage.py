@@ -179,8 +179,11 @@ def _read_signatures(generation: Path, count: int) -> Any:
 
 def _read_info(generation: Path) -> tuple[IndexInfo, bool]:
     """Return the info and whether the files are ours; the Flask service may have left no info at all."""
-    if not (generation / FAISS_INDEX).exists() and not (generation / METADATA).exists():
+    missing = [name for name in (FAISS_INDEX, METADATA) if not (generation / name).exists()]
+    if len(missing) == 2:
         raise IndexNotBuilt(f"{generation} holds no index")
+    if missing:
+        raise IndexCorrupt(f"{missing[0]} is missing")
     path = generation / INFO
     ours = (generation / OFFSETS).exists()
     try:
