@@ -1,8 +1,8 @@
 import json
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand
 
@@ -17,11 +17,12 @@ class Command(BaseCommand):
     help = "Print the pictures most similar to a picture as one JSON object, shaped like the API's answer."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.error = self._fail  # type: ignore[method-assign]  # wrong use is told in JSON too
         parser.add_argument("--query_image", type=Path, required=True)
         where = parser.add_mutually_exclusive_group(required=True)
         where.add_argument("--company", help="whose index is searched")
         where.add_argument("--embeddings_dir", type=Path, help="directory of an index")
-        parser.add_argument("--top_k", type=int, default=queries.DEFAULT_TOP_K)
+        parser.add_argument("--top_k", type=_at_least_one, default=queries.DEFAULT_TOP_K)
         parser.add_argument("--images_base_dir", type=Path, help="print absolute paths below this directory")
 
     def handle(
@@ -35,18 +36,14 @@ class Command(BaseCommand):
         **options: Any,
     ) -> None:
         try:
-            if top_k < 1:
-                raise ValueError("top_k: must be a whole number of at least 1")
-            index = (
-                queries.company_index(queries.find_company(company))
-                if company
-                else storage.load((embeddings_dir or Path()).absolute())
-            )
+            if embeddings_dir:
+                index = storage.load(embeddings_dir.absolute())
+            else:
+                index = queries.company_index(queries.find_company(company or ""))
             with query_image.open("rb") as image:
                 matches = queries.find_similar(index, image, name=query_image.name, top_k=top_k)
         except (EngineError, LookupError, OSError, ValueError) as error:
-            self.stdout.write(json.dumps(error_body(str(error))))
-            sys.exit(1)
+            self._fail(str(error))
         results = [result(match) for match in matches]
         if images_base_dir:
             for entry in results:
@@ -60,3 +57,13 @@ class Command(BaseCommand):
             "timestamp": storage.timestamp(),
         }
         self.stdout.write(json.dumps(body, indent=2))
+
+    def _fail(self, message: str) -> NoReturn:
+        self.stdout.write(json.dumps(error_body(message)))
+        sys.exit(1)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 1000 or int(text) < 1:
+        raise ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)
