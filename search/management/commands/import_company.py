@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 
 from search import runtime
 from search.adoption import get_or_create_company, record_index
@@ -12,6 +13,7 @@ from search.engine import storage
 from search.engine.embedder import ModelPassport
 from search.engine.errors import EngineError
 from search.engine.takeover import UNKNOWN_MODEL, agreement, same_model, take_over
+from tenants.models import Company
 
 
 class Command(BaseCommand):
@@ -30,10 +32,10 @@ class Command(BaseCommand):
         source = directory.absolute()
         try:
             passport = self._passport(source, images, trust=trust)
-            company, created, note = get_or_create_company(name, image_folder=images)
-            target = company.embeddings_directory
-            if storage.has_index(target) and not target.samefile(source):
-                raise CommandError(f"Company {name} has an index already: import under another name, or rebuild it")
+            with transaction.atomic():  # a company that is refused here is not created either
+                company, created, note = get_or_create_company(name, image_folder=images)
+                target = company.embeddings_directory
+                _require_free(company, target, source)
             total = take_over(source, target, passport=passport, move=move, keep=settings.KEEP_GENERATIONS)
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
@@ -44,6 +46,11 @@ class Command(BaseCommand):
             self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
         if note:
             self.stderr.write(note)
+        if passport is UNKNOWN_MODEL:
+            self.stderr.write(
+                "Searches are refused until the index is rebuilt, or said to be made by the configured weights: "
+                f"manage.py import_company {name} {target} --trust"
+            )
         self.stdout.write(self.style.SUCCESS(f"Imported {total} pictures of {name}"))
 
     def _passport(self, source: Path, images: Path | None, *, trust: bool) -> ModelPassport | None:
@@ -59,7 +66,11 @@ class Command(BaseCommand):
                 return embedder.passport
         tried = ", ".join(f"{e.passport} {c:.4f}" for e, c in zip(embedders, cosines, strict=True))
         self.stderr.write(f"The vectors are those of no model at hand (cosine with {tried})")
-        if trust:
-            return embedders[0].passport
-        self.stderr.write("Searches are refused until the index is rebuilt, or imported again with --trust")
-        return UNKNOWN_MODEL
+        return embedders[0].passport if trust else UNKNOWN_MODEL
+
+
+def _require_free(company: Company, target: Path, source: Path) -> None:
+    if storage.has_index(target) and not target.samefile(source):
+        raise CommandError(f"Company {company} has an index already: import under another name, or rebuild it")
+    if build := company.builds.active().first():
+        raise CommandError(f"A build of {company} is {build.status}: import when it is over")
