@@ -448,12 +448,13 @@ def timestamp() -> str:
 
 
 def generations(directory: Path) -> list[Generation]:
-    """Return the generations of the index in directory, newest first."""
+    """Return the generations of the index in directory, newest first, those that are damaged left out."""
     current = _resolve(directory).name
-    return [
-        Generation(entry.name, entry.name == current, _read_info(entry)[0])
-        for entry in reversed(_generations(directory))
-    ]
+    found = []
+    for entry in reversed(_generations(directory)):
+        with contextlib.suppress(IndexUnusable):  # a Flask directory, say, that was rebuilt because it was damaged
+            found.append(Generation(entry.name, entry.name == current, _read_info(entry)[0]))
+    return found
 
 
 def roll_back(directory: Path, generation: str) -> None:

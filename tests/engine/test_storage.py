@@ -614,6 +614,15 @@ def test_damaged_index_is_mended_by_publishing_over_it(
         assert len(storage.load(tmp_path / company)) == 1
 
 
+def test_damaged_generation_is_not_offered(tmp_path: Path) -> None:
+    flask_directory(tmp_path / "acme", some_vectors(9), [f"{n}.png" for n in range(9)])
+    (tmp_path / "acme" / "index_info.json").write_bytes(b"")
+    for count in (1, 2):
+        publish(tmp_path / "acme", some_records(count), some_vectors(count))
+    offered = storage.generations(tmp_path / "acme")
+    assert [(each.info.total_images, each.published) for each in offered] == [(2, True), (1, False)]
+
+
 # Several processes --------------------------------------------------------------------------------------------------
 
 

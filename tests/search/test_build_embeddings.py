@@ -16,6 +16,7 @@ from search.engine import storage
 from search.engine.errors import WeightsUnavailable
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint
+from tests.engine.test_storage import flask_directory, some_vectors
 from tests.fakes import BLUE, GREEN, RED, FakeEmbedder
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -209,6 +210,15 @@ def test_folder_of_broken_pictures_fails_and_the_old_index_serves_on(acme: Compa
         build(company="acme")
     require_own_vectors(acme.embeddings_directory)
     assert acme.builds.first().status == IndexBuild.Status.FAILED
+
+
+@pytest.mark.parametrize("name", ["faiss_index.bin", "metadata.json", "embeddings.npy", "index_info.json"])
+def test_damaged_index_is_mended_by_a_build(acme: Company, name: str) -> None:
+    flask_directory(acme.embeddings_directory, some_vectors(1), ["blue.png"])
+    (acme.embeddings_directory / name).write_bytes(b"")
+    assert "Indexed 5 of 5" in build(company="acme")
+    assert acme.builds.get().status == IndexBuild.Status.SUCCEEDED
+    require_own_vectors(acme.embeddings_directory)
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.touch()])
