@@ -145,16 +145,17 @@ class _Build:
         plan = self.make_plan()
         self._require_pictures(plan)
         self._advance(found=plan.found, reused=plan.kept, removed=plan.removed, skipped=len(plan.skipped))
-        everything = np.arange(len(plan.paths))
-        if self._is_done_already(plan, everything):
-            return self._outcome(plan, len(everything), published=False)
+        rows_by_path = plan.rows.copy()
+        if self._is_done_already(rows_by_path, plan.signatures):
+            return self._outcome(plan, len(plan.paths), published=False)
         self._require_space(plan)
         with storage.IndexWriter(self._target) as writer, self._open_workspace() as workspace:
             numbers = self._embed(plan, workspace)
             indexed = np.flatnonzero((plan.rows != EMBED) | (numbers != EMBED))
             if not len(indexed) and plan.found:
                 raise NothingToIndex(_why_nothing(self._folder, plan.skipped))
-            published = not self._is_done_already(plan, indexed)  # what was tried may all have been unreadable
+            # What was tried may all have been unreadable.
+            published = not self._is_done_already(rows_by_path[indexed], plan.signatures[indexed])
             if published:
                 self._write(plan, workspace, numbers, indexed, writer)
                 writer.publish(self._info(), keep=self._options.keep_generations, confirm=confirm)
@@ -225,12 +226,12 @@ class _Build:
             compared += 1
         return not compared
 
-    def _is_done_already(self, plan: Plan, indexed: np.ndarray) -> bool:
-        """Return whether the index before is what these pictures of the plan would make."""
+    def _is_done_already(self, rows_by_path: np.ndarray, signatures: np.ndarray) -> bool:
+        """Return whether the index before is what these pictures would make; rows by content may be of other paths."""
         return (
             self._kept is not None
-            and np.array_equal(plan.rows[indexed], np.arange(len(self._kept.records)))
-            and np.array_equal(plan.signatures[indexed], self._kept.signatures)
+            and np.array_equal(rows_by_path, np.arange(len(self._kept.records)))
+            and np.array_equal(signatures, self._kept.signatures)
             and self._kept.info.libraries == self._libraries
             and self._kept.info.live_sequence == self._live_sequence
         )

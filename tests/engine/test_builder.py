@@ -209,6 +209,16 @@ def test_moved_renamed_and_touched_pictures_are_not_embedded_again(acme: Collect
     np.testing.assert_allclose(acme.vector("moved/000.bmp"), colour_vector(colour_of(0)), atol=1e-6)
 
 
+def test_pictures_that_are_all_renamed_and_keep_their_order_are_published(acme: Collection) -> None:
+    acme.paint_many(3)
+    acme.build()
+    for file in sorted(acme.folder.iterdir()):
+        file.rename(file.with_name(f"new-{file.name}"))
+    assert acme.build().published
+    assert acme.paths() == ["new-000.bmp", "new-001.bmp", "new-002.bmp"]
+    assert acme.embedder.embedded == 3
+
+
 def test_two_pictures_that_trade_names_trade_vectors(acme: Collection) -> None:
     acme.paint("a.bmp", RED)
     acme.paint("b.bmp", BLUE, mtime_ns=LONG_AGO + 5)
