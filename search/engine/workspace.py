@@ -45,11 +45,10 @@ class Workspace:
         for lines in sorted(directory.glob("*.jsonl")):
             self._read_segment(lines)
         name = secrets.token_hex(8)
-        self._lines: IO[str] = (directory / f"{name}.jsonl").open("w", encoding="ascii")
-        self._floats: IO[bytes] = (directory / f"{name}.f32").open("w+b")
+        self._lines = (directory / f"{name}.jsonl").open("wb", buffering=0)
+        self._floats = (directory / f"{name}.f32").open("w+b", buffering=0)
         self._rows = 0
-        self._lines.write(f"{self._header}\n")
-        _flush_durably(self._lines)
+        self._lines_end = _write_durably(self._lines, f"{self._header}\n".encode(), 0)
 
     def __enter__(self) -> Self:
         return self
@@ -83,12 +82,11 @@ class Workspace:
 
         signatures: SIGNATURE [n]; vectors: float32 [n, 960].
         """
-        self._floats.write(np.ascontiguousarray(vectors, dtype="<f4").data)
-        _flush_durably(self._floats)
-        for path, signature in zip(paths, signatures, strict=True):
-            entry = [path, int(signature["size"]), int(signature["mtime_ns"]), signature["sha256"].tobytes().hex()]
-            self._lines.write(f"{json.dumps(entry)}\n")
-        _flush_durably(self._lines)
+        # At places of their own, so that what a full disk cut short does not shift what comes after it.
+        rows = np.ascontiguousarray(vectors, dtype="<f4")
+        _write_durably(self._floats, rows.tobytes(), self._rows * _ROW_BYTES)
+        lines = "".join(map(_line, paths, signatures))
+        self._lines_end = _write_durably(self._lines, lines.encode(), self._lines_end)
         first = len(self._signatures) + self._rows
         self._rows += len(paths)
         return range(first, first + len(paths))
@@ -141,6 +139,11 @@ def _whole_entries(lines: list[str]) -> list[tuple[str, int, int, bytes]]:
     return entries
 
 
+def _line(path: str, signature: Any) -> str:
+    entry = [path, int(signature["size"]), int(signature["mtime_ns"]), signature["sha256"].tobytes().hex()]
+    return f"{json.dumps(entry)}\n"
+
+
 def _parse(line: str) -> tuple[str, int, int, bytes]:
     """Raises ValueError and TypeError."""
     path, size, mtime_ns, sha256 = json.loads(line)
@@ -155,6 +158,12 @@ def _map(file: IO[bytes], rows: int) -> Vectors:
     return np.memmap(file, dtype="<f4", mode="r", shape=(rows, DIMENSION))
 
 
-def _flush_durably(file: IO[Any]) -> None:
-    file.flush()
+def _write_durably(file: IO[bytes], data: bytes, start: int) -> int:
+    """Write data from start on, the last thing in file; return where it ends."""
+    file.truncate(start)
+    file.seek(start)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
     os.fsync(file.fileno())
+    return start + len(data)

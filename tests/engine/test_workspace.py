@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,28 @@ def test_lines_cut_anywhere_give_whole_pictures_or_none(tmp_path: Path, cut: int
         for number in range(3):
             found = workspace.find_content(content(number))
             assert found is None or (workspace.vectors(np.array([found])) == number).all()
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_write_that_fails_half_way_shifts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        workspace.add(*some_work(2))
+        calls = iter(range(1, 9))
+
+        def fsync(descriptor: int) -> None:
+            if next(calls) == fails:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space"):
+            workspace.add(*some_work(3, start=10))
+        added = workspace.add(*some_work(4, start=20))
+        assert list(workspace.vectors(np.array(added))[:, 0]) == [20, 21, 22, 23]
+    with Workspace(tmp_path, made_by=MODEL) as again:
+        for number in (0, 1, 20, 23):
+            found = again.find_content(content(number))
+            assert found is not None
+            assert (again.vectors(np.array([found])) == number).all()
+        assert again.find_content(content(10)) is None
