@@ -1,4 +1,5 @@
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,8 @@ from PIL import Image
 from search import runtime
 from tenants.models import Company
 from tests.fakes import FakeEmbedder
+from tests.postgres import Cluster, binaries
+from tests.processes import Launcher, Site, copy_sqlite, database, make_template
 
 Colour = tuple[int, int, int]
 
@@ -65,3 +68,52 @@ def picture(colour: Colour, name: str = "query.png") -> BytesIO:
     file.seek(0)
     file.name = name
     return file
+
+
+# Real processes, see tests/processes.py
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """The test run's own PostgreSQL server, with the tables laid out in the database `tables`."""
+    directory = binaries()
+    if directory is None:
+        pytest.skip("PostgreSQL is not installed here: no /usr/lib/postgresql/*/bin/initdb")
+    cluster = Cluster(directory)
+    try:
+        make_template(cluster.create("tables"))
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("tables") / "tables.sqlite3"
+    make_template(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database on each engine, for processes that share it."""
+    if request.param == "sqlite":
+        return copy_sqlite(request.getfixturevalue("sqlite_tables"), tmp_path / "db.sqlite3")
+    cluster: Cluster = request.getfixturevalue("postgres")
+    return cluster.create(f"test_{secrets.token_hex(8)}", template="tables")
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    launcher = Launcher()
+    yield launcher
+    launcher.stop()
+
+
+@pytest.fixture
+def site(database_url: str, tmp_path: Path, launcher: Launcher, django_db_blocker: Any) -> Iterator[Site]:
+    """An installation for real processes; this process uses its database and directories too."""
+    site = Site(database_url, tmp_path, launcher)
+    with django_db_blocker.unblock(), database(database_url):
+        yield site
+        site.stop()

@@ -1,5 +1,6 @@
 import os
 from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from search.builds import StopRequested, run_build
 from search.engine.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
 from search.management.progress import ProgressDisplay, format_seconds
-from tenants.models import BuildStopped, Company
+from tenants.models import BuildStopped, Company, IndexBuild
+
+_WISHES = ("full", "checksum", "allow_empty")
 
 
 class Command(BaseCommand):
@@ -55,8 +58,9 @@ class Command(BaseCommand):
                 self._tell(self._build_company(self._company(company or "", input_dir), input_dir, _options(options)))
         except (EngineError, BuildStopped, ValidationError) as error:
             raise CommandError("; ".join(getattr(error, "messages", [str(error)]))) from error
-        except StopRequested as error:
-            raise CommandError(f"{error}. Run the command again to continue.", returncode=130) from error
+        except (StopRequested, KeyboardInterrupt) as error:
+            text = str(error) or "The build is stopped: it goes on where it was"
+            raise CommandError(f"{text}. Run the command again to continue.", returncode=130) from error
 
     def _company(self, name: str, input_dir: Path | None) -> Company:
         company, created, note = get_or_create_company(name, image_folder=input_dir)
@@ -68,19 +72,12 @@ class Command(BaseCommand):
 
     def _build_company(self, company: Company, folder: Path | None, options: BuildOptions) -> BuildOutcome:
         with transaction.atomic():  # no worker sees the row before it is claimed here
-            build = company.queue_build()
-            if not build.start():
-                raise CommandError(
-                    f"A build of {company} is running already, since {build.started_at:%Y-%m-%d %H:%M} UTC: "
-                    "manage.py builds shows it"
-                )
-            build.beat(
-                full=options.full,
-                checksum=options.checksum,
-                allow_empty=options.allow_empty,
-                image_folder=str(folder.absolute()) if folder else "",
-            )
+            build = _claim(company)
+            # A build that was waiting, or whose process was killed, is carried out as it was wished for, and more.
+            wishes = {name: getattr(build, name) or getattr(options, name) for name in _WISHES}
+            build.beat(**wishes, fold=False, image_folder=str(folder.absolute()) if folder else "")
             build.refresh_from_db()
+        options = replace(options, **wishes)
         with ProgressDisplay(self.stderr) as display:
             return run_build(build, options=options, on_progress=display.show, requeue=False)
 
@@ -124,6 +121,20 @@ class Command(BaseCommand):
                 + ("" if outcome.published else "; nothing has changed")
             )
         )
+
+
+def _claim(company: Company) -> IndexBuild:
+    """Return the company's build, the caller's from now on. Raises CommandError where one is running."""
+    for _ in range(2):
+        build = company.queue_build()
+        if build.start():
+            return build
+        if build.is_active:
+            break  # else its processes were lost too often, and it has just been given up
+    raise CommandError(
+        f"A build of {company} is running already, since {build.started_at or build.queued_at:%Y-%m-%d %H:%M} UTC: "
+        "manage.py builds shows it"
+    )
 
 
 def _options(options: dict[str, Any]) -> BuildOptions:
