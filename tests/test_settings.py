@@ -33,6 +33,8 @@ WRONG_VALUES = {
     "IMAGESEARCH_BUILD_LEASE_SECONDS": ["0"],
     "IMAGESEARCH_WEIGHTS": ["IMAGENET1K_V3", "/nowhere/weights.pth"],
     "IMAGESEARCH_DEVICE": ["gpu"],
+    "IMAGESEARCH_CACHE_DIR": ["~nobody-at-all/cache"],
+    "TORCH_HOME": ["~nobody-at-all/torch"],
 }
 
 
