@@ -3,16 +3,20 @@
 import logging
 import threading
 from functools import cache
+from pathlib import Path
 
 from django.conf import settings
 
+from search.engine import onnx_model
 from search.engine.cache import IndexCache
 from search.engine.embedder import UNTRAINED, Embedder
 from search.engine.errors import WeightsUnavailable
 from search.engine.index import ImageIndex
+from search.engine.weights import entries_at_hand
 
 logger = logging.getLogger(__name__)
 
+_GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, WSL, AMD
 _model_lock = threading.Lock()  # the first requests wait for one load instead of each making their own
 
 index_cache = cache(IndexCache)
@@ -49,21 +53,46 @@ def embedder_for(index: ImageIndex) -> Embedder:
 
 def embedders_at_hand() -> list[Embedder]:
     """Return the embedders of torchvision's weights entries that need no download, the configured one left out."""
-    from search.engine.torch_model import entries_at_hand, load_embedder
-
-    return [load_embedder(name, device=settings.DEVICE) for name in entries_at_hand() if name != settings.WEIGHTS]
+    return [_load(name) for name in entries_at_hand(hub=_hub()) if name != settings.WEIGHTS]
 
 
 @cache
 def _load_embedder() -> Embedder:
-    from search.engine.torch_model import load_embedder  # late: torch takes seconds and hundreds of megabytes
-
-    logger.info("Loading the model with the weights %s", settings.WEIGHTS)
-    return load_embedder(settings.WEIGHTS, device=settings.DEVICE)
+    return _load(settings.WEIGHTS)
 
 
 @cache
 def _load_untrained_embedder() -> Embedder:
-    from search.engine.torch_model import load_untrained_embedder
+    return _load(UNTRAINED)
 
-    return load_untrained_embedder(device=settings.DEVICE)
+
+def _load(weights: str) -> Embedder:
+    """Return the embedder of the weights, in torch on a GPU and in ONNX Runtime, without torch, on a CPU."""
+    logger.info("Loading the model with the weights %s", weights)
+    if settings.DEVICE == "cuda" or (settings.DEVICE == "auto" and _has_gpu()):
+        return _load_in_torch(weights)
+    try:
+        return onnx_model.load_embedder(weights, cache=settings.CACHE_DIR, hub=_hub(), pictures=settings.MEDIA_ROOT)
+    except onnx_model.OnnxUnusable as error:
+        logger.warning("ONNX Runtime cannot run the weights %s (%s): torch does, more slowly", weights, error)
+        return _load_in_torch(weights)
+
+
+def _load_in_torch(weights: str) -> Embedder:
+    from search.engine import torch_model  # late: it takes seconds and hundreds of megabytes
+
+    if weights == UNTRAINED:
+        return torch_model.load_untrained_embedder(device=settings.DEVICE)
+    return torch_model.load_embedder(weights, device=settings.DEVICE, hub=_hub())
+
+
+def _has_gpu() -> bool:
+    if not any(path.exists() for path in _GPU_DEVICES):
+        return False
+    from search.engine import torch_model
+
+    return torch_model.sees_gpu()
+
+
+def _hub() -> Path:
+    return Path(settings.TORCH_HOME) / "hub"

@@ -41,8 +41,13 @@ class Embedder(Protocol):
         """The versions of the libraries that compute the vectors."""
         ...
 
+    @property
+    def min_side(self) -> int:
+        """What open_image is to be told before prepare, for queries and builds alike: it alters the vectors."""
+        ...
+
     def prepare(self, image: Image.Image) -> Pixels:
-        """Return an RGB picture as the model's input, float32 [3, side, side]."""
+        """Return an RGB picture as the model's input, uint8 [side, side, 3]."""
         ...
 
     def embed(self, batch: Sequence[Pixels]) -> Vectors:

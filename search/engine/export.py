@@ -1,0 +1,91 @@
+"""python -m search.engine.export WEIGHTS CACHE HUB PICTURES: what onnx_model runs to get its network from torch."""
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from search.engine.embedder import UNTRAINED
+from search.engine.errors import WeightsUnavailable
+from search.engine.onnx_model import (
+    TOLERANCE,
+    UNFINISHED,
+    WEIGHTS_UNAVAILABLE,
+    Export,
+    OnnxEmbedder,
+    export_paths,
+    runtime_version,
+    sha256_of,
+)
+from search.engine.probes import probe_pictures
+from search.engine.torch_model import TorchEmbedder, load_embedder, load_untrained_embedder
+
+
+def main(weights: str, cache: str, hub: str, pictures: str) -> int:
+    warnings.simplefilter("ignore")  # of torch's exporter, about itself
+    try:
+        with redirect_stdout(sys.stderr):
+            reference = _reference(weights, Path(hub))
+            export(reference, cache=Path(cache), pictures=Path(pictures) if pictures else None)
+    except WeightsUnavailable as error:
+        sys.stdout.write(str(error))
+        return WEIGHTS_UNAVAILABLE
+    return 0
+
+
+def _reference(weights: str, hub: Path) -> TorchEmbedder:
+    if weights == UNTRAINED:
+        return load_untrained_embedder(device="cpu")
+    return load_embedder(weights, device="cpu", hub=hub)
+
+
+def export(reference: TorchEmbedder, *, cache: Path, pictures: Path | None) -> Export:
+    """Put the network into cache, if its vectors are the reference's, and the card that says so or not."""
+    with tempfile.TemporaryDirectory(dir=cache, prefix=UNFINISHED, ignore_cleanup_errors=True) as unfinished:
+        model, card = export_paths(Path(unfinished), reference.passport)
+        reference.export_onnx(model)
+        made = _compare(reference, model, pictures)
+        made.write(card)
+        # The card moves last: without it, or when it tells of another file, nobody takes the network for whole.
+        for file in (model, card) if made.sha256 else (card,):
+            _settle(file)
+            file.replace(cache / file.name)
+        _settle(cache)
+    return made
+
+
+def _compare(reference: TorchEmbedder, model: Path, folder: Path | None) -> Export:
+    probes = list(probe_pictures(reference.transform, folder=folder))
+    exported = OnnxEmbedder(model, reference.passport, reference.transform)
+    # Alone and together, because a network can be exported for the one batch size and wrong for others.
+    alone = np.concatenate([exported.embed([probe]) for probe in probes])
+    truth = reference.embed(probes)
+    difference = float(max(np.abs(truth - alone).max(), np.abs(truth - exported.embed(probes)).max()))
+    return Export(
+        sha256=sha256_of(model) if difference <= TOLERANCE else None,
+        weights=reference.passport.weights,
+        largest_difference=difference,
+        pictures_compared=len(probes),
+        onnxruntime=runtime_version(),
+        torch=version("torch"),
+    )
+
+
+def _settle(path: Path) -> None:
+    """Have what is written on the disk before anything relies on it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,207 @@
+"""MobileNetV3-Large in ONNX Runtime: the way on a CPU. A process that embeds with it never imports torch.
+
+The network is exported from the torch weights once, into a cache folder, by a process of its own, because torch
+would stay in the memory of the one that serves. Of each fingerprint the folder holds the network and a card that
+says what it is; see Export. Who exports holds the folder's lock, everybody else waits for it.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
+from search.engine.embedder import ModelPassport, Vectors, unit_length
+from search.engine.errors import WeightsUnavailable
+from search.engine.transform import Pixels, Transform
+from search.engine.weights import Weights, find_weights
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5  # largest difference of a number in two unit vectors that still count as the same
+WEIGHTS_UNAVAILABLE = 3  # exit status of the export; its standard output is the message
+UNFINISHED = ".export-"  # how folders of exports under way begin
+
+_PICTURES_A_RUN = 16  # at once: more are not faster, and each takes about 8 MB
+_EXPORT_SECONDS = 1800  # 10 to 30 are usual, and a download comes before it
+_RETRY_SECONDS = 60
+_PROJECT = Path(__file__).resolve().parents[2]
+
+# Weights that were not to be had, until when that is believed, and why: a new attempt costs seconds of torch.
+# Written and read by whoever loads a model; a lost update costs one more attempt.
+_refusals: dict[tuple[str, str | None], tuple[float, str]] = {}
+
+
+class OnnxUnusable(Exception):
+    """ONNX Runtime cannot run these weights here; torch can. Says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is noted beside an exported network, when it is finished."""
+
+    sha256: str | None  # of the file; None: torch and it disagreed, so there is none
+    weights: str
+    largest_difference: float  # to torch, of a number in a unit vector, over the pictures compared
+    pictures_compared: int
+    onnxruntime: str
+    torch: str
+
+    def write(self, card: Path) -> None:
+        card.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+class OnnxEmbedder:
+    """MobileNetV3-Large up to its average pool; see Embedder. Never changes once made, so threads share it."""
+
+    def __init__(self, model: Path, passport: ModelPassport, transform: Transform, *, threads: int | None = None):
+        """threads: that one embed() computes with; by default as many as there are cores.
+
+        Raises OnnxUnusable.
+        """
+        self.passport = passport
+        self.libraries = {"onnxruntime": runtime_version()}
+        self.min_side = transform.min_decoded_side
+        self.transform = transform
+        self._session = _open_session(model, threads or os.cpu_count() or 1)
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        return self.transform.apply(image)
+
+    def embed(self, batch: Sequence[Pixels]) -> Vectors:
+        runs = range(0, len(batch), _PICTURES_A_RUN)
+        pooled = [self._run(np.stack(batch[start : start + _PICTURES_A_RUN])) for start in runs]
+        return unit_length(np.concatenate(pooled))
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        pooled: np.ndarray = self._session.run(None, {"pixels": pixels})[0]  # [N, 960]
+        return pooled
+
+
+def load_embedder(
+    weights: str, *, cache: Path, hub: Path, pictures: Path | None = None, threads: int | None = None
+) -> OnnxEmbedder:
+    """Return the embedder of a torchvision weights entry, of a state_dict's path or of UNTRAINED.
+
+    cache: where exports lie. hub: torch's hub folder, where downloads lie. Where the entry or the export is
+    missing, a process of its own makes it; pictures is the folder whose pictures it compares the export with torch on.
+    Raises WeightsUnavailable, and OnnxUnusable where torch has to run the model.
+    """
+    runtime_version()
+    found = find_weights(weights, hub=hub)
+    if found is None or not _is_finished(found, cache):
+        found = _export_once(weights, cache, hub, pictures)
+    model, card = export_paths(cache, found.passport)
+    export = _read_card(card)
+    if export is None or export.sha256 is None:
+        raise OnnxUnusable("its vectors differ from torch's" if export else f"{model} has vanished")
+    return OnnxEmbedder(model, found.passport, found.transform, threads=threads)
+
+
+def runtime_version() -> str:
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError as error:
+        raise OnnxUnusable("onnxruntime is not installed") from error
+
+
+def export_paths(cache: Path, passport: ModelPassport) -> tuple[Path, Path]:
+    """Return where the network that makes these vectors lies, and its card."""
+    return cache / f"{passport.fingerprint}.onnx", cache / f"{passport.fingerprint}.json"
+
+
+def _open_session(model: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise OnnxUnusable(f"onnxruntime cannot be imported: {error}") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that spin while they wait take the cores from decoding and from each other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own types derive from Exception alone
+        raise OnnxUnusable(f"{model} cannot be loaded: {error}") from error
+
+
+def _is_finished(weights: Weights, cache: Path) -> bool:
+    """Return whether this runtime's export, or the note that torch disagrees with it, lies whole in cache."""
+    model, card = export_paths(cache, weights.passport)
+    export = _read_card(card)
+    if export is None or export.onnxruntime != runtime_version():
+        return False
+    return export.sha256 is None or export.sha256 == sha256_of(model)
+
+
+def _read_card(card: Path) -> Export | None:
+    try:
+        return Export(**json.loads(card.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def sha256_of(file: Path) -> str | None:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _export_once(weights: str, cache: Path, hub: Path, pictures: Path | None) -> Weights:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "export.lock"):
+            found = find_weights(weights, hub=hub)
+            if found is None or not _is_finished(found, cache):  # nobody made it while we waited
+                _remove_unfinished(cache)
+                _run_export(weights, found, cache, hub, pictures)
+                found = find_weights(weights, hub=hub)
+    except OSError as error:
+        raise OnnxUnusable(f"the cache folder {cache} cannot be used: {error}") from error
+    if found is None:
+        raise OnnxUnusable(f"the download of {weights} has vanished")
+    return found
+
+
+def _remove_unfinished(cache: Path) -> None:
+    for leftover in cache.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _run_export(weights: str, found: Weights | None, cache: Path, hub: Path, pictures: Path | None) -> None:
+    """Download what is missing and export it, in a process of its own. Raises WeightsUnavailable, OnnxUnusable."""
+    attempt = weights, found.passport.fingerprint if found else None
+    believed_until, reason = _refusals.get(attempt, (0.0, ""))
+    if time.monotonic() < believed_until:
+        raise WeightsUnavailable(reason)
+    logger.info("Exporting the weights %s to %s, once: it takes up to half a minute", weights, cache)
+    command = [sys.executable, "-m", "search.engine.export", weights, str(cache), str(hub), str(pictures or "")]
+    try:
+        # Its standard error is ours, so that the download's progress is seen.
+        done = subprocess.run(
+            command, cwd=_PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=_EXPORT_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OnnxUnusable(f"the export took longer than {_EXPORT_SECONDS} s") from error
+    if done.returncode == 0:
+        return
+    reason = done.stdout.strip()
+    if done.returncode != WEIGHTS_UNAVAILABLE:
+        raise OnnxUnusable(f"the export ended with status {done.returncode} {reason}")
+    _refusals[attempt] = time.monotonic() + _RETRY_SECONDS, reason
+    raise WeightsUnavailable(reason)
