@@ -129,7 +129,8 @@ class CompanyAdmin(admin.ModelAdmin):
         """Answer the list's script: how the companies of the given ids stand."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        ids = [int(text) for text in request.GET.getlist("id")[: self.list_per_page] if text.isdecimal()]
+        texts = request.GET.getlist("id")[: self.list_max_show_all]
+        ids = [int(text) for text in texts if text.isdecimal() and len(text) < 19]  # what a database's integer holds
         companies = list(self.get_queryset(request).filter(pk__in=ids))
         return _live_answer(
             [_overview(company) for company in companies],
@@ -269,7 +270,7 @@ class CompanyAdmin(admin.ModelAdmin):
         """Queue a build and say so, or say which one is active already."""
         before = company.builds.active().first()
         build = company.queue_build(full=full, requested_by=request.user)
-        what = "every picture anew" if full else "what has changed"
+        what = "it embeds every picture anew" if full else "it takes up what has changed"
         if before is None or before.pk != build.pk:
             self.log_change(request, company, f"Queued build {build.pk}: {what}.")
             self.message_user(request, f"Build {build.pk} of {company} is queued: {what}.", messages.SUCCESS)
@@ -364,7 +365,7 @@ class IndexBuildAdmin(admin.ModelAdmin):
     search_fields = ("company__name", "error")
     fieldsets = (
         (None, {"fields": ("company", "badge", "error", "requested_by")}),
-        ("What was asked", {"fields": ("full", "checksum", "allow_empty", "image_folder")}),
+        ("What was asked", {"fields": ("full", "checksum", "allow_empty", "fold", "image_folder")}),
         (
             "What was done",
             {
@@ -495,7 +496,7 @@ def _to_page(company: Company) -> HttpResponseRedirect:
 
 
 def _upload_log(intake: Intake) -> str:
-    text = f"Uploaded {len(intake.stored)} pictures"
+    text = f"Uploaded {len(intake.stored)} picture{'' if len(intake.stored) == 1 else 's'}"
     text += f", {len(intake.replaced)} of them replaced" if intake.replaced else ""
     return f"{text}; {len(intake.refused)} refused." if intake.refused else f"{text}."
 
