@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from search import demo, live, runtime
@@ -59,7 +60,7 @@ def run_build(
         raise
     except BaseException as error:
         logger.exception("The build of %s failed", company)
-        build.fail(str(error) or type(error).__name__)
+        build.fail(_reason(error))
         raise
     return outcome
 
@@ -87,6 +88,12 @@ def _fold(build: IndexBuild, heart: "_Heart") -> BuildOutcome:
     heart.beat(weights=index.info.weights or "")
     progress = BuildProgress(found=len(index), reused=len(index))
     return BuildOutcome(progress, [], len(index), full_reason="", published=True)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(error.messages)
+    return str(error) or type(error).__name__
 
 
 def build_options(build: IndexBuild, **chosen: Any) -> BuildOptions:
