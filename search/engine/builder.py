@@ -74,6 +74,7 @@ def build_index(
     embedder: Embedder,
     options: BuildOptions,
     live_sequence: int | None = None,
+    company: str = "",
     report: Callable[[BuildProgress], None] = lambda progress: None,
     confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> BuildOutcome:
@@ -82,11 +83,12 @@ def build_index(
     Pictures that have not changed keep their vectors, and so do those moved; the result is that of a full build.
     What a stopped build has embedded is found again by the next. A picture that cannot be read is skipped and
     named in the outcome. live_sequence: the last live change whose picture lies in folder.
+    company: whose pictures' ids they get, by default the one that target is named after.
     report is called after each batch and during long steps, confirm is entered around the publication; an
     exception from either ends the build and leaves the old index.
     Raises NothingToIndex where no picture could be indexed, NotEnoughSpace and PublishRefused.
     """
-    return _Build(folder, target, embedder, options, live_sequence, report).run(confirm)
+    return _Build(folder, target, embedder, options, live_sequence, report, company).run(confirm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class _Build:
         options: BuildOptions,
         live_sequence: int | None,
         report: Callable[[BuildProgress], None],
+        company: str = "",
     ) -> None:
         self._folder, self._target = folder, target
         self._embedder, self._options = embedder, options
@@ -136,7 +139,9 @@ class _Build:
         self._progress = BuildProgress()
         self._libraries = {"pillow": PIL.__version__, **embedder.libraries}
         self._scanned_at_ns = time.time_ns()
-        self._before, self._given_ids = self._load_before()
+        self._company = company or target.name
+        self._given_ids = storage.given_ids(target, self._company)
+        self._before = self._load_before()
         self.full_reason = self._why_full()
         self._kept = None if self.full_reason else self._before
         self._rows_by_content = _RowsByContent(self._kept)
@@ -158,7 +163,13 @@ class _Build:
             published = not self._is_done_already(rows_by_path[indexed], plan.signatures[indexed])
             if published:
                 self._write(plan, workspace, numbers, indexed, writer)
-                writer.publish(self._info(), keep=self._options.keep_generations, confirm=confirm)
+                writer.publish(
+                    self._info(),
+                    given_ids=self._given_ids,
+                    keep=self._options.keep_generations,
+                    beat=lambda: self._report(self._progress),
+                    confirm=confirm,
+                )
             workspace.clear()
         return self._outcome(plan, len(indexed), published=published)
 
@@ -183,15 +194,15 @@ class _Build:
 
     # What can be kept
 
-    def _load_before(self) -> tuple[ImageIndex | None, dict[str, str]]:
-        """Return the index before, None where there is none or it is damaged, and its ids that no path gives."""
+    def _load_before(self) -> ImageIndex | None:
+        """Return the index before, None where there is none or it is damaged."""
         try:
             before = storage.load(self._target)
-            company = self._target.name
-            # Reads every entry, so that a damaged one is found here and not in the midst of the build.
-            return before, {r.path: r.id for r in before.records if r.id != image_id(company, r.path)}
+            for _ in before.records:  # a damaged entry is found here and not in the midst of the build
+                pass
         except IndexUnusable:
-            return None, {}
+            return None
+        return before
 
     def _why_full(self) -> str:
         """Return why no vector of the index before can be kept, or ""."""
@@ -394,7 +405,7 @@ class _Build:
             self._report(self._progress)
 
     def _identify(self, path: str) -> ImageRecord:
-        return ImageRecord(path, self._given_ids.get(path) or image_id(self._target.name, path))
+        return ImageRecord(path, self._given_ids.get(path) or image_id(self._company, path))
 
     def _info(self) -> IndexInfo:
         passport = self._embedder.passport

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from search.engine.coarse import CoarseIndex, CoarseSearch
 from search.engine.embedder import DIMENSION, MODEL, ModelPassport, Vector, Vectors
 from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.records import ImageRecord, ListRecords, Records, Rows
@@ -32,6 +33,7 @@ class IndexInfo:
     libraries: dict[str, str] | None = None  # versions of what made the vectors
     scanned_at_ns: int | None = None  # Unix time: the files were looked at from then on
     live_sequence: int | None = None  # the last live change that the index holds
+    coarse: CoarseSearch | None = None
 
     @property
     def passport(self) -> ModelPassport | None:
@@ -47,7 +49,7 @@ class LiveImage:
     vector: Vector | None = field(repr=False)  # [960], unit length
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ImageIndex:
     """The pictures of one company and their vectors. It never changes: a rebuild or a live change replaces it."""
 
@@ -55,12 +57,18 @@ class ImageIndex:
     records: Records  # in the order of the vectors
     vectors: Vectors = field(repr=False)  # [N, 960], memory-mapped and read-only where the files allow it
     signatures: Any = field(default=None, repr=False)  # storage.SIGNATURE [N]; None where nobody recorded them
+    coarse: CoarseIndex | None = field(default=None, repr=False)  # None where the exact scan serves
     added: tuple[ImageRecord, ...] = ()  # live pictures, by path
     added_vectors: Vectors = field(default_factory=lambda: np.empty((0, DIMENSION), np.float32), repr=False)
     hidden: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # rows replaced or deleted
 
     def __len__(self) -> int:
         return len(self.records) - len(self.hidden) + len(self.added)
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory the index takes at most, its mapped files included."""
+        return self.vectors.nbytes + self.records.nbytes + (self.coarse.nbytes if self.coarse else 0)
 
     def require_model(self, passport: ModelPassport) -> None:
         """Raise ModelMismatch unless vectors of this model may be compared with the index's."""
@@ -142,15 +150,22 @@ class ImageIndex:
         return built + added[max(0, start - len(rows)) : max(0, stop - len(rows))], len(rows) + len(added)
 
     def _search_built(self, vector: Vector, top_k: int, location: str) -> list[Match]:
-        rows = self.records.rows_below(location)
-        scores = self.vectors[rows] @ vector  # [rows]
-        hidden = self._hidden_places(rows)
+        rows = self._proposed(vector, top_k, location)
+        exact = _exact_scores(self.vectors, rows, vector)
+        best = np.lexsort((rows, -exact))[:top_k]
+        return [Match(self.records[int(rows[place])], float(exact[place])) for place in best]
+
+    def _proposed(self, vector: Vector, top_k: int, location: str) -> npt.NDArray[np.int64]:
+        """Return the rows, in order, among which the top_k closest are."""
+        if self.coarse is not None and not location:
+            rows = self.coarse.propose(vector, top_k, spare=len(self.hidden))
+            return rows[~np.isin(rows, self.hidden, assume_unique=True)]
+        below = self.records.rows_below(location)
+        scores = self.vectors[below] @ vector  # [below]
+        hidden = self._hidden_places(below)
         scores[hidden] = -np.inf
         places = _contenders(scores, min(top_k, len(scores) - len(hidden)))
-        best = [_row_at(rows, int(place)) for place in places]
-        exact = _exact_scores(self.vectors, best, vector)
-        order = np.lexsort((np.array(best), -exact))[:top_k]
-        return [Match(self.records[best[place]], float(exact[place])) for place in order]
+        return places + below.start if isinstance(below, slice) else below[places]
 
     def _hidden_places(self, rows: Rows) -> npt.NDArray[np.int64]:
         """Return where among rows the hidden ones are."""
@@ -159,7 +174,7 @@ class ImageIndex:
         return np.flatnonzero(np.isin(rows, self.hidden))
 
     def _search_added(self, vector: Vector, location: str) -> list[Match]:
-        scores = self.added_vectors @ vector  # [added]
+        scores = _exact_scores(self.added_vectors, np.arange(len(self.added)), vector)  # [added]
         return [
             Match(record, float(score))
             for record, score in zip(self.added, scores, strict=True)
@@ -172,10 +187,6 @@ def empty_index() -> ImageIndex:
     return ImageIndex(IndexInfo(total_images=0), ListRecords([]), np.empty((0, DIMENSION), np.float32))
 
 
-def _row_at(rows: Rows, place: int) -> int:
-    return rows.start + place if isinstance(rows, slice) else int(rows[place])
-
-
 def _contenders(scores: Vector, top_k: int) -> npt.NDArray[np.int64]:
     """Return the places of the top_k highest scores and of all that rounding may have put below them."""
     if top_k <= 0:
@@ -184,7 +195,7 @@ def _contenders(scores: Vector, top_k: int) -> npt.NDArray[np.int64]:
     return np.flatnonzero(scores >= threshold - _ROUNDING)
 
 
-def _exact_scores(vectors: Vectors, rows: list[int], vector: Vector) -> npt.NDArray[np.float64]:
+def _exact_scores(vectors: Vectors, rows: npt.NDArray[np.int64], vector: Vector) -> npt.NDArray[np.float64]:
     """Return the products of some vectors with vector, float64 [rows].
 
     BLAS rounds a row by where it stands in the matrix, so that copies of a picture would differ.

@@ -5,7 +5,7 @@ import json
 import uuid
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -17,6 +17,8 @@ from search.engine.errors import IndexCorrupt
 Rows = slice | npt.NDArray[np.int64]
 
 _ID_NAMESPACE = uuid.UUID("5f0c7c2e-8f0e-4c39-9c2b-6a1f6f7b2a54")
+_LIST_BYTES = 700  # of a record in a ListRecords: two texts and their places in two tables
+
 ID_KEY = np.dtype([("key", "<u8"), ("row", "<i8")])
 
 
@@ -46,6 +48,11 @@ class ImageRecord:
 
 class Records(Sequence[ImageRecord]):
     """The pictures of an index, in the order of its vectors."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """How much memory the records take at most, their mapped files included."""
 
     @abstractmethod
     def at(self, row: int) -> ImageRecord:
@@ -84,6 +91,10 @@ class ListRecords(Records):
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def nbytes(self) -> int:
+        return _LIST_BYTES * len(self._records)
+
     def at(self, row: int) -> ImageRecord:
         return self._records[row]
 
@@ -111,6 +122,10 @@ class LineRecords(Records):
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    @property
+    def nbytes(self) -> int:
+        return self._text.nbytes + self._offsets.nbytes + self._id_keys.nbytes
 
     def at(self, row: int) -> ImageRecord:
         line = self._text[self._offsets[row] : self._offsets[row + 1]].tobytes()
@@ -146,6 +161,11 @@ class LineRecords(Records):
 def image_id(company: str, path: str) -> str:
     """Return the id that a picture gets when it is first indexed: always the same for the same path and company."""
     return str(uuid.uuid5(_ID_NAMESPACE, f"{company}/{path}"))
+
+
+def ids_no_path_gives(company: str, records: Iterable[ImageRecord]) -> dict[str, str]:
+    """Return, by path, the ids that image_id does not give."""
+    return {record.path: record.id for record in records if record.id != image_id(company, record.path)}
 
 
 def parse_entry(entry: Any) -> ImageRecord:

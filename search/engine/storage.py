@@ -8,6 +8,8 @@
         metadata_offsets.npy   int64 [N + 1], where each line of metadata.json begins
         signatures.npy         SIGNATURE [N], what the picture files looked like; missing where nobody knows
         id_keys.npy            records.ID_KEY [N], sorted: finds a row by its id
+        coarse_index.bin       codes of the first pass, see coarse.py; missing where the exact scan serves
+        given_ids.json         {path: id} of the ids that no path gives, those of pictures now missing as well
         index_info.json        IndexInfo; its "format" says that the files are ours
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
     <parent>/.generations/AOF/.building/             what unfinished builds have embedded, see workspace.py
@@ -18,6 +20,7 @@ becomes a generation when the first one of ours is published in its place.
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -35,6 +38,7 @@ import faiss
 import numpy as np
 from filelock import FileLock, Timeout
 
+from search.engine.coarse import CoarseIndex, CoarseSearch, build_coarse, read_coarse, write_coarse
 from search.engine.embedder import DIMENSION, Vectors
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
 from search.engine.index import ImageIndex, IndexInfo
@@ -44,9 +48,12 @@ from search.engine.records import (
     LineRecords,
     ListRecords,
     id_key,
+    ids_no_path_gives,
     metadata_entry,
     parse_entry,
 )
+
+logger = logging.getLogger(__name__)
 
 FAISS_INDEX = "faiss_index.bin"
 EMBEDDINGS = "embeddings.npy"
@@ -54,8 +61,10 @@ METADATA = "metadata.json"
 OFFSETS = "metadata_offsets.npy"
 SIGNATURES = "signatures.npy"
 ID_KEYS = "id_keys.npy"
+CODES = "coarse_index.bin"
+GIVEN_IDS = "given_ids.json"
 INFO = "index_info.json"
-PARTS = frozenset({FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, INFO})
+PARTS = frozenset({FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, CODES, GIVEN_IDS, INFO})
 
 GENERATIONS = ".generations"
 FORMAT = 1
@@ -142,7 +151,24 @@ def _load_generation(generation: Path) -> ImageIndex:
     records = _map_records(generation) if ours else _parse_records(generation / METADATA)
     if len(records) != len(vectors):
         raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {len(vectors)} vectors")
-    return ImageIndex(index_info, records, vectors, _read_signatures(generation, len(vectors)))
+    signatures = _read_signatures(generation, len(vectors))
+    return ImageIndex(index_info, records, vectors, signatures, _read_codes(generation, index_info))
+
+
+def given_ids(directory: Path, company: str) -> dict[str, str]:
+    """Return, by path, the ids that the index's pictures have and that image_id(company, path) does not give.
+
+    Another program gave them. They are read from whatever is whole, also of a damaged index and of earlier
+    generations, because a picture keeps its id for ever.
+    """
+    given: dict[str, str] = {}
+    for generation in [*_generations(directory), _resolve(directory)]:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if (generation / GIVEN_IDS).exists():
+                given |= _parse_object((generation / GIVEN_IDS).read_bytes())
+            else:
+                given |= ids_no_path_gives(company, map(parse_entry, json.loads((generation / METADATA).read_bytes())))
+    return given
 
 
 def _map_records(generation: Path) -> LineRecords:
@@ -177,6 +203,16 @@ def _read_signatures(generation: Path, count: int) -> Any:
     return signatures
 
 
+def _read_codes(generation: Path, index_info: IndexInfo) -> CoarseIndex | None:
+    if index_info.coarse is None:
+        return None
+    try:
+        return read_coarse(generation / CODES, index_info.coarse, images=index_info.total_images)
+    except (OSError, ValueError) as error:
+        logger.warning("%s of %s cannot be read, the exact scan serves: %s", CODES, generation, error)
+        return None
+
+
 def _read_info(generation: Path) -> tuple[IndexInfo, bool]:
     """Return the info and whether the files are ours; the Flask service may have left no info at all."""
     missing = [name for name in (FAISS_INDEX, METADATA) if not (generation / name).exists()]
@@ -190,6 +226,8 @@ def _read_info(generation: Path) -> tuple[IndexInfo, bool]:
         entries = _parse_object(path.read_bytes())
         known = {field.name: entries[field.name] for field in fields(IndexInfo) if field.name in entries}
         known |= {name: int(known[name]) for name in ("total_images", "embedding_dimension") if name in known}
+        if known.get("coarse") is not None:
+            known["coarse"] = CoarseSearch(**known["coarse"])
     except (OSError, ValueError, TypeError) as error:
         if ours or not isinstance(error, FileNotFoundError):
             raise _unreadable(path, error) from error
@@ -372,15 +410,21 @@ class IndexWriter:
         info: IndexInfo,
         *,
         keep: int,
+        given_ids: dict[str, str] | None = None,
+        beat: Callable[[], None] = lambda: None,
         confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Published:
         """Make what was added the index of the directory, at once for every reader, and drop old generations.
 
         info: what is to be said of the index; its number of images and its timestamp are filled in here.
-        keep: how many earlier generations stay for a rollback. confirm: entered around the switch; raising
-        there leaves the old index in place.
+        keep: how many earlier generations stay for a rollback. given_ids: see the function of that name.
+        beat: called now and then.
+        confirm: entered around the switch; raising there leaves the old index in place.
         """
-        self._finish_files(replace(info, total_images=len(self._ids), timestamp=timestamp()))
+        with self._open(GIVEN_IDS) as file:
+            file.write(json.dumps(given_ids or {}).encode())
+            _close_durably(file)
+        self._finish_files(replace(info, total_images=len(self._ids), timestamp=timestamp()), beat)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
         home = _home(self._directory)
         with _publish_lock(self._directory):
@@ -415,7 +459,7 @@ class IndexWriter:
         # NumPy pads this header so that it keeps its length whatever the number of rows.
         np.lib.format.write_array_header_1_0(self._embeddings, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
-    def _finish_files(self, info: IndexInfo) -> None:
+    def _finish_files(self, info: IndexInfo, beat: Callable[[], None]) -> None:
         self._write_headers()
         self._metadata.write(_METADATA_END)
         for file in (self._faiss, self._embeddings, self._metadata):
@@ -426,10 +470,22 @@ class IndexWriter:
         self._save(ID_KEYS, np.sort(id_keys, order="key"))
         if self._signatures:
             self._save(SIGNATURES, np.concatenate(self._signatures))
+        info = replace(info, coarse=self._write_codes(beat))
         with self._open(INFO) as file:
             file.write(json.dumps(info_entries(info) | {"format": FORMAT}, indent=2).encode())
             _close_durably(file)
         _fsync(self._draft)
+
+    def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
+        if not self._ids:
+            return None
+        coarse = build_coarse(np.load(self._draft / EMBEDDINGS, mmap_mode="r").view(np.ndarray), beat=beat)
+        if coarse is None:
+            return None
+        write_coarse(coarse, self._draft / CODES)
+        with (self._draft / CODES).open("rb") as file:
+            os.fsync(file.fileno())
+        return coarse.search
 
     def _save(self, name: str, values: Any) -> None:
         with self._open(name) as file:

@@ -12,7 +12,7 @@ from search.engine.embedder import Embedder, ModelPassport, Vectors, unit_length
 from search.engine.errors import ImageUnreadable, NothingToIndex
 from search.engine.images import open_image
 from search.engine.index import ImageIndex, IndexInfo
-from search.engine.records import ImageRecord
+from search.engine.records import ImageRecord, ids_no_path_gives
 
 UNKNOWN_MODEL = ModelPassport("weights unknown here", "unknown")
 
@@ -57,7 +57,8 @@ def republish(
             block = np.array([places[path] for path in paths[start : start + _ROWS_A_BLOCK]])
             writer.add(_vectors(index, block), _records(index, block), _signatures(index, block))
             report(start + len(block))
-        writer.publish(info, keep=keep, confirm=confirm)
+        given_ids = storage.given_ids(target, target.name) | ids_no_path_gives(target.name, index.records)
+        writer.publish(info, keep=keep, given_ids=given_ids, beat=lambda: report(len(paths)), confirm=confirm)
     return len(paths)
 
 

@@ -53,7 +53,7 @@ class Command(BaseCommand):
                 self._enqueue(self._company(company or "", None), options)
             elif output_dir:
                 folder = input_dir or self._company(company or "", None).image_directory
-                self._tell(self._build_directory(folder, output_dir, _options(options)))
+                self._tell(self._build_directory(folder, output_dir, company or "", _options(options)))
             else:
                 self._tell(self._build_company(self._company(company or "", input_dir), input_dir, _options(options)))
         except (EngineError, BuildStopped, ValidationError) as error:
@@ -81,10 +81,15 @@ class Command(BaseCommand):
         with ProgressDisplay(self.stderr) as display:
             return run_build(build, options=options, on_progress=display.show, requeue=False)
 
-    def _build_directory(self, folder: Path, target: Path, options: BuildOptions) -> BuildOutcome:
+    def _build_directory(self, folder: Path, target: Path, company: str, options: BuildOptions) -> BuildOutcome:
         with ProgressDisplay(self.stderr) as display:
             return build_index(
-                folder, target.absolute(), embedder=runtime.embedder(), options=options, report=display.show
+                folder,
+                target.absolute(),
+                embedder=runtime.embedder(),
+                options=options,
+                company=company,
+                report=display.show,
             )
 
     def _enqueue(self, company: Company, options: dict[str, Any]) -> None:
