@@ -158,20 +158,23 @@ MAX_PIXELS = _read(
     "a number of pixels (width times height) of at least 1",
 )
 KEEP_GENERATIONS = _read("IMAGESEARCH_KEEP_GENERATIONS", "2", _whole_number(0), "a whole number of at least 0")
-FOLD_SECONDS = _read(
-    "IMAGESEARCH_FOLD_SECONDS", "600", _whole_number(1), "a whole number of seconds of at least 1"
-)
+FOLD_SECONDS = _read("IMAGESEARCH_FOLD_SECONDS", "600", _whole_number(1), "a whole number of seconds of at least 1")
 BUILD_LEASE_SECONDS = _read(
     "IMAGESEARCH_BUILD_LEASE_SECONDS", "60", _whole_number(1), "a whole number of seconds of at least 1"
+)
+
+CACHE_BYTES = _read(
+    "IMAGESEARCH_CACHE_BYTES",
+    str(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2),  # half of the machine's memory
+    _whole_number(0),
+    "a whole number of bytes of at least 0",
 )
 
 # Model
 WEIGHTS = _read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", _weights, "a torchvision weights entry or a path")
 DEVICE = _read("IMAGESEARCH_DEVICE", "auto", _one_of("auto", "cpu", "cuda"), "auto, cpu or cuda")
 CACHE_DIR = _read("IMAGESEARCH_CACHE_DIR", ".cache", _path, "a directory")
-TORCH_HOME = _read(
-    "TORCH_HOME", f"{environ.Env().str('XDG_CACHE_HOME', '') or '~/.cache'}/torch", _path, "a directory"
-)
+TORCH_HOME = _read("TORCH_HOME", f"{environ.Env().str('XDG_CACHE_HOME', '') or '~/.cache'}/torch", _path, "a directory")
 
 DATABASES = {
     "default": _read(

@@ -18,6 +18,7 @@ from datetime import timedelta
 from enum import StrEnum
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from django.conf import settings
@@ -52,16 +53,16 @@ class Put(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Overlay:
-    """An index with the live changes up to sequence laid over base. Replaced whole, never changed."""
+    """An index with the live changes up to sequence laid over it. Replaced whole, never changed."""
 
-    base: ImageIndex
     sequence: int
     index: ImageIndex
 
 
-_EMPTY = empty_index()
-_overlays: dict[int, _Overlay] = {}  # by company; guarded by _overlays_lock
-_overlays_lock = threading.Lock()
+# By the built index below, which is not held: when the cache lets go of it, the overlay goes as well.
+_overlays: WeakKeyDictionary[ImageIndex, _Overlay] = WeakKeyDictionary()
+_empty_indexes: dict[int, ImageIndex] = {}  # by company, of those that have none yet
+_overlays_lock = threading.Lock()  # guards both
 
 
 def live_index(company: Company) -> ImageIndex:
@@ -74,25 +75,22 @@ def live_index(company: Company) -> ImageIndex:
     except IndexNotBuilt:
         if not company.live_sequence:
             raise
-        base = _EMPTY
+        with _overlays_lock:
+            base = _empty_indexes.setdefault(company.pk, empty_index())
     folded = base.info.live_sequence or 0
     if company.live_sequence <= folded:
         return base
     with _overlays_lock:
-        overlay = _overlays.get(company.pk)
-        if overlay is None or overlay.base is not base:
-            overlay = _Overlay(base, folded, base)
+        overlay = _overlays.get(base, _Overlay(folded, base))
         if overlay.sequence < company.live_sequence:
-            overlay = _caught_up(overlay, company)
-            _overlays[company.pk] = overlay
+            overlay = _overlays[base] = _caught_up(overlay, company, base.info.fingerprint)
     return overlay.index
 
 
-def _caught_up(overlay: _Overlay, company: Company) -> _Overlay:
+def _caught_up(overlay: _Overlay, company: Company, made_by: str | None) -> _Overlay:
     changes = list(LiveChange.objects.filter(company=company, sequence__gt=overlay.sequence))
-    made_by = overlay.base.info.fingerprint
     index = overlay.index.with_changes([_live_image(change, made_by) for change in changes])
-    return _Overlay(overlay.base, max([company.live_sequence, *(change.sequence for change in changes)]), index)
+    return _Overlay(max([company.live_sequence, *(change.sequence for change in changes)]), index)
 
 
 def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
@@ -195,7 +193,7 @@ def _index_or_empty(company: Company) -> ImageIndex:
     try:
         return live_index(company)
     except IndexNotBuilt:
-        return _EMPTY
+        return empty_index()
 
 
 def _write_change(company: Company, record: ImageRecord, sequence: int, vector: bytes | None, fingerprint: str) -> None:

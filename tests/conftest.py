@@ -28,6 +28,7 @@ def _own_directories(settings: Any, tmp_path: Path) -> Iterator[None]:
         directory = tmp_path / name.split("_")[0].lower()
         directory.mkdir()
         setattr(settings, name, directory)
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one takes a second
     yield
     for cached in (runtime.index_cache, runtime._load_embedder, runtime._load_untrained_embedder):
         if hasattr(cached, "cache_clear"):

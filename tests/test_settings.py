@@ -31,6 +31,8 @@ WRONG_VALUES = {
     "IMAGESEARCH_MAX_PIXELS": ["0", "many"],
     "IMAGESEARCH_KEEP_GENERATIONS": ["-1"],
     "IMAGESEARCH_BUILD_LEASE_SECONDS": ["0"],
+    "IMAGESEARCH_FOLD_SECONDS": ["0"],
+    "IMAGESEARCH_CACHE_BYTES": ["-1", "2GB"],
     "IMAGESEARCH_WEIGHTS": ["IMAGENET1K_V3", "/nowhere/weights.pth"],
     "IMAGESEARCH_DEVICE": ["gpu"],
     "IMAGESEARCH_CACHE_DIR": ["~nobody-at-all/cache"],

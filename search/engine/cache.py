@@ -1,5 +1,6 @@
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +21,31 @@ class _Entry:
     index: ImageIndex | None = None
 
 
+@dataclass(slots=True)
+class CacheCounts:
+    """What the cache has done since the process began; guarded by the cache's lock."""
+
+    hits: int = 0
+    loads: int = 0
+    evictions: int = 0
+
+
 class IndexCache:
     """The indexes of this process, each loaded when it is first asked for and again when another is published.
 
-    Shared by all request threads: _lock guards the table, each entry's lock its own load, so that the load of one
-    company never delays another's search.
+    They hold at most budget_bytes, mapped files included; the least recently used leave first. An index that leaves
+    stays whole for the searches that still hold it: its memory goes with the last of them.
+
+    Shared by all request threads: _lock guards the table and the counts, each entry's lock its own load, so that the
+    load of one company never delays another's search.
     """
 
-    def __init__(self, load: Callable[[Path], ImageIndex] = storage.load) -> None:
+    def __init__(self, budget_bytes: int, load: Callable[[Path], ImageIndex] = storage.load) -> None:
+        self._budget_bytes = budget_bytes
         self._load = load
         self._lock = threading.Lock()
-        self._entries: dict[Path, _Entry] = {}
+        self._entries: OrderedDict[Path, _Entry] = OrderedDict()  # the most recently used last
+        self.counts = CacheCounts()
 
     def get(self, directory: Path) -> ImageIndex:
         """Return the index published in directory.
@@ -39,30 +54,56 @@ class IndexCache:
         """
         with self._lock:
             entry = self._entries.setdefault(directory, _Entry())
-        version = storage.version(directory)
-        if entry.index is None or entry.version != version:
-            with entry.lock:
-                self._refresh(directory, entry)
-        assert entry.index is not None
-        return entry.index
+            self._entries.move_to_end(directory)
+        index = entry.index
+        if index is not None and entry.version == storage.version(directory):
+            with self._lock:
+                self.counts.hits += 1
+            return index
+        with entry.lock:
+            index = self._refresh(directory, entry)
+        self._evict()
+        return index
 
     def loaded(self) -> list[Path]:
         """Return the directories whose index is in memory."""
         with self._lock:
-            entries = list(self._entries.items())
-        return [directory for directory, entry in entries if entry.index is not None]
+            return [directory for directory, entry in self._entries.items() if entry.index is not None]
 
-    def _refresh(self, directory: Path, entry: _Entry) -> None:
+    def nbytes(self) -> int:
+        """Return how many bytes the indexes in memory hold."""
+        with self._lock:
+            return sum(entry.index.nbytes for entry in self._entries.values() if entry.index is not None)
+
+    def _refresh(self, directory: Path, entry: _Entry) -> ImageIndex:
         version = storage.version(directory)
         if entry.index is not None and entry.version == version:
-            return  # another request loaded it while this one waited
+            return entry.index  # another request loaded it while this one waited
         try:
             index = self._load(directory)
         except IndexUnusable:
             if entry.index is None:
                 raise
             logger.exception("The new index in %s cannot be used; the one before serves on", directory)
+            index = entry.index
         else:
-            entry.index = index
-            logger.info("Loaded %d images from %s", len(index), directory)
-        entry.version = version
+            logger.info("Loaded %d images, %d bytes, from %s", len(index), index.nbytes, directory)
+            with self._lock:
+                self.counts.loads += 1
+        entry.index, entry.version = index, version
+        return index
+
+    def _evict(self) -> None:
+        """Let go of the least recently used until the budget is kept; the last one used stays, however large."""
+        with self._lock:
+            held = sum(entry.index.nbytes for entry in self._entries.values() if entry.index is not None)
+            for directory in list(self._entries)[:-1]:
+                if held <= self._budget_bytes:
+                    return
+                entry = self._entries[directory]
+                if entry.index is None:
+                    continue
+                held -= entry.index.nbytes
+                del self._entries[directory]
+                self.counts.evictions += 1
+                logger.info("Evicted the index in %s to keep within %d bytes", directory, self._budget_bytes)

@@ -16,6 +16,7 @@ from tests.engine.test_storage import flask_directory, publish, some_records, so
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 
+_PLENTY = 2**40  # bytes: nothing is evicted
 PATIENCE = 30  # seconds, until a test that waits in vain fails
 
 
@@ -50,7 +51,7 @@ def publish_pictures(directory: Path, count: int) -> None:
 
 def test_first_requests_share_one_load(tmp_path: Path, loads: CountedLoads) -> None:
     publish_pictures(tmp_path / "acme", 3)
-    cache, go_on, arrived = IndexCache(loads), loads.hold("acme"), threading.Barrier(17)
+    cache, go_on, arrived = IndexCache(_PLENTY, loads), loads.hold("acme"), threading.Barrier(17)
 
     def request() -> ImageIndex:
         arrived.wait(PATIENCE)
@@ -70,7 +71,7 @@ def test_first_requests_share_one_load(tmp_path: Path, loads: CountedLoads) -> N
 def test_slow_load_of_one_company_does_not_delay_another(tmp_path: Path, loads: CountedLoads) -> None:
     for name in ("slow", "quick"):
         publish_pictures(tmp_path / name, 3)
-    cache, go_on = IndexCache(loads), loads.hold("slow")
+    cache, go_on = IndexCache(_PLENTY, loads), loads.hold("slow")
     with ThreadPoolExecutor(1) as threads:
         slow: Future[ImageIndex] = threads.submit(cache.get, tmp_path / "slow")
         assert loads.begun.acquire(timeout=PATIENCE)
@@ -83,13 +84,13 @@ def test_slow_load_of_one_company_does_not_delay_another(tmp_path: Path, loads: 
 
 def test_second_request_needs_no_load(tmp_path: Path, loads: CountedLoads) -> None:
     publish_pictures(tmp_path / "acme", 3)
-    cache = IndexCache(loads)
+    cache = IndexCache(_PLENTY, loads)
     assert cache.get(tmp_path / "acme") is cache.get(tmp_path / "acme")
     assert loads.loaded == ["acme"]
 
 
 def test_publication_is_seen_by_the_next_request(tmp_path: Path, loads: CountedLoads) -> None:
-    cache = IndexCache(loads)
+    cache = IndexCache(_PLENTY, loads)
     flask_directory(tmp_path / "acme", some_vectors(1), ["a.png"])
     seen = [len(cache.get(tmp_path / "acme"))]
     for count in (2, 3, 4):
@@ -108,7 +109,7 @@ def test_publication_while_a_load_goes_on_is_seen_by_the_next_request(tmp_path: 
             publish_pictures(directory, 2)
         return index
 
-    cache = IndexCache(load_and_publish)
+    cache = IndexCache(_PLENTY, load_and_publish)
     assert len(cache.get(tmp_path / "acme")) == 1
     assert len(cache.get(tmp_path / "acme")) == 2
 
@@ -118,7 +119,7 @@ def test_publication_while_a_load_goes_on_is_seen_by_the_next_request(tmp_path: 
 def test_broken_new_index_leaves_the_old_one_serving_and_is_tried_once(
     tmp_path: Path, loads: CountedLoads, caplog: pytest.LogCaptureFixture, name: str, damage: str
 ) -> None:
-    cache = IndexCache(loads)
+    cache = IndexCache(_PLENTY, loads)
     publish_pictures(tmp_path / "acme", 3)
     old = cache.get(tmp_path / "acme")
     publish_pictures(tmp_path / "acme", 4)
@@ -134,7 +135,7 @@ def test_broken_new_index_leaves_the_old_one_serving_and_is_tried_once(
 
 
 def test_index_that_goes_away_serves_on(tmp_path: Path) -> None:
-    cache = IndexCache()
+    cache = IndexCache(_PLENTY)
     flask_directory(tmp_path / "acme", some_vectors(2), ["a.png", "b.png"])
     old = cache.get(tmp_path / "acme")
     (tmp_path / "acme").rename(tmp_path / "elsewhere")
@@ -144,7 +145,7 @@ def test_index_that_goes_away_serves_on(tmp_path: Path) -> None:
 
 
 def test_directory_without_index_is_asked_again(tmp_path: Path) -> None:
-    cache = IndexCache()
+    cache = IndexCache(_PLENTY)
     with pytest.raises(IndexNotBuilt):
         cache.get(tmp_path / "acme")
     assert cache.loaded() == []
@@ -154,7 +155,7 @@ def test_directory_without_index_is_asked_again(tmp_path: Path) -> None:
 
 
 def test_broken_index_is_refused_until_it_is_mended(tmp_path: Path) -> None:
-    cache = IndexCache()
+    cache = IndexCache(_PLENTY)
     publish_pictures(tmp_path / "acme", 2)
     info = (tmp_path / "acme" / "index_info.json").read_bytes()
     (tmp_path / "acme" / "index_info.json").write_bytes(b"{")
@@ -171,7 +172,7 @@ def test_failed_first_load_does_not_hang_those_who_wait(tmp_path: Path) -> None:
     def fail(directory: Path) -> ImageIndex:
         raise IndexCorrupt("metadata.json is missing")
 
-    cache = IndexCache(fail)
+    cache = IndexCache(_PLENTY, fail)
 
     def request() -> None:
         arrived.wait(PATIENCE)
@@ -184,7 +185,7 @@ def test_failed_first_load_does_not_hang_those_who_wait(tmp_path: Path) -> None:
 
 
 def _count_on_request(directory: Path, connection: Connection) -> None:
-    cache = IndexCache()
+    cache = IndexCache(_PLENTY)
     while connection.recv() == "count":
         connection.send(len(cache.get(directory)))
 

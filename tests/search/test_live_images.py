@@ -1,6 +1,7 @@
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -10,7 +11,7 @@ from django.test import Client
 from search import live, runtime
 from search.engine import storage
 from search.engine.cache import IndexCache
-from search.tasks import fold_live_changes
+from search.tasks import carry_out_build, fold_live_changes
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import picture
 from tests.fakes import BLUE, GREEN, RED, FakeEmbedder
@@ -107,10 +108,7 @@ def test_top_k_stays_full_after_deletions(client: Client, make_company: MakeComp
     make_company("acme", {f"{n:02}.png": (200 + n, 0, 0) for n in range(20)})
     for n in range(8):
         delete(client, f"{n:02}.png", staff)
-    assert (
-        found(client, RED, top_k=12) == [f"{n:02}.png" for n in range(19, 7, -1)]
-        or len(found(client, RED, top_k=12)) == 12
-    )
+    assert set(found(client, RED, top_k=12)) == {f"{n:02}.png" for n in range(8, 20)}
 
 
 def test_deleting_what_is_not_there_is_a_404(client: Client, acme: Company, staff: dict[str, str]) -> None:
@@ -122,8 +120,9 @@ def test_live_changes_reach_other_processes_and_survive_restarts(
 ) -> None:
     put(client, "g.png", GREEN, staff)
     delete(client, "Warm/red.png", staff)
-    monkeypatch.setattr(live, "_overlays", {})  # what a new process starts with
-    monkeypatch.setattr(runtime, "index_cache", lambda cache=IndexCache(): cache)
+    monkeypatch.setattr(live, "_overlays", WeakKeyDictionary())  # what a new process starts with
+    other_process = IndexCache(2**30)
+    monkeypatch.setattr(runtime, "index_cache", lambda: other_process)
     assert found(client, GREEN) == ["g.png", "Cold/blue.png"]
 
 
@@ -133,8 +132,6 @@ def test_a_fold_makes_the_changes_part_of_the_index(client: Client, acme: Compan
     fold_live_changes.func(acme.pk)
     build = IndexBuild.objects.active().get()
     assert build.fold
-    from search.tasks import carry_out_build
-
     carry_out_build.func(build.pk)
     build.refresh_from_db()
     assert (build.status, build.error) == ("succeeded", "")
@@ -148,8 +145,6 @@ def test_a_fold_keeps_pictures_whose_files_are_elsewhere(client: Client, acme: C
         file.unlink()
     put(client, "g.png", GREEN, staff)
     build = acme.queue_build(fold=True)
-    from search.tasks import carry_out_build
-
     carry_out_build.func(build.pk)
     assert sorted(found(client, GREEN)) == ["Cold/blue.png", "Warm/red.png", "g.png"]
 
@@ -167,11 +162,8 @@ def test_a_change_during_a_build_is_not_lost(
 
     monkeypatch.setattr(IndexBuild, "hold", put_first)
     call_command("build_embeddings", company="acme")
-    assert found(client, GREEN) == ["late.png", "Cold/blue.png", "extra.png"] or set(found(client, GREEN)) == {
-        "late.png",
-        "Cold/blue.png",
-        "extra.png",
-    }
+    assert found(client, GREEN)[0] == "late.png"
+    assert set(found(client, GREEN)) == {"late.png", "Cold/blue.png", "extra.png"}
 
 
 def test_changes_are_forgotten_once_every_kept_generation_holds_them(
@@ -200,8 +192,6 @@ def test_the_first_picture_of_a_company_without_index(
     company = Company.objects.create(name="acme")
     assert put(client, "g.png", GREEN, staff).status_code == 201
     assert found(client, RED) == ["g.png"]
-    from search.tasks import carry_out_build
-
     carry_out_build.func(company.queue_build(fold=True).pk)
     assert storage.load(company.embeddings_directory).info.fingerprint == embedder.passport.fingerprint
     assert found(client, RED) == ["g.png"]
@@ -258,11 +248,7 @@ def test_a_broken_picture_is_refused_and_nothing_stored(client: Client, acme: Co
     response = client.generic("PUT", "/api/images/acme/g.png", b"broken", content_type="image/png", headers=staff)
     assert response.status_code == 400
     assert not (acme.image_directory / "g.png").exists()
-    assert (
-        not list((acme.image_directory / ".uploads").glob("*"))
-        if (acme.image_directory / ".uploads").exists()
-        else True
-    )
+    assert not list(acme.image_directory.glob(".uploads/*"))
 
 
 def test_a_put_over_16_mb_is_a_413(client: Client, acme: Company, staff: dict[str, str]) -> None:
