@@ -19,6 +19,7 @@ from django.test import Client
 from search.engine import storage
 from search.engine.builder import BuildOptions, build_index
 from search.engine.index import ImageIndex
+from search.live import delete_image, live_index, put_image
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint, picture
 from tests.engine.test_builder import LONG_AGO, assert_same_index, colour_of
@@ -207,6 +208,29 @@ def test_a_build_that_fails_says_why_and_its_worker_goes_on(site: Site) -> None:
     wait_for(other, Status.SUCCEEDED)
     wait_for(failing, Status.FAILED)
     assert "acme cannot be read: No such file or directory" in failing.error
+
+
+def test_pictures_put_and_deleted_while_a_worker_builds_are_not_lost(site: Site, embedder: FakeEmbedder) -> None:
+    acme = company_with(3 * BATCH)
+    build = acme.queue_build()
+    worker = site.worker(batches=1)
+    worker.wait_for_batch(2)
+    content = picture(RED, "red.png").getvalue()
+    put_image(acme, "red.png", content)
+    delete_image(acme, "000.bmp")  # of a batch that is embedded already
+    worker.let(100)
+    wait_for(build, Status.SUCCEEDED)
+    acme.refresh_from_db()
+    for index in (live_index(acme), _index_after_another_build(acme)):
+        paths = {match.image.path for match in index.search(embedder.embed([np.float32([1, 0, 0])])[0], 4 * BATCH)}
+        assert "red.png" in paths
+        assert "000.bmp" not in paths
+        assert len(paths) == 3 * BATCH
+
+
+def _index_after_another_build(company: Company) -> ImageIndex:
+    wait_for(company.queue_build(), Status.SUCCEEDED)
+    return index_of(company)
 
 
 # The command --------------------------------------------------------------------------------------------------------
