@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: run test lint clean
+.PHONY: run test bench
 
 run: .venv/.installed
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -23,4 +23,11 @@ test: .venv/.installed-dev
 
 .venv/.installed-dev: requirements-dev.txt .venv/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+bench: .venv/.installed-bench
+	$(BIN)/python -m benchmarks.bench $(BENCH)
+
+.venv/.installed-bench: benchmarks/requirements.txt .venv/.installed
+	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	@touch $@

@@ -26,8 +26,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from search import runtime
+from search.engine.embedder import read_prepared
 from search.engine.errors import IndexNotBuilt, ModelMismatch
-from search.engine.images import ALLOWED_EXTENSIONS, has_allowed_extension, open_image
+from search.engine.images import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.engine.index import ImageIndex, LiveImage, empty_index
 from search.engine.records import ImageRecord, image_id
 from search.engine.takeover import republish
@@ -114,8 +115,8 @@ def put_image(company: Company, path: str, content: bytes) -> tuple[ImageRecord,
     if known is not None and _holds(target, content):
         return known, Put.UNCHANGED
     embedder = runtime.embedder_for(index)
-    picture = open_image(BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
-    vector = embedder.embed([embedder.prepare(picture)])[0]
+    prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
+    vector = embedder.embed([prepared])[0]
     record = known or ImageRecord(path, image_id(company.name, path))
     uploaded = _upload(company.image_directory, content)
     try:

@@ -8,8 +8,8 @@ from django.conf import settings
 
 from search import live, runtime
 from search.engine import storage
+from search.engine.embedder import read_prepared
 from search.engine.errors import IndexNotBuilt
-from search.engine.images import open_image
 from search.engine.index import ImageIndex, IndexInfo, Match
 from tenants.models import Company
 
@@ -56,8 +56,7 @@ def find_similar(
     Raises ImageUnreadable, ModelMismatch, WeightsUnavailable and DeviceUnavailable.
     """
     embedder = runtime.embedder_for(index)
-    picture = open_image(image, name=name, max_pixels=settings.MAX_PIXELS)
-    vector = embedder.embed([embedder.prepare(picture)])[0]
+    vector = embedder.embed([read_prepared(embedder, image, name=name, max_pixels=settings.MAX_PIXELS)])[0]
     return index.search(vector, min(top_k, MAX_TOP_K), location=filters.location, min_score=filters.min_score)
 
 

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from django.conf import settings
+from PIL import Image
 
 from search.engine import onnx_model
 from search.engine.cache import IndexCache
@@ -19,13 +20,22 @@ logger = logging.getLogger(__name__)
 _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, WSL, AMD
 _model_lock = threading.Lock()  # the first requests wait for one load instead of each making their own
 
-index_cache = cache(IndexCache)
+
+@cache
+def index_cache() -> IndexCache:
+    return IndexCache(settings.CACHE_BYTES)
 
 
 def embedder() -> Embedder:
     """Return the embedder of the configured weights. Raises WeightsUnavailable and DeviceUnavailable."""
     with _model_lock:
         return _load_embedder()
+
+
+def warm_up() -> None:
+    """Load the model and run it once, so that the first search need not wait. Raises as embedder() does."""
+    model = embedder()
+    model.embed([model.prepare(Image.new("RGB", (256, 256)))])
 
 
 def untrained_embedder() -> Embedder:

@@ -65,9 +65,12 @@ class Company(models.Model):
 
     def clean(self) -> None:
         super().clean()
-        roots = [settings.MEDIA_ROOT, *settings.IMAGE_ROOTS]
+        media = Path(settings.MEDIA_ROOT).resolve()
+        roots = [media, *(root.resolve() for root in settings.IMAGE_ROOTS)]
         folder = self.image_directory.resolve()
-        if not any(folder.is_relative_to(root.resolve()) for root in roots):
+        if folder == media:
+            raise ValidationError({"image_folder": f"{folder} holds every company's pictures: name one below it."})
+        if not any(folder.is_relative_to(root) for root in roots):
             allowed = ", ".join(str(root) for root in roots)
             raise ValidationError(
                 {"image_folder": f"{folder} lies outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}

@@ -15,6 +15,7 @@ class FakeEmbedder:
     def __init__(self, fingerprint: str = "f" * 64) -> None:
         self.passport = ModelPassport("fake-weights", fingerprint)
         self.libraries = {"fake": "1"}
+        self.min_side = 8
         self.embedded = 0  # pictures so far
 
     def prepare(self, image: Image.Image) -> Pixels:

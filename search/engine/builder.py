@@ -9,15 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
 
 from search.engine import storage
-from search.engine.embedder import DIMENSION, Embedder, Vectors
+from search.engine.embedder import DIMENSION, Embedder, Vectors, read_prepared
 from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace, NothingToIndex
-from search.engine.images import SkippedFile, open_image
+from search.engine.images import SkippedFile
 from search.engine.index import ImageIndex, IndexInfo
 from search.engine.plan import EMBED, TIME_GRAIN_NS, Plan, content_hash, make_plan
 from search.engine.records import ImageRecord, image_id
@@ -228,10 +228,10 @@ class _Build:
                 with (self._folder / path).open("rb") as file:
                     if content_hash(file) != before.signatures[row]["sha256"].tobytes():
                         continue
-                    image = open_image(file, name=path, max_pixels=self._options.max_pixels)
+                    pixels = self._prepare(file, path)
             except (OSError, ImageUnreadable):
                 continue
-            today = self._embedder.embed([self._embedder.prepare(image)])[0]
+            today = self._embedder.embed([pixels])[0]
             if np.abs(today - before.vectors[row]).max() > _SAME_VECTOR:
                 return True
             compared += 1
@@ -347,15 +347,18 @@ class _Build:
                     return _Read(number, signature, known_row=row)
                 if workspace and (known := workspace.find_content(sha256)) is not None:
                     return _Read(number, signature, known_number=known)
-                image = open_image(file, name=path, max_pixels=self._options.max_pixels)
+                pixels = self._prepare(file, path)
                 after = os.fstat(file.fileno())
                 if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
                     signature["sha256"] = 0  # it was written meanwhile: nobody knows the hash of what was decoded
-                return _Read(number, signature, pixels=self._embedder.prepare(image))
+                return _Read(number, signature, pixels=pixels)
         except ImageUnreadable as error:
             return _Read(number, signature, reason=str(error))
         except OSError as error:
             return _Read(number, signature, reason=f"it cannot be read: {error.strerror}")
+
+    def _prepare(self, file: BinaryIO, path: str) -> Pixels:
+        return read_prepared(self._embedder, file, name=path, max_pixels=self._options.max_pixels)
 
     def _take_in(self, batch: list[_Read], plan: Plan, numbers: np.ndarray) -> tuple[list[_Read], Vectors]:
         """Embed the pictures of a batch that need it, and note what became of the others."""

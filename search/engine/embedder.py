@@ -1,11 +1,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from search.engine.images import open_image
 from search.engine.transform import Pixels
 
 MODEL = "MobileNetV3-Large"
@@ -53,6 +55,14 @@ class Embedder(Protocol):
     def embed(self, batch: Sequence[Pixels]) -> Vectors:
         """Return one unit vector a prepared picture, in their order, float32 [len(batch), 960]."""
         ...
+
+
+def read_prepared(embedder: Embedder, source: Path | BinaryIO, *, name: str, max_pixels: int) -> Pixels:
+    """Return a picture file as the model's input, read alike for queries and for builds.
+
+    name and the errors are those of open_image.
+    """
+    return embedder.prepare(open_image(source, name=name, max_pixels=max_pixels, min_side=embedder.min_side))
 
 
 def unit_length(vectors: Vectors) -> Vectors:

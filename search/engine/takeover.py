@@ -105,6 +105,7 @@ def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *,
         path = images / index.records[row].path
         try:
             if path.resolve().is_relative_to(images.resolve()):
+                # Decoded whole, as by the Flask service: what is compared is the model.
                 pictures.append((row, open_image(path, name=path.name, max_pixels=max_pixels)))
         except (OSError, ImageUnreadable):
             continue

@@ -1,0 +1,402 @@
+"""make bench: this service and the plain way side by side, turn by turn; writes results.json and results.png.
+
+Usage: python -m benchmarks.bench [--weights PATH] [--photos DIR] [--only SECTION ...] [--largest 1000000]
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+TOP_K = 10
+
+
+class Bench:
+    def __init__(self, scratch: Path, weights: str, photos: Path | None, largest: int) -> None:
+        os.environ.update(
+            DJANGO_SETTINGS_MODULE="imagesearch.settings",
+            DATABASE_URL=f"sqlite:///{scratch / 'bench.sqlite3'}",
+            IMAGESEARCH_EMBEDDINGS_DIR=str(scratch / "embeddings"),
+            IMAGESEARCH_MEDIA_DIR=str(scratch / "media"),
+            IMAGESEARCH_WEIGHTS=weights,
+            LOG_LEVEL="WARNING",
+        )
+        (scratch / "embeddings").mkdir()
+        (scratch / "media").mkdir()
+        import django
+
+        django.setup()
+        from django.core.management import call_command
+
+        from benchmarks import data
+        from search import runtime
+
+        call_command("migrate", verbosity=0)
+        self.scratch, self.weights, self.largest = scratch, weights, largest
+        self.photos = data.photographs(scratch, photos)
+        self.embedder = runtime.embedder()
+        self.real = self._embed_photos()
+
+    def _embed_photos(self) -> np.ndarray:
+        from search.engine.images import open_image
+
+        chosen = self.photos[:: max(1, len(self.photos) // 400)]
+        pictures = [
+            open_image(photo, name=photo.name, max_pixels=10**8, min_side=self.embedder.min_side) for photo in chosen
+        ]
+        prepared = [self.embedder.prepare(picture) for picture in pictures]
+        return np.concatenate([self.embedder.embed(prepared[at : at + 32]) for at in range(0, len(prepared), 32)])
+
+    def directory(self, count: int) -> Path:
+        """Return an index of count vectors, made on first use."""
+        from benchmarks import data
+
+        directory = self.scratch / "embeddings" / f"v{count}"
+        if not directory.exists():
+            passport = self.embedder.passport
+            vectors = data.vectors_like(self.real, count, seed=count)
+            data.write_index(vectors, directory, weights=passport.weights, fingerprint=passport.fingerprint)
+        return directory
+
+    # Sections
+
+    def search_stage(self) -> dict[str, Any]:
+        """One query against the index in memory, best ten."""
+        results = {}
+        for count in (1_000, 10_000, 100_000, 1_000_000):
+            if count <= self.largest:
+                results[str(count)] = self._search_stage(count, compare=count == 100_000)
+        return results
+
+    def _search_stage(self, count: int, *, compare: bool) -> dict[str, Any]:
+        from benchmarks import data, plain, turns
+        from search.engine import storage
+
+        directory = self.directory(count)
+        ours, plain_index = storage.load(directory), plain.PlainIndex(directory)
+        matrix = np.load(directory / "embeddings.npy")
+        queries = list(data.vectors_like(self.real, 100 if count < 10**6 else 40, seed=1))
+        ways: dict[str, Callable[[Any], Any]] = {
+            "plain": lambda query: plain_index.search(query, TOP_K),
+            "ours": lambda query: ours.search(query, TOP_K),
+            "numpy": lambda query: _numpy_search(matrix, query),
+        }
+        rows: dict[str, Callable[[Any], set[int]]] = {
+            "ours": lambda query: {ours.records.row_of_id(match.image.id) for match in ours.search(query, TOP_K)},
+        }
+        if compare:
+            for name, search in _graph_indexes(matrix).items():
+                ways[name] = search
+                rows[name] = lambda query, search=search: set(search(query))
+        truth = [set(_numpy_search(matrix, query)) for query in queries]
+        seconds = turns.measure(ways, queries)
+        result: dict[str, Any] = {name: turns.summary(values) for name, values in seconds.items()}
+        for name, find in rows.items():
+            result[name]["recall_at_10"] = statistics.mean(
+                len(find(query) & true) / TOP_K for query, true in zip(queries, truth, strict=True)
+            )
+        result["recorded"] = storage.info_entries(ours.info).get("coarse")
+        result["plain_to_ours"] = turns.ratio(seconds["plain"], seconds["ours"])
+        return result
+
+    def http(self) -> dict[str, Any]:
+        """POST /api/search over HTTP with photographs, 100,000 pictures: one after another, and 4 at a time."""
+        from benchmarks import turns
+
+        self._know_companies()
+        photos = [photo.read_bytes() for photo in self.photos[:60]]
+        with self._plain_server() as plain, self._server() as ours:
+            ways = {
+                "plain": lambda photo: _post(plain, f"v{100_000}", photo),
+                "ours": lambda photo: _post(ours, f"v{100_000}", photo),
+            }
+            seconds = turns.measure(ways, photos, warm_up=8)
+            throughput: dict[str, list[float]] = {"plain": [], "ours": []}
+            for _ in range(4):
+                for name, way in ways.items():
+                    throughput[name].append(_throughput(way, photos[:40], callers=4))
+        rates = {name: statistics.median(values) for name, values in throughput.items()}
+        return {
+            "one_after_another": {name: turns.summary(values) for name, values in seconds.items()},
+            "plain_to_ours_p50": turns.ratio(seconds["plain"], seconds["ours"]),
+            "searches_a_second_4_at_a_time": throughput,
+            "ours_to_plain_throughput": rates["ours"] / rates["plain"],
+        }
+
+    def cold(self) -> dict[str, Any]:
+        """The first search of a 100,000-picture company in a warm process: load and search."""
+        from benchmarks import plain, turns
+        from search.engine import storage
+
+        directory = self.directory(100_000)
+        query = self.real[0]
+        ways = {
+            "plain": lambda _: plain.PlainIndex(directory).search(query, TOP_K),
+            "ours": lambda _: storage.load(directory).search(query, TOP_K),
+        }
+        seconds = turns.measure(ways, range(10), warm_up=1)
+        result: dict[str, Any] = {name: turns.summary(values) for name, values in seconds.items()}
+        return result | {"plain_to_ours": turns.ratio(seconds["plain"], seconds["ours"])}
+
+    def build(self) -> dict[str, Any]:
+        """Pictures a second of a build, model loaded, from JPEGs of 500 pixels and of 12 megapixels."""
+        from benchmarks import data, plain
+
+        model = plain.PlainModel(self.weights)
+        results = {}
+        for name, count, size in (("500_pixels", 192, (500, 375)), ("12_megapixels", 32, (4000, 3000))):
+            folder = data.resized(self.photos, self.scratch / "pictures" / name, count=count, size=size)
+            rates: dict[str, list[float]] = {"plain": [], "ours": []}
+            for turn in range(3):
+                target = self.scratch / "built" / f"{name}-{turn}"
+                rates["plain"].append(count / _seconds(partial(plain.build, model, folder, target / "plain")))
+                rates["ours"].append(count / _seconds(partial(self._build, folder, target / "ours")))
+            ratios = [ours / plain for ours, plain in zip(rates["ours"], rates["plain"], strict=True)]
+            results[name] = {"pictures_a_second": rates, "ratio": statistics.median(ratios), "ratios": ratios}
+        return results
+
+    def _build(self, folder: Path, target: Path) -> None:
+        from search.engine.builder import BuildOptions, build_index
+
+        options = BuildOptions(max_pixels=10**8)
+        build_index(folder, target, embedder=self.embedder, options=options)
+
+    def memory(self) -> dict[str, Any]:
+        """Resident memory after 40 searches of a 100,000-picture company; shared pages counted once for several."""
+        self._know_companies()
+        photos = [photo.read_bytes() for photo in self.photos[:40]]
+        results = {}
+        for name, server in (
+            ("plain_1", lambda: self._plain_server()),
+            ("ours_1", lambda: self._server(processes=1)),
+            ("ours_4", lambda: self._server(processes=4)),
+        ):
+            with server() as address:
+                with ThreadPoolExecutor(8) as callers:
+                    list(callers.map(lambda photo, to=address: _post(to, f"v{100_000}", photo), photos * 3))
+                results[name] = _memory_of_workers(address)
+        return results
+
+    def eviction(self) -> dict[str, Any]:
+        """Searches of 200 companies in turn with a cache budget for 50."""
+        from benchmarks import data
+        from search.engine.cache import IndexCache
+
+        vectors = data.vectors_like(self.real, 5_000, seed=5)
+        directories = [self.scratch / "many" / f"c{number:03}" for number in range(200)]
+        for directory in directories:
+            data.write_index(vectors, directory, weights="bench", fingerprint="bench")
+        cache = IndexCache(50 * cache_bytes(directories[0]))
+        query, errors, resident = self.real[0], 0, []
+        for _ in range(3):
+            for directory in directories:
+                errors += len(cache.get(directory).search(query, TOP_K)) != TOP_K
+            resident.append(_resident_mb())
+        warm = min(_seconds(lambda: cache.get(directories[-1]).search(query, TOP_K)) for _ in range(20))
+        return {
+            "errors": errors,
+            "loaded": len(cache.loaded()),
+            "evictions": cache.counts.evictions,
+            "warm_search_of_company_200_ms": 1000 * warm,
+            "resident_mb_after_each_round": resident,
+        }
+
+    # Servers
+
+    def _know_companies(self) -> None:
+        from tenants.models import Company
+
+        self.directory(100_000)
+        Company.objects.get_or_create(name=f"v{100_000}")
+
+    def _server(self, processes: int | None = None) -> Any:
+        environment = {"WEB_PROCESSES": str(processes)} if processes else {}
+        return _gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.wsgi"], environment)
+
+    def _plain_server(self) -> Any:
+        environment = {"PLAIN_WEIGHTS": self.weights, "PLAIN_EMBEDDINGS": str(self.scratch / "embeddings")}
+        command = ["--workers=1", "--worker-class=gthread", "--threads=4", "--timeout=120", "--no-control-socket"]
+        return _gunicorn([*command, "benchmarks.plain:application()"], environment)
+
+
+def cache_bytes(directory: Path) -> int:
+    from search.engine import storage
+
+    return storage.load(directory).nbytes
+
+
+def _numpy_search(matrix: np.ndarray, query: np.ndarray) -> list[int]:
+    scores = matrix @ query
+    best = np.argpartition(scores, -TOP_K)[-TOP_K:]
+    return best[np.argsort(-scores[best])].tolist()
+
+
+def _graph_indexes(matrix: np.ndarray) -> dict[str, Callable[[Any], list[int]]]:
+    """Return the approximate searches of the libraries that are installed, set for a recall like ours."""
+    searches: dict[str, Callable[[Any], list[int]]] = {}
+    try:
+        import hnswlib
+
+        graph = hnswlib.Index(space="ip", dim=matrix.shape[1])
+        graph.init_index(max_elements=len(matrix), ef_construction=100, M=16)
+        graph.add_items(matrix)
+        graph.set_ef(256)
+        searches["hnswlib"] = lambda query: graph.knn_query(query, k=TOP_K)[0][0].tolist()
+    except ImportError:
+        pass
+    return searches
+
+
+@contextmanager
+def _gunicorn(arguments: list[str], environment: dict[str, str]) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gunicorn", *arguments, "--bind", f"127.0.0.1:{port}"]
+    server = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment | {"PORT": str(port)})
+    try:
+        _wait_until_open(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def _wait_until_open(port: int) -> None:
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+def _post(address: str, company: str, photo: bytes) -> int:
+    body = (
+        b'--bench\r\nContent-Disposition: form-data; name="image"; filename="query.jpg"\r\n'
+        b"Content-Type: image/jpeg\r\n\r\n" + photo + b"\r\n--bench--\r\n"
+    )
+    request = urllib.request.Request(
+        f"{address}/api/search/{company}", body, {"Content-Type": "multipart/form-data; boundary=bench"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return len(json.load(response)["results"])
+
+
+def _throughput(way: Callable[[bytes], Any], photos: list[bytes], *, callers: int) -> float:
+    with ThreadPoolExecutor(callers) as pool:
+        return len(photos) / _seconds(lambda: list(pool.map(way, photos)))
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _memory_of_workers(address: str) -> dict[str, float]:
+    """Return megabytes over the server's worker processes: resident, private, and with shared pages counted once."""
+    port = address.rpartition(":")[2]
+    totals = {"processes": 0.0, "largest_resident_mb": 0.0, "largest_private_mb": 0.0, "together_mb": 0.0}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
+            if f"127.0.0.1:{port}" not in (process / "environ").read_bytes().decode(errors="replace") + command:
+                pass
+            if not _serves(process, port):
+                continue
+            lines = (line.split() for line in (process / "smaps_rollup").read_text().splitlines()[1:])
+            kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines}
+        except OSError:
+            continue
+        totals["processes"] += 1
+        private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
+        totals["largest_resident_mb"] = max(totals["largest_resident_mb"], kilobytes["Rss"] / 1024)
+        totals["largest_private_mb"] = max(totals["largest_private_mb"], private / 1024)
+        totals["together_mb"] += kilobytes["Pss"] / 1024
+    return totals
+
+
+def _serves(process: Path, port: str) -> bool:
+    """Return whether process is a worker of the gunicorn on port: a child of a process started with it."""
+    stat = (process / "stat").read_text().rpartition(")")[2].split()
+    parent = Path("/proc") / stat[1] / "environ"
+    return f"\0PORT={port}\0" in "\0" + parent.read_bytes().decode(errors="replace") and stat[1] != str(os.getpid())
+
+
+def _resident_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def _machine() -> dict[str, Any]:
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+SECTIONS = ("search_stage", "cold", "http", "build", "memory", "eviction")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default=os.environ.get("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1"))
+    parser.add_argument("--photos", type=Path, help="photographs to search with; by default the demo's drawings")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--largest", type=int, default=1_000_000, help="largest index of the search stage")
+    parser.add_argument("--output", type=Path, default=HERE)
+    options = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="imagesearch-bench-"))
+    machine = _machine()
+    try:
+        bench = Bench(scratch, options.weights, options.photos, options.largest)
+        results: dict[str, Any] = {"machine": machine}
+        for name in options.only:
+            seconds = time.perf_counter()
+            results[name] = getattr(bench, name)()
+            print(
+                f"\n{name} ({time.perf_counter() - seconds:.0f} s)\n{json.dumps(results[name], indent=2)}", flush=True
+            )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    if set(options.only) == set(SECTIONS):
+        from benchmarks.plot import plot
+
+        plot(results, options.output / "results.png")
+
+
+if __name__ == "__main__":
+    main()
