@@ -13,9 +13,8 @@ import pytest
 
 from search.engine import builder, storage
 from search.engine.builder import BuildOptions, BuildOutcome, BuildProgress, build_index, estimate_build
-from search.engine.embedder import Vectors, unit_length
+from search.engine.embedder import Vectors, read_prepared, unit_length
 from search.engine.errors import NotEnoughSpace, NothingToIndex, PublishRefused
-from search.engine.images import open_image
 from search.engine.index import ImageIndex
 from tests.conftest import paint
 from tests.fakes import BLUE, GREEN, RED, WHITE, FakeEmbedder
@@ -662,13 +661,13 @@ def test_a_picture_that_changes_while_it_is_read_lends_its_vector_to_no_other(
 ) -> None:
     file = acme.paint("a.bmp", RED)
 
-    def change_and_open(source: Any, **options: Any) -> Any:
+    def change_and_read(*source: Any, **options: Any) -> Any:
         content = file.read_bytes()
         file.write_bytes(content.replace(b"\x00\x00\xff", b"\xff\x00\x00"))  # red to blue, in place
         os.utime(file, ns=(LONG_AGO + 9, LONG_AGO + 9))
-        return open_image(source, **options)
+        return read_prepared(*source, **options)
 
-    monkeypatch.setattr(builder, "open_image", change_and_open)
+    monkeypatch.setattr(builder, "read_prepared", change_and_read)
     acme.build()
     monkeypatch.undo()
     acme.paint("b.bmp", RED)

@@ -322,7 +322,7 @@ def searches(company: Company, top_k: int) -> Iterator[list[tuple[str, ...]]]:
     end = threading.Event()
 
     def search() -> None:
-        client = Client()
+        client = Client(raise_request_exception=False)
         while not end.is_set():
             form = {"image": picture(colour_of(3)), "top_k": top_k}
             response = client.post(f"/api/search/{company.name}", form)
