@@ -35,6 +35,7 @@ _NO_IMAGE = OpenApiResponse(ErrorBody, "The company has no such picture")
 
 class ImagesView(APIView):
     @extend_schema(
+        operation_id="images_list",
         parameters=[ImageListForm],
         responses={
             200: ImageListAnswer,

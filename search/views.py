@@ -108,6 +108,7 @@ class SimilarView(APIView):
             200: SearchBody,
             400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is refused"),
             404: OpenApiResponse(ErrorBody, "The company has no picture with this id"),
+            405: OpenApiResponse(ErrorBody, "The id is not a UUID"),
             500: FAULT,
             503: UNUSABLE,
         },
