@@ -7,7 +7,9 @@ from django.conf import settings
 from django.utils import timezone
 from django_tasks import task
 
+from search import runtime
 from search.builds import StopRequested, run_build
+from search.engine.errors import EngineError
 from tenants.models import BuildStopped, Company, IndexBuild
 
 
@@ -22,6 +24,8 @@ def carry_out_build(build_id: int) -> None:
     if build is None or not build.is_active:
         return
     _look_again_later(build)
+    with suppress(EngineError):  # the build meets it again and records it
+        runtime.embedder()  # may be downloaded and exported: before the lease begins to run
     if build.start():
         # Handed back, cancelled, or another worker's by now: the row tells.
         with suppress(StopRequested, BuildStopped):

@@ -67,7 +67,10 @@ class Company(models.Model):
         super().clean()
         media = Path(settings.MEDIA_ROOT).resolve()
         roots = [media, *(root.resolve() for root in settings.IMAGE_ROOTS)]
-        folder = self.image_directory.resolve()
+        try:
+            folder = self.image_directory.resolve()
+        except (ValueError, RuntimeError) as error:  # a NUL, links in a circle
+            raise ValidationError({"image_folder": f"{self.image_directory} is no folder: {error}."}) from error
         if folder == media:
             raise ValidationError({"image_folder": f"{folder} holds every company's pictures: name one below it."})
         if not any(folder.is_relative_to(root) for root in roots):
@@ -96,6 +99,7 @@ class Company(models.Model):
     ) -> "IndexBuild":
         """Return the company's queued build: a new one, or the active one, which does more if it still can.
 
+        Asked for while one runs, another follows it, because what has changed since may be missing from it.
         full: embed every picture anew. checksum: compare contents where size and time say unchanged.
         allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
         """
@@ -107,11 +111,10 @@ class Company(models.Model):
                     build_queued.send(IndexBuild, build=build)
                     return build
             except IntegrityError:  # the constraint: there is an active one
-                more = {name: True for name, wish in wishes.items() if wish} | ({} if fold else {"fold": False})
-                if more:
-                    self.builds.filter(status=IndexBuild.Status.QUEUED).update(**more)
                 active = self.builds.active().first()
-                if active:  # else it has just finished
+                if active is None:  # it has just finished
+                    continue
+                if fold or active.ask_for_more(**wishes):
                     return active
 
     def next_live_sequence(self) -> int:
@@ -161,6 +164,10 @@ class IndexBuild(models.Model):
         FAILED = "failed"
         CANCELLED = "cancelled"
 
+    class Repeat(models.TextChoices):
+        CHANGED = "changed"
+        FULL = "full"
+
     ACTIVE = (Status.QUEUED, Status.RUNNING)
     MAX_ATTEMPTS = 3
 
@@ -171,6 +178,9 @@ class IndexBuild(models.Model):
     allow_empty = models.BooleanField(default=False, help_text="An empty folder empties the index.")
     fold = models.BooleanField(default=False, help_text="Only live changes become part of the index.")
     image_folder = models.TextField(blank=True, help_text="Instead of the company's own.")
+    repeat = models.CharField(
+        max_length=7, choices=Repeat.choices, blank=True, help_text="What was asked for while it ran: it follows."
+    )
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
@@ -246,6 +256,22 @@ class IndexBuild(models.Model):
         self.refresh_from_db()
         return bool(claimed) and self.lease == lease
 
+    def ask_for_more(self, **wishes: bool) -> bool:
+        """Have a queued build do more than it was queued for, and a running one followed by another.
+
+        False where it is over meanwhile.
+        """
+        mine = IndexBuild.objects.filter(pk=self.pk)
+        wished = {name: True for name, wish in wishes.items() if wish}
+        queued = mine.filter(status=self.Status.QUEUED).update(fold=False, **wished)
+        overdue = Now() - timedelta(seconds=settings.BUILD_LEASE_SECONDS)
+        if mine.filter(status=self.Status.QUEUED, queued_at__lt=overdue).exists():
+            build_queued.send(IndexBuild, build=self)  # its task may have been lost with a worker
+        repeat = self.Repeat.FULL if wished else self.Repeat.CHANGED
+        running = mine.filter(status=self.Status.RUNNING).exclude(repeat=self.Repeat.FULL).update(repeat=repeat)
+        self.refresh_from_db()
+        return bool(queued or running) or self.is_active
+
     def beat(self, **values: Any) -> None:
         """Write values and say that the worker lives. Raises BuildCancelled and LeaseLost."""
         self._write(heartbeat_at=Now(), **values)
@@ -262,9 +288,16 @@ class IndexBuild(models.Model):
 
     def succeed(self, **values: Any) -> None:
         self._write(status=self.Status.SUCCEEDED, finished_at=Now(), seconds_left=None, **values)
+        self._follow_up()
 
     def fail(self, error: str) -> None:
         self._write(status=self.Status.FAILED, finished_at=Now(), seconds_left=None, error=error)
+        self._follow_up()
+
+    def _follow_up(self) -> None:
+        repeat = IndexBuild.objects.values_list("repeat", flat=True).get(pk=self.pk)
+        if repeat:
+            self.company.queue_build(full=repeat == self.Repeat.FULL, requested_by=self.requested_by)
 
     def hand_back(self) -> None:
         """Queue the build again, for a worker that was asked to stop; it does not count as an attempt."""

@@ -526,8 +526,7 @@ def roll_back(directory: Path, generation: str) -> None:
 def remove(directory: Path) -> None:
     """Remove the index in directory, and directory itself where nothing else lies in it."""
     if _is_published_link(directory):
-        directory.unlink()
-        shutil.rmtree(_home(directory))
+        erase(directory)
         return
     plain = directory.resolve()
     for name in PARTS:
@@ -565,7 +564,11 @@ def workspace(directory: Path) -> Path:
 def size_on_disk(directory: Path) -> int:
     """Return how many bytes the index in directory takes with all its generations and unfinished builds."""
     places = [_home(directory)] if directory.is_symlink() else [_home(directory), directory]
-    return sum(file.lstat().st_size for place in places for file in place.rglob("*") if file.is_file())
+    size = 0
+    for file in (file for place in places for file in place.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # a build removed it meanwhile
+            size += file.lstat().st_size
+    return size
 
 
 def _home(directory: Path) -> Path:

@@ -307,3 +307,23 @@ def test_a_build_cannot_be_cancelled_while_it_publishes(site: Site) -> None:
             order.append("published")
         cancelling.result(timeout=60)
     assert order == ["published", "cancelled"]
+
+
+def test_what_is_asked_for_while_a_build_runs_follows_it(db: None) -> None:
+    company = Company.objects.create(name="acme")
+    running = company.queue_build()
+    assert running.start()
+    assert company.queue_build() == running
+    assert company.queue_build(full=True) == running
+    assert company.queue_build() == running
+    running.succeed()
+    assert company.builds.active().get().full
+
+
+def test_a_fold_asked_for_while_a_build_runs_does_not_follow_it(db: None) -> None:
+    company = Company.objects.create(name="acme")
+    running = company.queue_build()
+    assert running.start()
+    assert company.queue_build(fold=True) == running
+    running.succeed()
+    assert not company.builds.active().exists()

@@ -1,5 +1,6 @@
 from typing import Any
 
+from django.core.management import call_command
 from django_tasks_db.management.commands import db_worker
 
 from search.tasks import look_after_active_builds
@@ -10,4 +11,5 @@ class Command(db_worker.Command):
 
     def handle(self, **options: Any) -> None:
         look_after_active_builds()
+        call_command("prune_db_task_results", verbosity=0)
         super().handle(**options)
