@@ -92,6 +92,12 @@ def test_env_example_explains_every_setting_in_the_line_above() -> None:
             assert re.match(r"# \S.{10,}", above), line
 
 
+def test_the_readmes_table_lists_every_setting() -> None:
+    read = set(SETTING.findall((ROOT / "imagesearch/settings.py").read_text()))
+    table = (ROOT / "README.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `([A-Z][A-Z_0-9]+)` \|", table, re.MULTILINE)) == sorted(read)
+
+
 def test_env_example_shows_the_defaults(checkout: Path) -> None:
     defaults = read_settings(checkout)
     example = re.sub(r"^#([A-Z])", r"\1", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
