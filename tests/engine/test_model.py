@@ -13,9 +13,8 @@ from PIL import Image
 
 from search.engine import storage
 from search.engine.builder import BuildOptions, build_index
-from search.engine.embedder import UNTRAINED, Embedder
+from search.engine.embedder import UNTRAINED, Embedder, read_prepared
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
-from search.engine.images import open_image
 from search.engine.index import ImageIndex
 from search.engine.transform import TRANSFORMS, Transform
 from search.engine.weights import ENTRY_FILES
@@ -304,7 +303,7 @@ def test_a_photograph_that_is_searched_with_finds_itself_first(
 ) -> None:
     for row in range(0, len(everything), 200):
         path = photographs / everything.records[row].path
-        picture = open_image(path, name=path.name, max_pixels=OPTIONS.max_pixels)
-        (nearest,) = everything.search(trained.embed([trained.prepare(picture)])[0], 1)
+        pixels = read_prepared(trained, path, name=path.name, max_pixels=OPTIONS.max_pixels)
+        (nearest,) = everything.search(trained.embed([pixels])[0], 1)
         assert nearest.image == everything.records[row]
         assert nearest.score == pytest.approx(1, abs=1e-4)
