@@ -150,16 +150,36 @@ class ImageIndex:
         return built + added[max(0, start - len(rows)) : max(0, stop - len(rows))], len(rows) + len(added)
 
     def _search_built(self, vector: Vector, top_k: int, location: str) -> list[Match]:
-        rows = self._proposed(vector, top_k, location)
-        exact = _exact_scores(self.vectors, rows, vector)
+        if self.coarse is not None and not location:
+            rows, exact = self._best_of_proposed(self.coarse, vector, top_k)
+        else:
+            rows = self._best_of_all(vector, top_k, location)
+            exact = _exact_scores(self.vectors, rows, vector)
         best = np.lexsort((rows, -exact))[:top_k]
         return [Match(self.records[int(rows[place])], float(exact[place])) for place in best]
 
-    def _proposed(self, vector: Vector, top_k: int, location: str) -> npt.NDArray[np.int64]:
-        """Return the rows, in order, among which the top_k closest are."""
-        if self.coarse is not None and not location:
-            rows = self.coarse.propose(vector, top_k, spare=len(self.hidden))
-            return rows[~np.isin(rows, self.hidden, assume_unique=True)]
+    def _best_of_proposed(
+        self, coarse: CoarseIndex, vector: Vector, top_k: int
+    ) -> tuple[npt.NDArray[np.int64], Vector]:
+        """Return the visible rows, and their scores, that the codes propose.
+
+        The codes know nothing of hidden rows: as many of these as stand before the last result are asked for in
+        addition, so that they take no place from others.
+        """
+        depth = top_k
+        while True:
+            rows = coarse.propose(vector, depth)
+            exact = _exact_scores(self.vectors, rows, vector)
+            hidden = np.isin(rows, self.hidden, assume_unique=True)
+            visible = np.sort(exact[~hidden])[::-1]
+            last = visible[top_k - 1] if len(visible) >= top_k else -np.inf
+            needed = top_k + int(np.count_nonzero(exact[hidden] >= last))
+            if needed <= depth or len(rows) == len(self.records):
+                return rows[~hidden], exact[~hidden]
+            depth = needed
+
+    def _best_of_all(self, vector: Vector, top_k: int, location: str) -> npt.NDArray[np.int64]:
+        """Return the rows below location among which the top_k closest are, by a scan of all."""
         below = self.records.rows_below(location)
         scores = self.vectors[below] @ vector  # [below]
         hidden = self._hidden_places(below)
@@ -195,11 +215,11 @@ def _contenders(scores: Vector, top_k: int) -> npt.NDArray[np.int64]:
     return np.flatnonzero(scores >= threshold - _ROUNDING)
 
 
-def _exact_scores(vectors: Vectors, rows: npt.NDArray[np.int64], vector: Vector) -> npt.NDArray[np.float64]:
-    """Return the products of some vectors with vector, float64 [rows].
+def _exact_scores(vectors: Vectors, rows: npt.NDArray[np.int64], vector: Vector) -> Vector:
+    """Return the products of some vectors with vector, float32 [rows].
 
-    BLAS rounds a row by where it stands in the matrix, so that copies of a picture would differ.
+    Not by BLAS, which rounds a row by where it stands in the matrix, so that copies of a picture would differ.
     """
     blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-    sums = [(vectors[block] * vector).sum(axis=1, dtype=np.float64) for block in blocks]
-    return np.concatenate([np.empty(0, np.float64), *sums])
+    products = [np.einsum("ij,j->i", vectors[block], vector) for block in blocks]
+    return np.concatenate([np.empty(0, np.float32), *products])

@@ -118,7 +118,9 @@ class LineRecords(Records):
     """
 
     def __init__(self, text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], id_keys: np.ndarray) -> None:
-        self._text, self._offsets, self._id_keys = text, offsets, id_keys
+        # Plain views: a slice of a numpy.memmap costs several times as much.
+        self._text, self._offsets = memoryview(text.data), offsets.view(np.ndarray)
+        self._id_keys = id_keys.view(np.ndarray)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
