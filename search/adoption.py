@@ -66,4 +66,9 @@ def record_index(company: Company) -> None:
     """Note the company's index, which no build of ours made, as a finished build, so that the admin shows it."""
     info = storage.info(company.embeddings_directory)
     build = IndexBuild.objects.create(company=company, status=IndexBuild.Status.RUNNING)
-    build.succeed(total_images=info.total_images, weights=info.weights or "")
+    build.succeed(
+        images_found=info.total_images,
+        images_reused=info.total_images,
+        total_images=info.total_images,
+        weights=info.weights or "",
+    )

@@ -244,6 +244,11 @@ class IndexBuild(models.Model):
                 attempts=models.F("attempts") + 1,
                 started_at=Coalesce("started_at", Now()),
                 heartbeat_at=Now(),
+                # This attempt looks at the folder anew, so it does what was asked for during the one before.
+                full=models.Case(
+                    models.When(repeat=self.Repeat.FULL, then=models.Value(True)), default=models.F("full")
+                ),
+                repeat="",
             )
         )
         if not claimed:

@@ -164,7 +164,10 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its pickle, zip and file readers raise
-        raise WeightsUnavailable(f"The weights file {path} cannot be read ({error}): provide it anew") from error
+        raise WeightsUnavailable(
+            f"The weights file {path} is no state_dict that torch can read safely ({type(error).__name__}): "
+            "provide it anew"
+        ) from error
     return state
 
 

@@ -327,3 +327,15 @@ def test_a_fold_asked_for_while_a_build_runs_does_not_follow_it(db: None) -> Non
     assert company.queue_build(fold=True) == running
     running.succeed()
     assert not company.builds.active().exists()
+
+
+def test_the_worker_that_takes_over_does_what_was_asked_for_meanwhile(db: None) -> None:
+    company = Company.objects.create(name="acme")
+    lost = company.queue_build()
+    assert lost.start()
+    company.queue_build()
+    IndexBuild.objects.update(heartbeat_at=Now() - timedelta(days=1))
+    taken_over = IndexBuild.objects.get()
+    assert taken_over.start()
+    taken_over.succeed()
+    assert not company.builds.active().exists()
