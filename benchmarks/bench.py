@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,8 @@ class Bench:
         photos = [photo.read_bytes() for photo in self.photos[:60]]
         with self._plain_server() as plain, self._server() as ours:
             ways = {
-                "plain": lambda photo: _post(plain, f"v{100_000}", photo),
-                "ours": lambda photo: _post(ours, f"v{100_000}", photo),
+                "plain": lambda photo: _post(plain.address, f"v{100_000}", photo),
+                "ours": lambda photo: _post(ours.address, f"v{100_000}", photo),
             }
             seconds = turns.measure(ways, photos, warm_up=8)
             throughput: dict[str, list[float]] = {"plain": [], "ours": []}
@@ -190,10 +191,10 @@ class Bench:
             ("ours_1", lambda: self._server(processes=1)),
             ("ours_4", lambda: self._server(processes=4)),
         ):
-            with server() as address:
+            with server() as serving:
                 with ThreadPoolExecutor(8) as callers:
-                    list(callers.map(lambda photo, to=address: _post(to, f"v{100_000}", photo), photos * 3))
-                results[name] = _memory_of_workers(address)
+                    list(callers.map(lambda photo, to=serving.address: _post(to, f"v{100_000}", photo), photos * 3))
+                results[name] = _memory_of_workers(serving.pid)
         return results
 
     def eviction(self) -> dict[str, Any]:
@@ -238,6 +239,12 @@ class Bench:
         return _gunicorn([*command, "benchmarks.plain:application()"], environment)
 
 
+@dataclass(frozen=True)
+class Server:
+    address: str
+    pid: int  # of the process whose children serve
+
+
 def cache_bytes(directory: Path) -> int:
     from search.engine import storage
 
@@ -267,7 +274,7 @@ def _graph_indexes(matrix: np.ndarray) -> dict[str, Callable[[Any], list[int]]]:
 
 
 @contextmanager
-def _gunicorn(arguments: list[str], environment: dict[str, str]) -> Iterator[str]:
+def _gunicorn(arguments: list[str], environment: dict[str, str]) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -275,7 +282,7 @@ def _gunicorn(arguments: list[str], environment: dict[str, str]) -> Iterator[str
     server = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment | {"PORT": str(port)})
     try:
         _wait_until_open(port)
-        yield f"http://127.0.0.1:{port}"
+        yield Server(f"http://127.0.0.1:{port}", server.pid)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
@@ -313,16 +320,12 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _memory_of_workers(address: str) -> dict[str, float]:
+def _memory_of_workers(server: int) -> dict[str, float]:
     """Return megabytes over the server's worker processes: resident, private, and with shared pages counted once."""
-    port = address.rpartition(":")[2]
     totals = {"processes": 0.0, "largest_resident_mb": 0.0, "largest_private_mb": 0.0, "together_mb": 0.0}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (process / "cmdline").read_bytes().decode(errors="replace")
-            if f"127.0.0.1:{port}" not in (process / "environ").read_bytes().decode(errors="replace") + command:
-                pass
-            if not _serves(process, port):
+            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) != server:
                 continue
             lines = (line.split() for line in (process / "smaps_rollup").read_text().splitlines()[1:])
             kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines}
@@ -334,13 +337,6 @@ def _memory_of_workers(address: str) -> dict[str, float]:
         totals["largest_private_mb"] = max(totals["largest_private_mb"], private / 1024)
         totals["together_mb"] += kilobytes["Pss"] / 1024
     return totals
-
-
-def _serves(process: Path, port: str) -> bool:
-    """Return whether process is a worker of the gunicorn on port: a child of a process started with it."""
-    stat = (process / "stat").read_text().rpartition(")")[2].split()
-    parent = Path("/proc") / stat[1] / "environ"
-    return f"\0PORT={port}\0" in "\0" + parent.read_bytes().decode(errors="replace") and stat[1] != str(os.getpid())
 
 
 def _resident_mb() -> float:
@@ -391,8 +387,11 @@ def main() -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    if set(options.only) == set(SECTIONS):
+    path = options.output / "results.json"
+    if path.exists() and set(options.only) != set(SECTIONS):  # one section measured again
+        results = json.loads(path.read_text()) | results
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    if set(results) >= set(SECTIONS):
         from benchmarks.plot import plot
 
         plot(results, options.output / "results.png")
