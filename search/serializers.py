@@ -218,7 +218,17 @@ class ImageListAnswer(serializers.Serializer[Any]):
     pages = serializers.IntegerField()
 
 
+class TimestampField(serializers.DateTimeField):
+    """A time as every timestamp of the contract is written."""
+
+    def to_representation(self, value: Any) -> str:
+        return timestamp(value)
+
+
 class BuildBody(serializers.ModelSerializer[IndexBuild]):
+    queued_at = TimestampField()
+    started_at = TimestampField(allow_null=True)
+    finished_at = TimestampField(allow_null=True)
     company = serializers.CharField(source="company.name")
     percent = serializers.IntegerField()
 

@@ -498,9 +498,9 @@ def info_entries(index_info: IndexInfo) -> dict[str, Any]:
     return {name: value for name, value in asdict(index_info).items() if value is not None}
 
 
-def timestamp() -> str:
-    """Return now, UTC, as every timestamp of the contract is written: 2025-10-27T12:00:00.000Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def timestamp(moment: datetime | None = None) -> str:
+    """Return moment, or now, as every timestamp of the contract is written: UTC, 2025-10-27T12:00:00.000Z."""
+    return (moment or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def generations(directory: Path) -> list[Generation]:

@@ -1,3 +1,4 @@
+import re
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
@@ -345,6 +346,8 @@ def test_reindex_is_queued_watched_and_cancelled_by_api(client: Client, acme: Co
     assert client.post("/api/reindex/acme", headers=staff).json()["url"] == url
     build = client.get(url, headers=staff).json()["build"]
     assert (build["status"], build["full"], build["company"]) == ("queued", True, "acme")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", build["queued_at"])
+    assert build["started_at"] is None
     assert client.post(f"{url}/cancel", headers=staff).json()["build"]["status"] == "cancelled"
     assert client.post(f"{url}/cancel", headers=staff).status_code == 409
     assert client.get("/api/builds/999999", headers=staff).status_code == 404
