@@ -132,12 +132,15 @@ class ErrorBody(serializers.Serializer[Any]):
     error = serializers.CharField()
 
 
-class ResultBody(serializers.Serializer[Any]):
+class ImageBody(serializers.Serializer[Any]):
     fullPath = serializers.CharField()
     id = serializers.CharField()
     location = serializers.CharField(allow_blank=True)
     name = serializers.CharField()
     type = serializers.CharField()
+
+
+class ResultBody(ImageBody):
     score = serializers.FloatField(min_value=-1.001, max_value=1.001)
 
 
@@ -189,14 +192,6 @@ class StatsBody(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     company = serializers.CharField()
     stats = StatsDetailBody()
-
-
-class ImageBody(serializers.Serializer[Any]):
-    fullPath = serializers.CharField()
-    id = serializers.CharField()
-    location = serializers.CharField(allow_blank=True)
-    name = serializers.CharField()
-    type = serializers.CharField()
 
 
 class ImageAnswer(serializers.Serializer[Any]):
