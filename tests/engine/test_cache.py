@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search.engine import storage
@@ -212,3 +213,40 @@ def test_every_process_sees_a_publication_at_its_next_request(tmp_path: Path) ->
         here.send("stop")
         worker.join(PATIENCE)
         assert worker.exitcode == 0
+
+
+# Budget --------------------------------------------------------------------------------------------------------------
+
+
+def three_companies(tmp_path: Path) -> list[Path]:
+    directories = [tmp_path / name for name in ("acme", "globex", "initech")]
+    for seed, directory in enumerate(directories):
+        publish(directory, some_records(50), some_vectors(50, seed))
+    return directories
+
+
+def test_the_least_recently_used_leave_first(tmp_path: Path) -> None:
+    acme, globex, initech = three_companies(tmp_path)
+    cache = IndexCache(2 * storage.load(acme).nbytes)
+    for directory in (acme, globex, acme, initech):
+        cache.get(directory)
+    assert cache.loaded() == [acme, initech]
+    assert cache.nbytes() <= 2 * storage.load(acme).nbytes
+    assert (cache.counts.loads, cache.counts.hits, cache.counts.evictions) == (3, 1, 1)
+
+
+def test_an_index_that_leaves_stays_whole_for_its_searches(tmp_path: Path) -> None:
+    acme, globex, _ = three_companies(tmp_path)
+    cache = IndexCache(0)
+    index = cache.get(acme)
+    query = np.array(index.vectors[7])
+    before = [(match.image.path, match.score) for match in index.search(query, 5)]
+    cache.get(globex)
+    assert cache.loaded() == [globex]
+    assert [(match.image.path, match.score) for match in index.search(query, 5)] == before
+
+
+def test_a_company_larger_than_the_budget_is_served_all_the_same(tmp_path: Path) -> None:
+    acme, *_ = three_companies(tmp_path)
+    cache = IndexCache(0)
+    assert cache.get(acme) is cache.get(acme)
