@@ -296,7 +296,11 @@ def _unreadable(path: Path, error: Exception) -> IndexCorrupt:
 
 
 def _copy_vectors(generation: Path) -> Vectors:
-    flat = faiss.read_index(str(generation / FAISS_INDEX))
+    path = generation / FAISS_INDEX
+    try:
+        flat = faiss.read_index(str(path))
+    except RuntimeError as error:  # FAISS's only error, whatever happened
+        raise IndexCorrupt(f"{path.name} cannot be read by FAISS") from error
     vectors: Vectors = flat.reconstruct_n(0, flat.ntotal)
     return vectors
 
@@ -306,11 +310,14 @@ def _same_samples(faiss_index: Path, vectors: Vectors) -> bool:
     if not len(vectors):
         return True
     row_bytes = 4 * vectors.shape[1]
-    with faiss_index.open("rb") as file:
-        for row in {0, len(vectors) // 2, len(vectors) - 1}:
-            file.seek(_FLAT_HEADER.size + row * row_bytes)
-            if file.read(row_bytes) != vectors[row].tobytes():
-                return False
+    try:
+        with faiss_index.open("rb") as file:
+            for row in {0, len(vectors) // 2, len(vectors) - 1}:
+                file.seek(_FLAT_HEADER.size + row * row_bytes)
+                if file.read(row_bytes) != vectors[row].tobytes():
+                    return False
+    except OSError as error:
+        raise _unreadable(faiss_index, error) from error
     return True
 
 

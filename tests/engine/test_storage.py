@@ -1,3 +1,5 @@
+import builtins
+import io
 import json
 import multiprocessing
 import random
@@ -5,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -775,6 +778,44 @@ def test_reader_between_the_steps_of_a_first_publication_sees_a_whole_index(
             require_one_generation(storage.load(directory))
             assert storage.info(directory).weights in (None, "generation 1")
             assert storage.version(directory)
+
+
+@pytest.mark.parametrize("plain_files", [FLASK_FILES, ["faiss_index.bin", "metadata.json"]])
+def test_reader_of_a_plain_directory_replaced_before_any_of_its_files_is_opened_sees_a_whole_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_files: list[str]
+) -> None:
+    replaced = 0
+    for nth in range(1, 12):
+        directory = tmp_path / f"acme{nth}"
+        flask_generation(directory)
+        for name in set(FLASK_FILES) - set(plain_files):
+            (directory / name).unlink()
+        opened, publishing = 0, False
+
+        def publish_at_nth(
+            real: Callable[..., Any], *args: Any, nth: int = nth, directory: Path = directory, **kwargs: Any
+        ) -> Any:
+            nonlocal opened, publishing, replaced
+            if publishing or Path(args[0]).parent != directory:
+                return real(*args, **kwargs)
+            opened += 1
+            if opened != nth:
+                return real(*args, **kwargs)
+            publishing, replaced = True, replaced + 1
+            publish_generation(directory, 1, keep=0)
+            link = directory.readlink()
+            directory.unlink()  # as for the moment between moving the plain directory away and linking to the new one
+            try:
+                return real(*args, **kwargs)
+            finally:
+                directory.symlink_to(link)
+                publishing = False
+
+        with monkeypatch.context() as patch:
+            for owner, name in [(io, "open"), (builtins, "open"), (faiss, "read_index")]:
+                patch.setattr(owner, name, partial(publish_at_nth, getattr(owner, name)))
+            require_one_generation(storage.load(directory))
+    assert replaced >= 4
 
 
 def test_reader_whose_generation_is_pruned_while_it_loads_gets_the_new_one(
