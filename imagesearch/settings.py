@@ -128,6 +128,7 @@ def _kept_secret(kept: Path) -> str:
 
 # Web
 SECRET_KEY = _secret_key()
+SECRET_KEY_FALLBACKS = _read("SECRET_KEY_FALLBACKS", "", _list, "a comma-separated list of earlier secret keys")
 DEBUG = _read("DEBUG", "false", _boolean, "true or false")
 ALLOWED_HOSTS = _read(
     "ALLOWED_HOSTS",
@@ -145,6 +146,7 @@ PORT = _read("PORT", "5000", _whole_number(1, 65535), "a port number from 1 to 6
 WEB_PROCESSES = _read("WEB_PROCESSES", str(os.cpu_count() or 1), _whole_number(1), "a whole number of at least 1")
 WEB_THREADS = _read("WEB_THREADS", "4", _whole_number(1), "a whole number of at least 1")
 LOG_LEVEL = _read("LOG_LEVEL", "INFO", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR")
+API_KEYS = _read("IMAGESEARCH_API_KEYS", "off", _one_of("off", "required"), "off or required")
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # part of the API's contract, so not a setting
 
 # Images and indexes
@@ -253,8 +255,8 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["search.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],  # search/permissions.py tells to what
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.MultiPartParser"],

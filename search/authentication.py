@@ -1,0 +1,44 @@
+"""Who calls the API: the holder of a company's key. Cookies and sessions are never looked at."""
+
+from rest_framework.authentication import BaseAuthentication, BasicAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from tenants.models import ApiKey
+
+SCHEME = "Api-Key"
+
+
+class ApiKeyAuthentication(BaseAuthentication):
+    """`Authorization: Api-Key <key>` or `X-API-Key: <key>`: request.auth is the ApiKey then, request.user is None."""
+
+    def authenticate(self, request: Request) -> tuple[None, ApiKey] | None:
+        """Return nothing for a caller without a key. Raises AuthenticationFailed."""
+        texts = _sent_keys(request)
+        if not texts:
+            return None
+        if len(texts) > 1:
+            raise AuthenticationFailed("Authorization and X-API-Key name different keys: send one of them")
+        key = ApiKey.objects.find(texts.pop())
+        if key is None:  # in the same words whatever is wrong with it, so that they tell nothing about other keys
+            raise AuthenticationFailed("The API key is wrong, expired or revoked")
+        return None, key
+
+    def authenticate_header(self, request: Request) -> str:
+        return f'{SCHEME} realm="api"'
+
+
+class ApiKeyBesideBasic(ApiKeyAuthentication):
+    """The same where staff users may come by HTTP Basic instead, which a 401 tells as well."""
+
+    def authenticate_header(self, request: Request) -> str:
+        return f"{BasicAuthentication().authenticate_header(request)}, {super().authenticate_header(request)}"
+
+
+def _sent_keys(request: Request) -> set[str]:
+    """Return the texts that the request gives as keys, whatever they hold."""
+    scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    texts = {text.strip()} if scheme.lower() == SCHEME.lower() else set()
+    if "HTTP_X_API_KEY" in request.META:
+        texts.add(request.META["HTTP_X_API_KEY"].strip())
+    return texts
