@@ -32,6 +32,11 @@ def embedder() -> Embedder:
         return _load_embedder()
 
 
+def has_model() -> bool:
+    """Tell whether the embedder of the configured weights is loaded, without loading it."""
+    return _load_embedder.cache_info().currsize > 0
+
+
 def warm_up() -> None:
     """Load the model and run it once, so that the first search need not wait. Raises as embedder() does."""
     model = embedder()

@@ -162,6 +162,15 @@ class HealthBody(serializers.Serializer[Any]):
     loaded_count = serializers.IntegerField()
 
 
+class LiveBody(serializers.Serializer[Any]):
+    status = serializers.CharField()
+
+
+class ReadyBody(serializers.Serializer[Any]):
+    status = serializers.CharField()
+    checks = serializers.DictField(child=serializers.CharField())
+
+
 class CompanyBody(serializers.Serializer[Any]):
     name = serializers.CharField()
     embeddings_path = serializers.CharField()

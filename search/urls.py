@@ -5,6 +5,7 @@ from django.urls.converters import IntConverter, StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from search.build_views import BuildView, CancelBuildView, ReindexView
+from search.health_views import LiveView, ReadyView
 from search.image_views import ImagesView, ImageView
 from search.views import CompaniesView, HealthView, SearchView, SimilarView, StatsView
 
@@ -35,6 +36,8 @@ urlpatterns = [
     *_with_and_without_slash("stats/<name:company>", StatsView.as_view()),
     *_with_and_without_slash("search/<str:company>/<uuid:image_id>", SimilarView.as_view()),
     *_with_and_without_slash("search/<name:company>", SearchView.as_view()),
+    *_with_and_without_slash("health/live", LiveView.as_view()),
+    *_with_and_without_slash("health/ready", ReadyView.as_view()),
     *_with_and_without_slash("images/<str:company>/<name:image_path>", ImageView.as_view()),
     *_with_and_without_slash("images/<str:company>", ImagesView.as_view()),
     *_with_and_without_slash("reindex/<name:company>", ReindexView.as_view()),

@@ -1,6 +1,7 @@
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def _own_directories(settings: Any, tmp_path: Path) -> Iterator[None]:
 @pytest.fixture
 def embedder(monkeypatch: pytest.MonkeyPatch) -> FakeEmbedder:
     fake = FakeEmbedder()
-    monkeypatch.setattr(runtime, "_load_embedder", lambda: fake)
+    monkeypatch.setattr(runtime, "_load_embedder", cache(lambda: fake))
     return fake
 
 

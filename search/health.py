@@ -1,0 +1,60 @@
+"""Whether this process can serve: what probes ask, without doing any of the work."""
+
+import logging
+import os
+
+from django.conf import settings
+from django.db import Error, connection
+
+from search import runtime
+
+logger = logging.getLogger(__name__)
+
+OK = "ok"
+
+_DATABASE_SECONDS = 2  # the least that PostgreSQL's client library knows
+
+
+def checks() -> dict[str, str]:
+    """Return what each part that serving needs says: "ok", or what is wrong, in words that strangers may read.
+
+    The embeddings are only read: searches go on where a full or read-only disk stops the builds.
+    """
+    return {"database": _database(), "embeddings": _embeddings(), "model": _model()}
+
+
+def database_answers() -> bool:
+    """Tell within seconds whether the database answers and holds our tables.
+
+    It is asked on a connection of its own, since those of the requests wait much longer for a database that is away.
+    """
+    probe = connection.copy()
+    timeout = "timeout" if probe.vendor == "sqlite" else "connect_timeout"
+    probe.settings_dict["OPTIONS"][timeout] = _DATABASE_SECONDS
+    try:
+        with probe.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM django_migrations")
+        return True
+    except Error as error:
+        logger.warning("The database does not answer: %s", error)
+        return False
+    finally:
+        probe.close()
+
+
+def _database() -> str:
+    return OK if database_answers() else "It does not answer, or has no tables: see the log"
+
+
+def _embeddings() -> str:
+    try:
+        with os.scandir(settings.EMBEDDINGS_DIR) as entries:
+            next(entries, None)
+    except OSError as error:
+        logger.warning("The embeddings cannot be read: %s", error)
+        return f"The directory cannot be read: {error.strerror}"
+    return OK
+
+
+def _model() -> str:
+    return OK if runtime.has_model() else "It is not loaded: where it stays so, the log of the start tells why"
