@@ -2,12 +2,17 @@
 
 Vectors are rotated at random and kept as 1 bit a number (RaBitQ, Gao and Long, SIGMOD 2024; FAISS's RaBitQFastScan):
 120 bytes a picture instead of 3,840. The rotation spreads what a vector says over all its numbers; without it the
-bits of a network's non-negative outputs tell little. (Codes of 640 or 480 principal components were tried: a fifth
-faster to scan, but the ten nearest were among a hundred candidates 96 times in 100 instead of always.)
+bits of a network's non-negative outputs tell little. The codes lie in inverted lists around k-means centres, and a
+search scans the lists nearest to the query. How many lists, and how many candidates for each result, is what the
+company's own pictures need: the cheapest plan that finds their true neighbours.
+
+Tried and left: codes of 640 or 480 principal components and product quantisers (a scan takes half the time, but needs
+hundreds of candidates a result for the same recall), two threads (they share one core's units).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +28,20 @@ MIN_RECALL = 0.999
 _SEED = 7
 _TRAINING_ROWS = 20_000
 _ROWS_A_BLOCK = 16_384
-_QUERIES = 100
+_QUERIES = 200
 _NEIGHBOURS = 10
-_CANDIDATES_A_RESULT = (10, 20, 50, 100)
+_CANDIDATES_A_RESULT = (5, 10, 20, 50, 100)
+_SHARES_OF_LISTS = (1 / 8, 2 / 8, 3 / 8, 4 / 8, 6 / 8, 1)
+_CODES_A_CANDIDATE = 100  # are scanned in the time that it takes to score one candidate exactly
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class CoarseSearch:
     """What an index says of its first pass in index_info.json."""
 
+    lists: int
+    lists_probed: int
     candidates_per_result: int
     recall_at_10: float  # against the exact scan, over a sample of the company's own pictures
 
@@ -40,9 +50,11 @@ class CoarseSearch:
 class CoarseIndex:
     """Proposes the rows of the vectors that may be closest. Never changes, so threads share it."""
 
-    codes: Any  # faiss.IndexPreTransform
+    codes: Any  # faiss.IndexPreTransform of a rotation and an IndexIVFRaBitQFastScan
     search: CoarseSearch
     nbytes: int
+    _measured: Any = field(repr=False)  # FAISS's parameters: the lists that the recall was measured with
+    _everywhere: Any = field(repr=False)  # and all lists
 
     def propose(self, vector: Vector, top_k: int) -> npt.NDArray[np.int64]:
         """Return the rows, in order, among which the top_k closest to vector are.
@@ -51,8 +63,14 @@ class CoarseIndex:
         """
         faiss.omp_set_num_threads(1)  # for this thread: requests are served side by side
         count = min(self.search.candidates_per_result * top_k, self.codes.ntotal)
-        _, rows = self.codes.search(vector[np.newaxis], count)
-        return np.sort(rows[0][rows[0] >= 0])
+        rows = self._scan(vector, count, self._measured if top_k <= _NEIGHBOURS else self._everywhere)
+        if len(rows) < count:
+            rows = self._scan(vector, count, self._everywhere)
+        return np.sort(rows)
+
+    def _scan(self, vector: Vector, count: int, lists: Any) -> npt.NDArray[np.int64]:
+        rows: npt.NDArray[np.int64] = self.codes.search(vector[np.newaxis], count, params=lists)[1][0]
+        return rows[rows >= 0]
 
 
 def build_coarse(vectors: Vectors, *, beat: Callable[[], None]) -> CoarseIndex | None:
@@ -65,13 +83,12 @@ def build_coarse(vectors: Vectors, *, beat: Callable[[], None]) -> CoarseIndex |
         return None
     codes = _encode(vectors, beat)
     queries = vectors[np.linspace(0, len(vectors) - 1, num=_QUERIES, dtype=int)]
-    truth = _exact_neighbours(queries, vectors, beat)
-    for candidates in _CANDIDATES_A_RESULT:
-        found = _neighbours(codes, queries, vectors, candidates * _NEIGHBOURS)
-        beat()
-        if (recall := _recall(found, truth)) >= MIN_RECALL:
-            return CoarseIndex(codes, CoarseSearch(candidates, round(recall, 4)), nbytes=0)
-    return None
+    least_scores = _exact_scores(queries, vectors, beat)[:, -1:]
+    plans = _plans(codes, queries, vectors, least_scores, beat)
+    _, lists_probed, candidates, recall = min(plans, default=(0, 0, 0, 0.0))
+    if not candidates:
+        return None
+    return _coarse_index(codes, CoarseSearch(_lists(len(vectors)), lists_probed, candidates, round(recall, 4)), 0)
 
 
 def write_coarse(coarse: CoarseIndex, path: Path) -> None:
@@ -82,17 +99,33 @@ def read_coarse(path: Path, search: CoarseSearch, *, images: int) -> CoarseIndex
     """Return the codes in path. Raises ValueError where they are not those of so many images."""
     try:
         codes = faiss.read_index(str(path))
+        lists = faiss.extract_index_ivf(codes).nlist
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-    if codes.ntotal != images or codes.d != DIMENSION:
-        raise ValueError(f"it holds {codes.ntotal} codes for {images} pictures")
-    return CoarseIndex(codes, search, nbytes=path.stat().st_size)
+    if (codes.ntotal, codes.d, lists) != (images, DIMENSION, search.lists):
+        raise ValueError(f"it holds {codes.ntotal} codes in {lists} lists for {images} pictures")
+    return _coarse_index(codes, search, path.stat().st_size)
+
+
+def _coarse_index(codes: Any, search: CoarseSearch, nbytes: int) -> CoarseIndex:
+    return CoarseIndex(codes, search, nbytes, _probing(search.lists_probed), _probing(search.lists))
+
+
+def _probing(lists: int) -> Any:
+    # FAISS's stubs do not know the keywords, by which alone Python keeps the inner parameters alive.
+    probing = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
+    return faiss.SearchParametersPreTransform(index_params=probing)  # type: ignore[call-arg]
+
+
+def _lists(images: int) -> int:
+    """Return a power of two: 16 for 10,000 pictures, 64 for 100,000, 256 for 1,000,000."""
+    return int(2 ** round(math.log2(math.sqrt(images) / 5)))
 
 
 def _encode(vectors: Vectors, beat: Callable[[], None]) -> Any:
     rotation = faiss.RandomRotationMatrix(DIMENSION, DIMENSION)
     rotation.init(_SEED)
-    codes = faiss.index_factory(DIMENSION, "RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+    codes = faiss.index_factory(DIMENSION, f"IVF{_lists(len(vectors))},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
     rotated = faiss.IndexPreTransform(rotation, codes)
     rotated.train(vectors[np.linspace(0, len(vectors) - 1, num=min(_TRAINING_ROWS, len(vectors)), dtype=int)])
     for start in range(0, len(vectors), _ROWS_A_BLOCK):
@@ -101,29 +134,38 @@ def _encode(vectors: Vectors, beat: Callable[[], None]) -> Any:
     return rotated
 
 
-def _exact_neighbours(queries: Vectors, vectors: Vectors, beat: Callable[[], None]) -> npt.NDArray[np.int64]:
-    """Return the rows closest to each query by a scan of all, int64 [queries, 10]."""
-    best_scores = np.full((len(queries), _NEIGHBOURS), -np.inf, np.float32)
-    best_rows = np.zeros((len(queries), _NEIGHBOURS), np.int64)
+def _exact_scores(queries: Vectors, vectors: Vectors, beat: Callable[[], None]) -> Vectors:
+    """Return the scores of the vectors closest to each query, by a scan of all, float32 [queries, 10], best first."""
+    best = np.full((len(queries), _NEIGHBOURS), -np.inf, np.float32)
     for start in range(0, len(vectors), _ROWS_A_BLOCK):
-        scores = queries @ vectors[start : start + _ROWS_A_BLOCK].T  # [queries, block]
-        rows = np.broadcast_to(np.arange(start, start + scores.shape[1]), scores.shape)
-        scores, rows = np.hstack([best_scores, scores]), np.hstack([best_rows, rows])
-        best = np.argpartition(-scores, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
-        best_scores, best_rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+        scores = np.hstack([best, queries @ vectors[start : start + _ROWS_A_BLOCK].T])  # [queries, 10 + block]
+        best = np.partition(scores, -_NEIGHBOURS, axis=1)[:, -_NEIGHBOURS:]
         beat()
-    return best_rows
+    return np.sort(best, axis=1)[:, ::-1]
 
 
-def _recall(found: list[npt.NDArray[np.int64]], truth: npt.NDArray[np.int64]) -> float:
-    return float(np.mean([len(np.intersect1d(a, b)) / _NEIGHBOURS for a, b in zip(found, truth, strict=True)]))
+def _plans(
+    codes: Any, queries: Vectors, vectors: Vectors, least_scores: Vectors, beat: Callable[[], None]
+) -> Iterator[tuple[float, int, int, float]]:
+    """Yield the plans that find enough: what a search costs, in codes scanned; lists; candidates a result; recall.
 
-
-def _neighbours(codes: Any, queries: Vectors, vectors: Vectors, candidates: int) -> list[npt.NDArray[np.int64]]:
-    """Return the rows that the codes propose and the vectors confirm as the closest to each query."""
-    _, proposed = codes.search(queries, min(candidates, len(vectors)))
-    neighbours = []
-    for query, rows in zip(queries, proposed, strict=True):
-        rows = np.sort(rows[rows >= 0])
-        neighbours.append(rows[np.argsort(-(vectors[rows] @ query))[:_NEIGHBOURS]])
-    return neighbours
+    least_scores: float32 [queries, 1], the score of the last true neighbour of each query. What scores as high is
+    found: of several copies of a picture any will do.
+    """
+    lists, depth = _lists(len(vectors)), _CANDIDATES_A_RESULT[-1] * _NEIGHBOURS
+    for share in _SHARES_OF_LISTS:
+        probed = max(1, round(lists * share))
+        _, proposed = codes.search(queries, min(depth, len(vectors)), params=_probing(probed))
+        found = np.empty(proposed.shape, bool)
+        for query, rows, least, hits in zip(queries, proposed, least_scores, found, strict=True):
+            hits[:] = (vectors[rows] @ query >= least - _ROUNDING) & (rows >= 0)
+        beat()
+        reached = np.minimum(np.cumsum(found, axis=1), _NEIGHBOURS) / _NEIGHBOURS  # [queries, depth], recall by depth
+        for candidates in _CANDIDATES_A_RESULT:
+            recall = float(reached[:, min(candidates * _NEIGHBOURS, reached.shape[1]) - 1].mean())
+            if recall >= MIN_RECALL:
+                cost = probed / lists * len(vectors) + candidates * _NEIGHBOURS * _CODES_A_CANDIDATE
+                yield cost, probed, candidates, recall
+                if candidates == _CANDIDATES_A_RESULT[0]:
+                    return  # more lists can only cost more
+                break

@@ -9,6 +9,7 @@ from search.engine.coarse import CoarseIndex, CoarseSearch
 from search.engine.embedder import DIMENSION, MODEL, ModelPassport, Vector, Vectors
 from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.records import ImageRecord, ListRecords, Records, Rows
+from search.engine.vector_file import VectorFile
 
 _ROUNDING = 1e-5  # of a product of unit vectors in float32, many times over
 _BLOCK = 4096
@@ -58,6 +59,7 @@ class ImageIndex:
     vectors: Vectors = field(repr=False)  # [N, 960], memory-mapped and read-only where the files allow it
     signatures: Any = field(default=None, repr=False)  # storage.SIGNATURE [N]; None where nobody recorded them
     coarse: CoarseIndex | None = field(default=None, repr=False)  # None where the exact scan serves
+    vector_file: VectorFile | None = field(default=None, repr=False)  # to score candidates from, beside coarse
     added: tuple[ImageRecord, ...] = ()  # live pictures, by path
     added_vectors: Vectors = field(default_factory=lambda: np.empty((0, DIMENSION), np.float32), repr=False)
     hidden: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # rows replaced or deleted
@@ -169,7 +171,7 @@ class ImageIndex:
         depth = top_k
         while True:
             rows = coarse.propose(vector, depth)
-            exact = _exact_scores(self.vectors, rows, vector)
+            exact = _exact_scores(self.vector_file or self.vectors, rows, vector)
             hidden = np.isin(rows, self.hidden, assume_unique=True)
             visible = np.sort(exact[~hidden])[::-1]
             last = visible[top_k - 1] if len(visible) >= top_k else -np.inf
@@ -215,7 +217,7 @@ def _contenders(scores: Vector, top_k: int) -> npt.NDArray[np.int64]:
     return np.flatnonzero(scores >= threshold - _ROUNDING)
 
 
-def _exact_scores(vectors: Vectors, rows: npt.NDArray[np.int64], vector: Vector) -> Vector:
+def _exact_scores(vectors: Vectors | VectorFile, rows: npt.NDArray[np.int64], vector: Vector) -> Vector:
     """Return the products of some vectors with vector, float32 [rows].
 
     Not by BLAS, which rounds a row by where it stands in the matrix, so that copies of a picture would differ.

@@ -11,6 +11,7 @@
         coarse_index.bin       codes of the first pass, see coarse.py; missing where the exact scan serves
         given_ids.json         {path: id} of the ids that no path gives, those of pictures now missing as well
         index_info.json        IndexInfo; its "format" says that the files are ours
+        SHA256SUMS             of all the others, for `sha256sum --check` as well; since format 2
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
     <parent>/.generations/AOF/.building/             what unfinished builds have embedded, see workspace.py
 
@@ -19,9 +20,11 @@ becomes a generation when the first one of ours is published in its place.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -29,7 +32,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
@@ -52,6 +55,7 @@ from search.engine.records import (
     metadata_entry,
     parse_entry,
 )
+from search.engine.vector_file import VectorFile
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +68,13 @@ ID_KEYS = "id_keys.npy"
 CODES = "coarse_index.bin"
 GIVEN_IDS = "given_ids.json"
 INFO = "index_info.json"
-PARTS = frozenset({FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, CODES, GIVEN_IDS, INFO})
+SUMS = "SHA256SUMS"
+PARTS = frozenset({FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, CODES, GIVEN_IDS, INFO, SUMS})
 
 GENERATIONS = ".generations"
-FORMAT = 1
+FORMAT = 2
 LOCK = ".lock"
+_NAME = "%Y%m%dT%H%M%S%f"  # of a generation, when it was published, before a random rest
 
 SIGNATURE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,))])
 
@@ -79,6 +85,9 @@ _METADATA_END = b"\n]\n"
 # then how many floats follow, then the floats.
 _FLAT_HEADER = struct.Struct("<4siqqq?iQ")
 _FLAT_IP = b"IxFI"
+
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
+_HASH_BLOCK = 1 << 22
 
 _POINTER = b"version https://git-lfs"
 _NOT_WORTH_KEEPING = frozenset({".gitkeep", ".DS_Store"})
@@ -111,6 +120,77 @@ def load(directory: Path) -> ImageIndex:
     cannot be read or disagree in number or dimension.
     """
     return _read_whole(directory, _load_generation)
+
+
+def has_checksums(directory: Path) -> bool:
+    """Return whether the checksums of the index in directory were recorded when it was published."""
+    return (_resolve(directory) / SUMS).exists()
+
+
+def damaged_files(directory: Path, *, beat: Callable[[], None] = lambda: None) -> list[str]:
+    """Return which files are not what was published, and how, by the checksums recorded then.
+
+    Nothing where no checksums were recorded. beat is called now and then.
+    """
+    return _read_whole(directory, lambda generation: _damaged_files(generation, beat))
+
+
+def require_undamaged(directory: Path, *, beat: Callable[[], None] = lambda: None) -> None:
+    """Raise IndexCorrupt where files are not what was published; see damaged_files."""
+    if damaged := damaged_files(directory, beat=beat):
+        raise IndexCorrupt("; ".join(damaged))
+
+
+def _damaged_files(generation: Path, beat: Callable[[], None]) -> list[str]:
+    try:
+        sums = _read_sums(generation)
+    except IndexCorrupt as error:
+        return [str(error)]
+    if sums is None:
+        return []
+    present = {name for name in PARTS - {SUMS} if (generation / name).exists()}
+    damaged = [f"{name} is missing" for name in sorted(sums.keys() - present)]
+    damaged += [f"{name} is not in {SUMS}" for name in sorted(present - sums.keys())]
+    for name in sorted(present & sums.keys()):
+        try:
+            if _sha256(generation / name, beat) != sums[name]:
+                damaged.append(f"{name} has changed since it was published")
+        except OSError as error:
+            damaged.append(str(_unreadable(generation / name, error)))
+    return damaged
+
+
+def _read_sums(generation: Path) -> dict[str, str] | None:
+    """Return the checksums by file, None where none were recorded. Raises IndexCorrupt."""
+    path = generation / SUMS
+    try:
+        lines = path.read_text(encoding="ascii").splitlines(keepends=True)
+        sums = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
+        if len(sums) != len(lines) or not sums.keys() <= PARTS:
+            raise ValueError("it is not a list of checksums")
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not _has_format(generation, 2):
+            return None
+        raise _unreadable(path, error) from error
+    return sums
+
+
+def _has_format(generation: Path, number: int) -> bool:
+    """Return whether index_info.json names this format or a later one; what else is wrong with it others tell."""
+    try:
+        found = _parse_object((generation / INFO).read_bytes()).get("format")
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, int) and found >= number
+
+
+def _sha256(path: Path, beat: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+            beat()
+    return digest.hexdigest()
 
 
 def _read_whole(directory: Path, read: Callable[[Path], T]) -> T:
@@ -152,7 +232,9 @@ def _load_generation(generation: Path) -> ImageIndex:
     if len(records) != len(vectors):
         raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {len(vectors)} vectors")
     signatures = _read_signatures(generation, len(vectors))
-    return ImageIndex(index_info, records, vectors, signatures, _read_codes(generation, index_info))
+    codes = _read_codes(generation, index_info)
+    vector_file = _open_vectors(generation, len(vectors)) if codes else None
+    return ImageIndex(index_info, records, vectors, signatures, codes, vector_file)
 
 
 def given_ids(directory: Path, company: str) -> dict[str, str]:
@@ -276,6 +358,13 @@ def _read_vectors(generation: Path, ours: bool) -> Vectors:
     return _copy_vectors(generation)  # the Flask service searched what FAISS held, normalised or not elsewhere
 
 
+def _open_vectors(generation: Path, count: int) -> VectorFile:
+    try:
+        return VectorFile(generation / EMBEDDINGS, count)
+    except OSError as error:
+        raise _unreadable(generation / EMBEDDINGS, error) from error
+
+
 def _map_array(path: Path) -> Any:
     try:
         return np.lib.format.open_memmap(path, mode="r")
@@ -350,6 +439,53 @@ class Generation:
     info: IndexInfo
 
 
+class Draft:
+    """A generation that is being written into path, beside the published one.
+
+    Used as a context manager: left without publish(), it is removed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Raises PublishRefused where directory holds something that is no part of an index."""
+        self._directory = directory
+        _require_index_or_nothing(directory)
+        _home(directory).mkdir(parents=True, exist_ok=True)
+        self.path = _home(directory) / f".writing-{secrets.token_hex(8)}"
+        self._lock = FileLock(self.path / LOCK)
+        with _publish_lock(directory):  # whoever clears drafts away holds it
+            self.path.mkdir()
+            self._lock.acquire()  # while this process lives, the draft stays
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def publish(self, *, keep: int, confirm: Callable[[], AbstractContextManager[object]] = nullcontext) -> str:
+        """Make the files in path, which are on the disk, the index of the directory; return the generation's name.
+
+        keep: how many earlier generations stay. confirm: entered around the switch; raising there leaves the old
+        index in place.
+        """
+        _fsync(self.path)
+        with _publish_lock(self._directory):
+            given_up = _rolled_back_from(self._directory)
+            name = _next_name(self._directory)
+            with confirm():
+                (self.path / LOCK).unlink()
+                self.path.rename(_home(self._directory) / name)
+                _fsync(_home(self._directory))
+                _link(self._directory, _home(self._directory) / name)
+            for generation in given_up:
+                shutil.rmtree(generation, ignore_errors=True)
+            _drop_old_generations(self._directory, keep=keep)
+        return name
+
+
 class IndexWriter:
     """Writes a generation beside the published one, row by row in flat memory, and publishes it.
 
@@ -358,14 +494,7 @@ class IndexWriter:
 
     def __init__(self, directory: Path) -> None:
         """Raises PublishRefused where directory holds something that is no part of an index."""
-        self._directory = directory
-        _require_index_or_nothing(directory)
-        _home(directory).mkdir(parents=True, exist_ok=True)
-        self._draft = _home(directory) / f".writing-{secrets.token_hex(8)}"
-        self._lock = FileLock(self._draft / LOCK)
-        with _publish_lock(directory):  # whoever clears drafts away holds it
-            self._draft.mkdir()
-            self._lock.acquire()  # while this process lives, the draft stays
+        self._draft = Draft(directory)
         self._offsets = array("q", [len(_METADATA_START)])
         self._ids = array("Q")
         self._last_path: str | None = None
@@ -385,8 +514,7 @@ class IndexWriter:
         for file in (self._faiss, self._embeddings, self._metadata):
             with contextlib.suppress(OSError):  # a full disk; what is left to write is thrown away in any case
                 file.close()
-        self._lock.release()
-        shutil.rmtree(self._draft, ignore_errors=True)
+        self._draft.__exit__(kind, error, trace)
 
     def add(self, vectors: Vectors, records: Sequence[ImageRecord], signatures: Any = None) -> None:
         """Append pictures, all of them in the order of their paths.
@@ -432,19 +560,10 @@ class IndexWriter:
             file.write(json.dumps(given_ids or {}).encode())
             _close_durably(file)
         self._finish_files(replace(info, total_images=len(self._ids), timestamp=timestamp()), beat)
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
-        home = _home(self._directory)
-        with _publish_lock(self._directory):
-            with confirm():
-                (self._draft / LOCK).unlink()
-                self._draft.rename(home / name)
-                _fsync(home)
-                _link(self._directory, home / name)
-            _drop_old_generations(self._directory, keep=keep)
-        return Published(name, len(self._ids))
+        return Published(self._draft.publish(keep=keep, confirm=confirm), len(self._ids))
 
     def _open(self, name: str) -> IO[bytes]:
-        return (self._draft / name).open("wb", buffering=1 << 20)
+        return (self._draft.path / name).open("wb", buffering=1 << 20)
 
     def _write_headers(self) -> None:
         shape = (len(self._ids), DIMENSION)
@@ -481,16 +600,16 @@ class IndexWriter:
         with self._open(INFO) as file:
             file.write(json.dumps(info_entries(info) | {"format": FORMAT}, indent=2).encode())
             _close_durably(file)
-        _fsync(self._draft)
+        _write_sums(self._draft.path, beat)
 
     def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
         if not self._ids:
             return None
-        coarse = build_coarse(np.load(self._draft / EMBEDDINGS, mmap_mode="r").view(np.ndarray), beat=beat)
+        coarse = build_coarse(np.load(self._draft.path / EMBEDDINGS, mmap_mode="r").view(np.ndarray), beat=beat)
         if coarse is None:
             return None
-        write_coarse(coarse, self._draft / CODES)
-        with (self._draft / CODES).open("rb") as file:
+        write_coarse(coarse, self._draft.path / CODES)
+        with (self._draft.path / CODES).open("rb") as file:
             os.fsync(file.fileno())
         return coarse.search
 
@@ -498,6 +617,13 @@ class IndexWriter:
         with self._open(name) as file:
             np.save(file, values)
             _close_durably(file)
+
+
+def _write_sums(generation: Path, beat: Callable[[], None] = lambda: None) -> None:
+    names = sorted(name for name in PARTS - {SUMS} if (generation / name).exists())
+    with (generation / SUMS).open("wb") as file:
+        file.write("".join(f"{_sha256(generation / name, beat)}  {name}\n" for name in names).encode())
+        _close_durably(file)
 
 
 def info_entries(index_info: IndexInfo) -> dict[str, Any]:
@@ -520,14 +646,38 @@ def generations(directory: Path) -> list[Generation]:
     return found
 
 
-def roll_back(directory: Path, generation: str) -> None:
-    """Publish an earlier generation again. Raises IndexNotBuilt where it is gone, and IndexCorrupt."""
-    with _publish_lock(directory):
-        entry = _home(directory) / generation
-        if entry not in _generations(directory):
-            raise IndexNotBuilt(f"There is no generation {generation} of {directory.name} any more")
+def roll_back(
+    directory: Path, generation: str = "", *, confirm: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> Generation:
+    """Publish an earlier generation again, by default the one before the published one; return it.
+
+    The generations after it stay until the next publication. confirm: as for Draft.publish.
+    Raises IndexNotBuilt where it is gone or there is none, IndexCorrupt where it is damaged, and PublishRefused.
+    """
+    current = _resolve(directory)
+    entry = _home(directory) / generation if generation else _generation_before(directory, current)
+    if entry not in _generations(directory):
+        raise IndexNotBuilt(f"There is no generation {generation} of {directory.name} any more")
+    try:
         load(entry)
+        require_undamaged(entry)
+    except IndexCorrupt as error:
+        raise IndexCorrupt(f"The generation {entry.name} of {directory.name} is damaged: {error}") from error
+    with _publish_lock(directory), confirm():
+        if _resolve(directory) != current or entry not in _generations(directory):
+            raise PublishRefused(f"Another index of {directory.name} was published meanwhile: try again")
         _link(directory, entry)
+    return Generation(entry.name, True, _read_info(entry)[0])
+
+
+def _generation_before(directory: Path, current: Path) -> Path:
+    earlier = [entry for entry in _generations(directory) if entry.name < current.name]
+    if current not in _generations(directory) or not earlier:
+        raise IndexNotBuilt(
+            f"{directory.name} has no earlier index to go back to: "
+            "IMAGESEARCH_KEEP_GENERATIONS says how many are kept when another is published"
+        )
+    return earlier[-1]
 
 
 def remove(directory: Path) -> None:
@@ -619,9 +769,25 @@ def _link(directory: Path, generation: Path) -> None:
     link.symlink_to(Path(GENERATIONS, directory.name, generation.name))
     if directory.is_dir() and not directory.is_symlink():
         # rename() cannot put a link over a directory. Until the link is there, _resolve finds the new generation.
-        directory.rename(_home(directory) / f"{datetime.fromtimestamp(0, UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}")
+        directory.rename(_home(directory) / f"{datetime.fromtimestamp(0, UTC):{_NAME}}-{secrets.token_hex(4)}")
     link.replace(directory)
     _fsync(directory.parent)
+
+
+def _rolled_back_from(directory: Path) -> list[Path]:
+    """Return the generations after the published one; behind the next one they would pass for what was before it."""
+    current, found = _resolve(directory), _generations(directory)
+    return [entry for entry in found if entry.name > current.name] if current in found else []
+
+
+def _next_name(directory: Path) -> str:
+    """Return the name of a new generation, which sorts behind all others, also where a clock was put back."""
+    moment = datetime.now(UTC)
+    for newest in _generations(directory)[-1:]:
+        with contextlib.suppress(ValueError):
+            after = datetime.strptime(newest.name.partition("-")[0], _NAME).replace(tzinfo=UTC)
+            moment = max(moment, after + timedelta(microseconds=1))
+    return f"{moment:{_NAME}}-{secrets.token_hex(4)}"
 
 
 def _drop_old_generations(directory: Path, *, keep: int) -> None:

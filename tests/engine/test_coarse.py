@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from search.engine import coarse, storage
 from search.engine.embedder import DIMENSION, Vectors, unit_length
+from search.engine.errors import IndexCorrupt
 from search.engine.index import IndexInfo, LiveImage
 from search.engine.records import ImageRecord, image_id
 
@@ -59,7 +61,39 @@ def test_the_recall_is_measured_and_recorded_at_build_time(tmp_path: Path) -> No
     publish(clustered(PICTURES, seed=1), tmp_path / "acme")
     recorded = json.loads((tmp_path / "acme/index_info.json").read_text())["coarse"]
     assert recorded["recall_at_10"] >= 0.999
-    assert recorded["candidates_per_result"] in (10, 20, 50, 100)
+    assert recorded["candidates_per_result"] in (5, 10, 20, 50, 100)
+    assert 1 <= recorded["lists_probed"] <= recorded["lists"]
+
+
+def test_only_part_of_the_codes_is_scanned_where_that_finds_enough(tmp_path: Path) -> None:
+    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+    recorded = json.loads((tmp_path / "acme/index_info.json").read_text())["coarse"]
+    assert recorded["lists_probed"] < recorded["lists"]
+
+
+def test_results_beyond_the_lists_measured_come_from_all_lists(tmp_path: Path) -> None:
+    vectors = clustered(PICTURES, seed=1)
+    publish(vectors, tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    query = clustered(1, seed=3)[0]
+    assert [row(match.image.path) for match in index.search(query, 400)] == true_rows(vectors, query, 400)
+
+
+def test_copies_of_pictures_are_no_reason_for_the_exact_scan(tmp_path: Path) -> None:
+    vectors = np.repeat(clustered(PICTURES // 50, seed=1), 50, axis=0)
+    publish(vectors, tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    assert index.coarse is not None
+    assert [match.score for match in index.search(vectors[70], 10)] == [pytest.approx(1, abs=1e-5)] * 10
+
+
+def test_vectors_file_cut_short_in_use_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    vectors = clustered(PICTURES, seed=1)
+    publish(vectors, tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    os.truncate(tmp_path / "acme/embeddings.npy", 4096)
+    with pytest.raises(IndexCorrupt, match="ends before vector"):
+        index.search(clustered(1, seed=3)[0], 10)
 
 
 def test_where_the_codes_find_too_little_the_exact_scan_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,34 @@
+import os
+import weakref
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from search.engine.embedder import DIMENSION, Vectors
+from search.engine.errors import IndexCorrupt
+
+_ROW_BYTES = 4 * DIMENSION
+
+
+class VectorFile:
+    """Single vectors of embeddings.npy, read instead of mapped.
+
+    A mapping would bring in the neighbours of each vector too, until the whole file counted as the process's memory.
+    Threads share it.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        """count: how many vectors stand at the end of the file, behind NumPy's header. Raises OSError."""
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._start = os.fstat(self._descriptor).st_size - count * _ROW_BYTES
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> Vectors:
+        """Return the vectors of these rows, float32 [rows, 960]. Raises IndexCorrupt where the file was cut short."""
+        vectors = np.empty((len(rows), DIMENSION), np.float32)
+        for vector, row in zip(vectors, rows.tolist(), strict=True):
+            if os.preadv(self._descriptor, [vector.data], self._start + row * _ROW_BYTES) != _ROW_BYTES:
+                raise IndexCorrupt(f"{self._path.name} ends before vector {row}")
+        return vectors
