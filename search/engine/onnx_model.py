@@ -34,7 +34,7 @@ TOLERANCE = 1e-5  # largest difference of a number in two unit vectors that stil
 WEIGHTS_UNAVAILABLE = 3  # exit status of the export; its standard output is the message
 UNFINISHED = ".export-"  # how folders of exports under way begin
 
-_PICTURES_A_RUN = 8  # at once: more are not faster, and each takes about 9 MB, which the process keeps
+_PICTURES_A_RUN = 16  # at once: more are hardly faster, and each takes about 9 MB, which the process keeps
 _EXPORT_SECONDS = 1800  # 10 to 30 are usual, and a download comes before it
 _RETRY_SECONDS = 60
 _PROJECT = Path(__file__).resolve().parents[2]
