@@ -14,6 +14,7 @@ threads = settings.WEB_THREADS
 preload_app = False
 timeout = 120  # seconds
 graceful_timeout = 10
+forwarded_allow_ips = ""  # X-Forwarded-* is Django's to believe, by NUM_PROXIES
 control_socket_disable = True  # two servers of one user would share its path
 
 # Requests are served side by side already, so one request's linear algebra gets its process's share of the cores.

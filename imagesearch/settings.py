@@ -71,7 +71,7 @@ def _hosts(text: str) -> list[str]:
 
 def _origins(text: str) -> list[str]:
     origins = _list(text)
-    if not all(re.fullmatch(r"https?://[^/]+", origin) for origin in origins):
+    if not all(re.fullmatch(r"https?://[^/?#@*\s]+", origin) for origin in origins):
         raise ValueError(text)
     return origins
 
@@ -142,6 +142,37 @@ CSRF_TRUSTED_ORIGINS = _read(
     _origins,
     "a comma-separated list of origins such as https://search.example.com",
 )
+CORS_ALLOWED_ORIGINS = _read(
+    "CORS_ALLOWED_ORIGINS",
+    "",
+    _origins,
+    "a comma-separated list of origins such as https://shop.example.com",
+)
+CORS_URLS_REGEX = r"^/api/"
+CORS_ALLOW_CREDENTIALS = False  # nothing under /api/ is authorised by a cookie
+CORS_ALLOW_HEADERS = ["authorization", "content-type", "x-api-key", "x-request-id"]
+CORS_EXPOSE_HEADERS = ["Retry-After", "Server-Timing", "X-Request-ID"]
+
+HTTPS = _read("HTTPS", "false", _boolean, "true or false")
+HSTS_SECONDS = _read("HSTS_SECONDS", "31536000", _whole_number(0), "a whole number of seconds of at least 0")
+NUM_PROXIES = _read("NUM_PROXIES", "0", _whole_number(0), "a whole number of proxies of at least 0")
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^api/health"]  # asked for by load balancers, from inside, over http
+SECURE_HSTS_SECONDS = HSTS_SECONDS if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+if NUM_PROXIES:  # or any client could say so
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "img-src": ["'self'", "data:"],  # the API page's icons
+        "object-src": ["'none'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
 PORT = _read("PORT", "5000", _whole_number(1, 65535), "a port number from 1 to 65535")
 WEB_PROCESSES = _read("WEB_PROCESSES", str(os.cpu_count() or 1), _whole_number(1), "a whole number of at least 1")
 WEB_THREADS = _read("WEB_THREADS", "4", _whole_number(1), "a whole number of at least 1")
@@ -207,6 +238,8 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "corsheaders",
+    "csp",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -218,6 +251,9 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "search.headers.permissions_policy",
+    "corsheaders.middleware.CorsMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

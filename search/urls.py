@@ -15,6 +15,10 @@ def _with_and_without_slash(route: str, view: Any, name: str | None = None) -> l
     return [path(f"{route}/", view), path(route, view, name=name)]
 
 
+class ApiDocsView(SpectacularSwaggerSplitView):
+    template_name = "search/api_docs.html"
+
+
 class _AnyName(StringConverter):
     """Also slashes and line breaks: ../etc is a company that is unknown, like any other."""
 
@@ -32,17 +36,17 @@ register_converter(_RowNumber, "number")
 
 urlpatterns = [
     *_with_and_without_slash("health", HealthView.as_view()),
+    *_with_and_without_slash("health/live", LiveView.as_view()),
+    *_with_and_without_slash("health/ready", ReadyView.as_view()),
     *_with_and_without_slash("companies", CompaniesView.as_view()),
     *_with_and_without_slash("stats/<name:company>", StatsView.as_view()),
     *_with_and_without_slash("search/<str:company>/<uuid:image_id>", SimilarView.as_view()),
     *_with_and_without_slash("search/<name:company>", SearchView.as_view()),
-    *_with_and_without_slash("health/live", LiveView.as_view()),
-    *_with_and_without_slash("health/ready", ReadyView.as_view()),
     *_with_and_without_slash("images/<str:company>/<name:image_path>", ImageView.as_view()),
     *_with_and_without_slash("images/<str:company>", ImagesView.as_view()),
     *_with_and_without_slash("reindex/<name:company>", ReindexView.as_view()),
     *_with_and_without_slash("builds/<number:build_id>", BuildView.as_view(), name="build"),
     *_with_and_without_slash("builds/<number:build_id>/cancel", CancelBuildView.as_view()),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("docs/", ApiDocsView.as_view(url_name="schema"), name="docs"),
 ]
