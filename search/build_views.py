@@ -1,4 +1,4 @@
-"""Builds by API: start, watch, cancel; for staff."""
+"""Builds by API: start, watch, cancel; for staff and holders of the company's keys."""
 
 from django.urls import reverse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
@@ -9,9 +9,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from search import queries
+from search.authentication import ApiKeyAuthentication, caller_key
 from search.image_views import FORBIDDEN, UNAUTHORISED
-from search.permissions import staff_with
+from search.permissions import staff_or_key, writable_company
 from search.serializers import BuildAnswer, ErrorBody, ReindexForm, build_body, validated
 from search.views import FAULT, NOT_FOUND
 from tenants.models import IndexBuild
@@ -20,8 +20,8 @@ _NO_BUILD = OpenApiResponse(ErrorBody, "No such build")
 
 
 class ReindexView(APIView):
-    authentication_classes = [BasicAuthentication]
-    permission_classes = [staff_with("tenants.reindex_company")]
+    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
+    permission_classes = [staff_or_key("tenants.reindex_company")]
     parser_classes = [JSONParser, FormParser, MultiPartParser]
 
     @extend_schema(
@@ -30,25 +30,25 @@ class ReindexView(APIView):
     )
     def post(self, request: Request, company: str) -> Response:
         """Queue a build of the company's index; where one is active already, that one is returned."""
-        found = queries.find_company(company)
+        found = writable_company(request, company)
         form = validated(ReindexForm, request.data if isinstance(request.data, dict) else {})
         build = found.queue_build(full=form["full"], checksum=form["checksum"], requested_by=request.user)
         return Response(_answer(build), status=202, headers={"Location": _url(build)})
 
 
 class BuildView(APIView):
-    authentication_classes = [BasicAuthentication]
-    permission_classes = [staff_with("tenants.view_indexbuild")]
+    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
+    permission_classes = [staff_or_key("tenants.view_indexbuild", writes=False)]
 
     @extend_schema(responses={200: BuildAnswer, 401: UNAUTHORISED, 403: FORBIDDEN, 404: _NO_BUILD, 500: FAULT})
     def get(self, request: Request, build_id: int) -> Response:
         """Tell how far a build is, or how it ended."""
-        return Response(_answer(_find_build(build_id)))
+        return Response(_answer(_find_build(request, build_id)))
 
 
 class CancelBuildView(APIView):
-    authentication_classes = [BasicAuthentication]
-    permission_classes = [staff_with("tenants.reindex_company")]
+    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
+    permission_classes = [staff_or_key("tenants.reindex_company")]
 
     @extend_schema(
         request=None,
@@ -63,14 +63,17 @@ class CancelBuildView(APIView):
     )
     def post(self, request: Request, build_id: int) -> Response:
         """Cancel a queued or running build; the index before it serves on."""
-        build = _find_build(build_id)
+        build = _find_build(request, build_id)
         if not build.cancel():
             return Response({"success": False, "error": f"Build {build.pk} is over: {build.status}"}, status=409)
         return Response(_answer(build))
 
 
-def _find_build(build_id: int) -> IndexBuild:
-    build = IndexBuild.objects.select_related("company").filter(pk=build_id).first()
+def _find_build(request: Request, build_id: int) -> IndexBuild:
+    """Return the build; to the holder of a key those of other companies do not exist. Raises NotFound."""
+    builds = IndexBuild.objects.select_related("company").filter(pk=build_id)
+    key = caller_key(request)
+    build = (builds.filter(company=key.company) if key else builds).first()
     if build is None:
         raise NotFound(f"No build {build_id}")
     return build

@@ -11,8 +11,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from search import live, queries
+from search.authentication import ApiKeyAuthentication
 from search.engine.records import metadata_entry
-from search.permissions import staff_with
+from search.permissions import readable_company, staff_or_key, writable_company
 from search.queries import ImageNotFound
 from search.serializers import (
     ErrorBody,
@@ -24,12 +25,12 @@ from search.serializers import (
     validated,
 )
 from search.uploads import ImageBodyParser, ImageFormParser
-from search.views import FAULT, NOT_FOUND, UNUSABLE
+from search.views import FAULT, NO_KEY, NOT_FOUND, UNUSABLE
 
 IMAGES_A_PAGE = 100
 
-UNAUTHORISED = OpenApiResponse(ErrorBody, "Not a staff user")
-FORBIDDEN = OpenApiResponse(ErrorBody, "A staff user without the permission")
+UNAUTHORISED = OpenApiResponse(ErrorBody, "Neither a staff user nor the holder of a valid API key")
+FORBIDDEN = OpenApiResponse(ErrorBody, "A staff user without the permission, or a key that cannot write")
 _NO_IMAGE = OpenApiResponse(ErrorBody, "The company has no such picture")
 
 
@@ -40,6 +41,7 @@ class ImagesView(APIView):
         responses={
             200: ImageListAnswer,
             400: NOT_FOUND,
+            401: NO_KEY,
             404: OpenApiResponse(ErrorBody, "No such page"),
             500: FAULT,
             503: UNUSABLE,
@@ -47,7 +49,7 @@ class ImagesView(APIView):
     )
     def get(self, request: Request, company: str) -> Response:
         """List the company's pictures, a hundred a page; those put since the last build come last."""
-        found = queries.find_company(company)
+        found = readable_company(request, company)
         form = validated(ImageListForm, request.query_params)
         start = (form["page"] - 1) * IMAGES_A_PAGE
         index = queries.company_index(found)
@@ -68,17 +70,17 @@ class ImagesView(APIView):
 
 
 class ImageView(APIView):
-    authentication_classes = [BasicAuthentication]
+    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
     parser_classes = [ImageFormParser, ImageBodyParser]
 
     def get_permissions(self) -> list[BasePermission]:
-        reads = self.request.method in {"GET", "OPTIONS"}
-        return [AllowAny() if reads else staff_with("tenants.change_company")()]
+        reads = self.request.method in {"GET", "HEAD", "OPTIONS"}
+        return [AllowAny() if reads else staff_or_key("tenants.change_company")()]
 
-    @extend_schema(responses={200: ImageAnswer, 400: NOT_FOUND, 404: _NO_IMAGE, 500: FAULT, 503: UNUSABLE})
+    @extend_schema(responses={200: ImageAnswer, 400: NOT_FOUND, 401: NO_KEY, 404: _NO_IMAGE, 500: FAULT, 503: UNUSABLE})
     def get(self, request: Request, company: str, image_path: str) -> Response:
         """Return a picture's entry."""
-        found = queries.find_company(company)
+        found = readable_company(request, company)
         record = queries.company_index(found).find_path(image_path)
         if record is None:
             raise ImageNotFound(f"No picture {image_path}")
@@ -99,7 +101,7 @@ class ImageView(APIView):
     )
     def put(self, request: Request, company: str, image_path: str) -> Response:
         """Store a picture in the company's folder and make it searchable at once; again, it changes nothing."""
-        found = queries.find_company(company)
+        found = writable_company(request, company)
         image = validated(ImageForm, request.data)["image"]
         record, change = live.put_image(found, image_path, image.read())
         body = {"success": True, "company": found.name, "image": metadata_entry(record), "change": change.value}
@@ -118,7 +120,7 @@ class ImageView(APIView):
     )
     def delete(self, request: Request, company: str, image_path: str) -> Response:
         """Remove a picture from the company's folder and, at once, from its searches."""
-        found = queries.find_company(company)
+        found = writable_company(request, company)
         record = live.delete_image(found, image_path)
         if record is None:
             raise ImageNotFound(f"No picture {image_path}")

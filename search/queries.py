@@ -11,7 +11,7 @@ from search.engine import storage
 from search.engine.embedder import read_prepared
 from search.engine.errors import IndexNotBuilt
 from search.engine.index import ImageIndex, IndexInfo, Match
-from tenants.models import Company
+from tenants.models import Company, CompanyQuerySet
 
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 50
@@ -99,9 +99,9 @@ def company_info(company: Company) -> IndexInfo:
         ) from error
 
 
-def companies_with_index() -> list[Company]:
-    """Return the active companies that have an index."""
-    return [company for company in Company.objects.active() if storage.has_index(company.embeddings_directory)]
+def companies_with_index(companies: CompanyQuerySet) -> list[Company]:
+    """Return those of the companies that have an index."""
+    return [company for company in companies if storage.has_index(company.embeddings_directory)]
 
 
 def loaded_directories() -> set[Path]:

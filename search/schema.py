@@ -12,8 +12,7 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
     """The two headers that may carry a key; either is enough."""
 
     target_class = "search.authentication.ApiKeyAuthentication"
-    match_subclasses = True
-    name = ["ApiKeyAuth", "ApiKeyAuthorization"]  # noqa: RUF012
+    name = ["ApiKeyAuth", "ApiKeyAuthorization"]
 
     def get_security_requirement(self, auto_schema: AutoSchema) -> Any:
         return [{name: []} for name in self.name]

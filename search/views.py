@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 
 from search import queries
 from search.engine.storage import timestamp
+from search.permissions import readable_company, visible_companies
 from search.serializers import (
     CompaniesBody,
     ErrorBody,
@@ -27,16 +28,17 @@ from search.serializers import (
 from search.uploads import ImageFormParser
 from tenants.models import Company
 
-NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown or switched off")
+NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown, switched off, or not the caller's")
+NO_KEY = OpenApiResponse(ErrorBody, "The API key is wrong, expired or revoked; or there is none, and one is required")
 FAULT = OpenApiResponse(ErrorBody, "A fault of the service's own; its log tells more")
 UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model cannot be used until an operator acts")
 
 
 class HealthView(APIView):
-    @extend_schema(responses={200: HealthBody, 500: FAULT})
+    @extend_schema(responses={200: HealthBody, 401: NO_KEY, 500: FAULT})
     def get(self, request: Request) -> Response:
-        """Tell whether the service runs and which companies this process has loaded."""
-        companies = queries.companies_with_index()
+        """Tell whether the service runs and which of the caller's companies this process has loaded."""
+        companies = queries.companies_with_index(visible_companies(request))
         loaded = _loaded_names(companies)
         return Response(
             {
@@ -51,10 +53,10 @@ class HealthView(APIView):
 
 
 class CompaniesView(APIView):
-    @extend_schema(responses={200: CompaniesBody, 500: FAULT})
+    @extend_schema(responses={200: CompaniesBody, 401: NO_KEY, 500: FAULT})
     def get(self, request: Request) -> Response:
-        """List the companies that can be searched."""
-        companies = queries.companies_with_index()
+        """List the companies that the caller can search."""
+        companies = queries.companies_with_index(visible_companies(request))
         loaded = _loaded_names(companies)
         entries = [
             {
@@ -68,10 +70,10 @@ class CompaniesView(APIView):
 
 
 class StatsView(APIView):
-    @extend_schema(responses={200: StatsBody, 400: NOT_FOUND, 500: FAULT, 503: UNUSABLE})
+    @extend_schema(responses={200: StatsBody, 400: NOT_FOUND, 401: NO_KEY, 500: FAULT, 503: UNUSABLE})
     def get(self, request: Request, company: str) -> Response:
         """Tell how many pictures a company's index has, and what made it."""
-        found = queries.find_company(company)
+        found = readable_company(request, company)
         info = queries.company_info(found)
         stats = {"total_images": info.total_images, "index_info": index_info(info)}
         return Response({"success": True, "company": found.name, "stats": stats})
@@ -85,6 +87,7 @@ class SearchView(APIView):
         responses={
             200: SearchBody,
             400: OpenApiResponse(ErrorBody, "The company is unknown, or the image or top_k is refused"),
+            401: NO_KEY,
             413: OpenApiResponse(ErrorBody, "The image is larger than 16 MB"),
             415: OpenApiResponse(ErrorBody, "The request is not multipart/form-data"),
             500: FAULT,
@@ -93,7 +96,7 @@ class SearchView(APIView):
     )
     def post(self, request: Request, company: str) -> Response:
         """Return the company's pictures most similar to the image, best first."""
-        found = queries.find_company(company)
+        found = readable_company(request, company)
         index = queries.company_index(found)
         form = validated(SearchForm, request.data)
         image = form["image"]
@@ -107,6 +110,7 @@ class SimilarView(APIView):
         responses={
             200: SearchBody,
             400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is refused"),
+            401: NO_KEY,
             404: OpenApiResponse(ErrorBody, "The company has no picture with this id"),
             405: OpenApiResponse(ErrorBody, "The id is not a UUID"),
             500: FAULT,
@@ -115,7 +119,7 @@ class SimilarView(APIView):
     )
     def get(self, request: Request, company: str, image_id: UUID) -> Response:
         """Return the pictures most similar to one of the company's own, which is left out, best first."""
-        found = queries.find_company(company)
+        found = readable_company(request, company)
         index = queries.company_index(found)
         form = validated(SimilarForm, request.query_params)
         matches = queries.find_similar_to_indexed(index, str(image_id), top_k=form["top_k"], filters=filters(form))
