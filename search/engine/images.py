@@ -1,16 +1,18 @@
 """Pictures: which files of a folder are candidates, and how one file becomes RGB pixels.
 
-Every file is hostile until it is decoded. One decode takes at most about 32 bytes a pixel of
-max_pixels, the file itself once or twice, and a constant 200 MB (see open_image).
+Every file is hostile until it is decoded. One decode takes at most about 32 bytes a pixel of max_pixels, the file
+itself once or twice, and a constant 200 MB (see open_image). Pictures that threads decode side by side have at most
+max_pixels together, so that several large ones take no more than one.
 """
 
 import math
 import os
 import stat
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -188,12 +190,37 @@ def open_image(source: Path | BinaryIO, *, name: str, max_pixels: int, min_side:
             picture = _read_header(_MeteredFile(file), _check_kind(file, name), max_pixels)
             if min_side:
                 picture.draft(None, (min_side, min_side))
-            picture.load()
-            return _turn_upright(_lay_on_white(picture), picture)
+            with _decoding.take(picture.width * picture.height, max_pixels):
+                picture.load()
+                return _turn_upright(_lay_on_white(picture), picture)
     except ImageUnreadable:
         raise
     except Exception as error:  # Pillow raises a dozen unrelated types on broken files, assertions too
         raise ImageUnreadable(_reason(error)) from error
+
+
+class _PixelBudget:
+    """Lets threads in while the pixels that they take together stay within a limit; whoever comes first waits first."""
+
+    def __init__(self) -> None:
+        self._turnstile = threading.Lock()
+        self._changed = threading.Condition()
+        self._taken = 0
+
+    @contextmanager
+    def take(self, pixels: int, limit: int) -> Iterator[None]:
+        with self._turnstile, self._changed:
+            self._changed.wait_for(lambda: self._taken + pixels <= limit)
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= pixels
+                self._changed.notify()
+
+
+_decoding = _PixelBudget()
 
 
 def _opened(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:

@@ -4,7 +4,9 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -373,6 +375,36 @@ def test_running_out_of_memory_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(images, "_lay_on_white", explode)
     assert reason_for(encoded(plain("RGB", RED), "PNG"), "x.png") == "it needs more memory than there is"
+
+
+def test_pictures_decoded_side_by_side_keep_the_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine of 64 pixels, 200 allowed: three at once, never four, and each waits until its peers are inside."""
+    inside, most, lock, three = 0, 0, threading.Lock(), threading.Barrier(3)
+    real = images._lay_on_white
+
+    def count(picture: Image.Image) -> Image.Image:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        three.wait(30)
+        with lock:
+            inside -= 1
+        return real(picture)
+
+    monkeypatch.setattr(images, "_lay_on_white", count)
+    data = encoded(plain("RGB", RED), "PNG")
+    with ThreadPoolExecutor(9) as threads:
+        pictures = list(threads.map(lambda _: opened(data, "x.png", max_pixels=200), range(9)))
+    assert most == 3
+    assert {picture.size for picture in pictures} == {(8, 8)}
+
+
+def test_a_refused_picture_gives_its_share_back() -> None:
+    broken = encoded(plain("RGB", RED), "PNG")[:60]
+    for _ in range(10):
+        reason_for(broken, "x.png", max_pixels=64)
+    assert opened(encoded(plain("RGB", RED), "PNG"), "x.png", max_pixels=64).size == (8, 8)
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8))
