@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import tempfile
 from typing import Any
 
 from imagesearch import settings
@@ -22,6 +24,29 @@ control_socket_disable = True  # two servers of one user would share its path
 _cores_a_process = str(max(1, (os.cpu_count() or 1) // workers))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", _cores_a_process)
 os.environ.setdefault("OMP_NUM_THREADS", _cores_a_process)
+
+# gunicorn's own words go where all others go, and look like them.
+logconfig_dict = {**settings.LOGGING, "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["stderr"]}}}
+
+
+def on_starting(server: Any) -> None:
+    """Make the place where the processes' metrics are added up; those of an earlier start do not belong there."""
+    if settings.METRICS_TOKEN:
+        server.metrics_directory = tempfile.mkdtemp(prefix="imagesearch-metrics-")
+        os.environ.update(PROMETHEUS_MULTIPROC_DIR=server.metrics_directory)
+
+
+def on_exit(server: Any) -> None:
+    if settings.METRICS_TOKEN:
+        shutil.rmtree(server.metrics_directory, ignore_errors=True)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take away what a process that has ended says of its present; what it has counted stays."""
+    if settings.METRICS_TOKEN:
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(worker.pid, server.metrics_directory)
 
 
 def post_worker_init(worker: Any) -> None:

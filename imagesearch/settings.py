@@ -23,13 +23,16 @@ ENVIRONMENT_ERRORS: list[str] = []
 T = TypeVar("T")
 
 
-def _read(name: str, default: str, parse: Callable[[str], T], wanted: str) -> T:
-    """Return the environment's value of name; one that parse refuses is recorded and replaced by the default."""
+def _read(name: str, default: str, parse: Callable[[str], T], wanted: str, *, secret: bool = False) -> T:
+    """Return the environment's value of name; one that parse refuses is recorded and replaced by the default.
+
+    secret: the value is not shown in what is recorded.
+    """
     try:
         return parse(os.environ.get(name) or default)
     except (ValueError, RuntimeError, environ.ImproperlyConfigured):  # RuntimeError: a ~user nobody is
         shown = re.sub(r"//.*@", "//...@", os.environ[name])  # a database's password does not belong in a log
-        ENVIRONMENT_ERRORS.append(f"{name}={shown!r} is not {wanted}")
+        ENVIRONMENT_ERRORS.append(f"{name} is not {wanted}" if secret else f"{name}={shown!r} is not {wanted}")
         return parse(default)
 
 
@@ -94,6 +97,12 @@ def _database(text: str) -> dict[str, Any]:
     if database["ENGINE"] == "django.db.backends.sqlite3":
         database["NAME"] = str(_path(database["NAME"]))
     return database
+
+
+def _token(text: str) -> str:
+    if not re.fullmatch(r"|[!-~]{16,}", text):
+        raise ValueError
+    return text
 
 
 def _weights(text: str) -> str:
@@ -178,6 +187,8 @@ WEB_PROCESSES = _read("WEB_PROCESSES", str(os.cpu_count() or 1), _whole_number(1
 WEB_THREADS = _read("WEB_THREADS", "4", _whole_number(1), "a whole number of at least 1")
 LOG_LEVEL = _read("LOG_LEVEL", "INFO", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR")
 API_KEYS = _read("IMAGESEARCH_API_KEYS", "off", _one_of("off", "required"), "off or required")
+LOG_FORMAT = _read("LOG_FORMAT", "line", _one_of("line", "json"), "line or json")
+METRICS_TOKEN = _read("METRICS_TOKEN", "", _token, "at least 16 letters, digits or signs without a space", secret=True)
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # part of the API's contract, so not a setting
 
 # Images and indexes
@@ -250,6 +261,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "search.middleware.ObserveRequests",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "search.headers.permissions_policy",
@@ -325,10 +337,22 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {
+            "()": "search.logs.LineFormatter",
+            "fmt": "{asctime} {levelname} {name}: {message}",
+            "style": "{",
+        },
+        "json": {"()": "search.logs.JsonFormatter"},
+    },
+    "filters": {
+        "marks": {"()": "search.logs.AddMarks"},
+        "faults": {"()": "search.logs.OnlyFaults"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["marks"]}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
+        "django.request": {"filters": ["faults"]},
         "faiss.loader": {"level": "WARNING"},
         "PIL": {"level": "CRITICAL"},  # what it says of broken pictures is in the skipped file's reason
     },

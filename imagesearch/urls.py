@@ -2,9 +2,12 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from search.metrics_views import metrics
+
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="docs")),
     path("api/", include("search.urls")),
+    path("metrics", metrics),
     path("admin/", admin.site.urls),
 ]
 

@@ -11,6 +11,7 @@ from search.engine import storage
 from search.engine.embedder import read_prepared
 from search.engine.errors import IndexNotBuilt
 from search.engine.index import ImageIndex, IndexInfo, Match
+from search.observation import note_company, stage
 from tenants.models import Company, CompanyQuerySet
 
 DEFAULT_TOP_K = 10
@@ -42,9 +43,11 @@ ANY = Filters()
 def find_company(name: str) -> Company:
     """Return the active company of this name, freshly read. Raises CompanyNotFound."""
     try:
-        return Company.objects.active().get(name=name)
+        company = Company.objects.active().get(name=name)
     except (Company.DoesNotExist, ValueError) as error:  # ValueError: a NUL, which PostgreSQL refuses
         raise CompanyNotFound(name) from error
+    note_company(company.name)
+    return company
 
 
 def find_similar(
@@ -56,8 +59,12 @@ def find_similar(
     Raises ImageUnreadable, ModelMismatch, WeightsUnavailable and DeviceUnavailable.
     """
     embedder = runtime.embedder_for(index)
-    vector = embedder.embed([read_prepared(embedder, image, name=name, max_pixels=settings.MAX_PIXELS)])[0]
-    return index.search(vector, min(top_k, MAX_TOP_K), location=filters.location, min_score=filters.min_score)
+    with stage("decode"):
+        prepared = read_prepared(embedder, image, name=name, max_pixels=settings.MAX_PIXELS)
+    with stage("embed"):
+        vector = embedder.embed([prepared])[0]
+    with stage("search"):
+        return index.search(vector, min(top_k, MAX_TOP_K), location=filters.location, min_score=filters.min_score)
 
 
 def find_similar_to_indexed(
@@ -67,13 +74,14 @@ def find_similar_to_indexed(
     vector = index.find_vector(image_id)
     if vector is None:
         raise ImageNotFound(f"No picture with the id {image_id}")
-    return index.search(
-        vector,
-        min(top_k, MAX_TOP_K),
-        location=filters.location,
-        min_score=filters.min_score,
-        without_id=image_id,
-    )
+    with stage("search"):
+        return index.search(
+            vector,
+            min(top_k, MAX_TOP_K),
+            location=filters.location,
+            min_score=filters.min_score,
+            without_id=image_id,
+        )
 
 
 def company_index(company: Company) -> ImageIndex:
@@ -82,7 +90,8 @@ def company_index(company: Company) -> ImageIndex:
     company: freshly read from the database.
     """
     try:
-        return live.live_index(company)
+        with stage("index"):
+            return live.live_index(company)
     except IndexNotBuilt as error:
         raise IndexNotBuilt(
             f"Company '{company}' has no index yet: run manage.py build_embeddings --company {company}"

@@ -14,6 +14,7 @@ from search.engine.embedder import UNTRAINED, Embedder
 from search.engine.errors import WeightsUnavailable
 from search.engine.index import ImageIndex
 from search.engine.weights import entries_at_hand
+from search.metrics import CountedCache
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ _model_lock = threading.Lock()  # the first requests wait for one load instead o
 
 @cache
 def index_cache() -> IndexCache:
-    return IndexCache(settings.CACHE_BYTES)
+    return CountedCache(settings.CACHE_BYTES)
 
 
 def embedder() -> Embedder:

@@ -10,6 +10,7 @@ from django_tasks import task
 from search import runtime
 from search.builds import StopRequested, run_build
 from search.engine.errors import EngineError
+from search.observation import observing
 from tenants.models import BuildStopped, Company, IndexBuild
 
 
@@ -28,7 +29,7 @@ def carry_out_build(build_id: int) -> None:
         runtime.embedder()  # may be downloaded and exported: before the lease begins to run
     if build.start():
         # Handed back, cancelled, or another worker's by now: the row tells.
-        with suppress(StopRequested, BuildStopped):
+        with suppress(StopRequested, BuildStopped), observing(build=build.pk):
             run_build(build)
 
 
