@@ -26,6 +26,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from search import runtime
+from search.engine import storage
 from search.engine.embedder import read_prepared
 from search.engine.errors import IndexNotBuilt, ModelMismatch
 from search.engine.images import ALLOWED_EXTENSIONS, has_allowed_extension
@@ -173,6 +174,7 @@ def fold(
     """
     company.refresh_from_db(fields=["live_sequence"])
     index = _index_or_empty(company)
+    storage.require_undamaged(company.embeddings_directory, beat=lambda: report(0, len(index)))
     info = index.info
     passport = runtime.embedder().passport if info.fingerprint is None and not len(index.records) else info.passport
     if passport:

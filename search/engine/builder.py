@@ -200,6 +200,8 @@ class _Build:
             before = storage.load(self._target)
             for _ in before.records:  # a damaged entry is found here and not in the midst of the build
                 pass
+            # What is kept from it gets checksums of its own: damage must not be handed on as sound.
+            storage.require_undamaged(self._target, beat=lambda: self._report(self._progress))
         except IndexUnusable:
             return None
         return before

@@ -647,7 +647,10 @@ def generations(directory: Path) -> list[Generation]:
 
 
 def roll_back(
-    directory: Path, generation: str = "", *, confirm: Callable[[], AbstractContextManager[object]] = nullcontext
+    directory: Path,
+    generation: str | None = None,
+    *,
+    confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Generation:
     """Publish an earlier generation again, by default the one before the published one; return it.
 
@@ -655,7 +658,7 @@ def roll_back(
     Raises IndexNotBuilt where it is gone or there is none, IndexCorrupt where it is damaged, and PublishRefused.
     """
     current = _resolve(directory)
-    entry = _home(directory) / generation if generation else _generation_before(directory, current)
+    entry = _generation_before(directory, current) if generation is None else _home(directory) / generation
     if entry not in _generations(directory):
         raise IndexNotBuilt(f"There is no generation {generation} of {directory.name} any more")
     try:

@@ -30,6 +30,7 @@ def take_over(source: Path, target: Path, *, passport: ModelPassport | None, mov
     info = IndexInfo(total_images=0)
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
+    storage.require_undamaged(source)
     total = republish(replace(storage.load(source), signatures=None), target, info=info, keep=keep)
     if move and source.resolve() != target.resolve() and source.exists():
         storage.remove(source)

@@ -1,0 +1,133 @@
+"""Looks an index over, file by file and vector by vector, in flat memory and without touching what is served."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from search.engine import storage
+from search.engine.coarse import MIN_RECALL
+from search.engine.embedder import Vectors
+from search.engine.errors import IndexCorrupt
+from search.engine.index import ImageIndex
+from search.engine.records import LineRecords
+
+_SAMPLES = 100
+_NEIGHBOURS = 10
+_ROWS_A_BLOCK = 8192
+_UNIT = 1e-3  # how far a vector's length may be from 1
+_SAME_SCORE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What is known of an index after a look at all of it."""
+
+    images: int
+    checksums: bool  # recorded at publication, and compared
+    problems: list[str]  # each names the file; none: the index is sound
+    recall: float | None  # of the sample's neighbours, how many a search finds; None where none could be searched
+    sampled: int
+    pictures_missing: int  # of the sample, in the folder of pictures
+
+
+def examine(directory: Path, *, pictures: Path | None = None) -> Checkup:
+    """Look over the index in directory. Raises IndexNotBuilt.
+
+    pictures: the folder that the index's paths are relative to, to look for a sample's files.
+    """
+    try:
+        index = storage.load(directory)
+    except IndexCorrupt as error:
+        problems = list(dict.fromkeys([str(error), *storage.damaged_files(directory)]))
+        return Checkup(0, storage.has_checksums(directory), problems, None, 0, 0)
+    sample = np.unique(np.linspace(0, len(index.vectors) - 1, num=min(_SAMPLES, len(index.vectors)), dtype=int))
+    problems = [*storage.damaged_files(directory), *_code_problems(index), *_record_problems(index)]
+    unfit, best = _scan(index.vectors, sample)
+    recall = None
+    if unfit:
+        problems.append(f"{storage.EMBEDDINGS}: {unfit} vectors are not finite numbers of length 1")
+    elif not problems and len(sample):
+        recall, lost = _search_sample(index, sample, best)
+        problems += _search_problems(recall, lost)
+    return Checkup(
+        images=len(index.vectors),
+        checksums=storage.has_checksums(directory),
+        problems=problems,
+        recall=recall,
+        sampled=len(sample),
+        pictures_missing=_missing(index, sample, pictures) if pictures and not problems else 0,
+    )
+
+
+def _code_problems(index: ImageIndex) -> Iterator[str]:
+    if index.info.coarse is not None and index.coarse is None:
+        yield f"{storage.CODES} cannot be read: every search scans all vectors"
+
+
+def _record_problems(index: ImageIndex) -> Iterator[str]:
+    """Yield the first entry that is unreadable, out of order, not found by its id, or no path of a picture."""
+    in_order, before = isinstance(index.records, LineRecords), ""
+    for row in range(len(index.records)):
+        try:
+            record = index.records[row]
+            found = index.records.row_of_id(record.id)
+        except (IndexCorrupt, IndexError) as error:
+            yield f"{storage.METADATA}: {error}"
+            return
+        if in_order and row and record.path <= before:
+            yield f"{storage.METADATA}: {record.path!r} comes after {before!r}"
+            return
+        if found != row:
+            yield f"{storage.ID_KEYS if in_order else storage.METADATA}: the id of {record.path!r} leads elsewhere"
+            return
+        if record.path.startswith("/") or ".." in PurePosixPath(record.path).parts:
+            yield f"{storage.METADATA}: {record.path!r} leads out of the folder of pictures"
+            return
+        before = record.path
+
+
+def _scan(vectors: Vectors, sample: npt.NDArray[np.int64]) -> tuple[int, Vectors]:
+    """Return how many vectors are unfit, and the scores of the closest ten to each of the sample, in any order.
+
+    vectors: float32 [N, 960]; scores: float32 [sample, at most 10].
+    """
+    queries = vectors[sample]
+    best = np.empty((len(sample), 0), np.float32)
+    unfit = 0
+    with np.errstate(all="ignore"):  # what is no number is counted
+        for start in range(0, len(vectors), _ROWS_A_BLOCK):
+            block = vectors[start : start + _ROWS_A_BLOCK]
+            lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
+            unfit += int(np.count_nonzero(~(np.abs(lengths - 1) <= _UNIT)))
+            scores = np.hstack([best, queries @ block.T])  # [sample, 10 + block]
+            closest = min(_NEIGHBOURS, scores.shape[1])
+            best = np.partition(scores, -closest, axis=1)[:, -closest:]
+    return unfit, best
+
+
+def _search_sample(index: ImageIndex, sample: npt.NDArray[np.int64], best: Vectors) -> tuple[float, int]:
+    """Return the share of true neighbours that searches find, and how many of the sample do not find themselves.
+
+    What scores as high as the last true neighbour is one: of several copies of a picture any will do.
+    """
+    found, lost = 0, 0
+    for row, scores in zip(sample.tolist(), best, strict=True):
+        vector = np.array(index.vectors[row])
+        matches = index.search(vector, len(scores))
+        found += sum(match.score >= scores.min() - _SAME_SCORE for match in matches)
+        lost += not matches or matches[0].score < float(vector @ vector) - _SAME_SCORE
+    return found / best.size, lost
+
+
+def _search_problems(recall: float, lost: int) -> Iterator[str]:
+    if lost:
+        yield f"{storage.CODES}: {lost} of the pictures tried do not find themselves"
+    if recall < MIN_RECALL:
+        yield f"{storage.CODES}: searches find {recall:.4f} of the true neighbours, less than {MIN_RECALL}"
+
+
+def _missing(index: ImageIndex, sample: npt.NDArray[np.int64], pictures: Path) -> int:
+    return sum(not (pictures / index.records[row].path).is_file() for row in sample.tolist())
