@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from search.engine.transform import TRANSFORMS
 
@@ -17,6 +17,19 @@ def environment_is_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessag
             id="search.E001",
         )
         for problem in settings.ENVIRONMENT_ERRORS
+    ]
+
+
+@register(Tags.security, deploy=True)
+def searching_takes_a_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.API_KEYS == "required":
+        return []
+    return [
+        Warning(
+            "IMAGESEARCH_API_KEYS is off: whoever reaches the API may search every company that requires no key.",
+            hint="Make keys with `manage.py create_api_key` and set IMAGESEARCH_API_KEYS=required.",
+            id="search.W001",
+        )
     ]
 
 
