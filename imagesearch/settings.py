@@ -105,6 +105,34 @@ def _token(text: str) -> str:
     return text
 
 
+def _cache(text: str) -> dict[str, Any]:
+    parts = urlsplit(text)
+    # Those whose counting is atomic; files and the database read a counter and write it back.
+    if parts.scheme not in {"locmemcache", "redis", "rediss"}:
+        raise ValueError(text)
+    if parts.scheme == "locmemcache":
+        # Counters are small, and throwing them away would let their owners begin anew.
+        return {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "OPTIONS": {"MAX_ENTRIES": 100_000}}
+    if not parts.hostname or parts.port == 0:  # port raises ValueError itself when it is no number
+        raise ValueError(text)
+    configured: dict[str, Any] = dict(environ.Env.cache_url_config(text))
+    timeouts = {"socket_connect_timeout": 1, "socket_timeout": 1}  # seconds that a request waits at most
+    return {**configured, "OPTIONS": {**timeouts, **configured.get("OPTIONS", {})}}
+
+
+_RATE_UNITS = {"s": 1, "min": 60, "hour": 3600, "day": 86400}  # seconds
+
+
+def _rate(text: str) -> tuple[int, int] | None:
+    """Return a number and its seconds: 120/min is (120, 60); None where there is no limit."""
+    if text in {"", "off"}:
+        return None
+    number, _, unit = text.partition("/")
+    if unit not in _RATE_UNITS:
+        raise ValueError(text)
+    return _whole_number(1)(number), _RATE_UNITS[unit]
+
+
 def _weights(text: str) -> str:
     return str(_path(text)) if _path(text).is_file() else text
 
@@ -181,6 +209,14 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": ["'none'"],
     }
 }
+
+CACHES = {
+    "default": _read("CACHE_URL", "locmemcache://", _cache, "locmemcache:// or a Redis URL such as redis://host:6379/0")
+}
+_A_RATE = "off or a rate such as 10/s, 120/min, 5000/hour or 100000/day"
+RATE_PER_KEY = _read("IMAGESEARCH_RATE_PER_KEY", "off", _rate, _A_RATE)
+RATE_PER_ADDRESS = _read("IMAGESEARCH_RATE_PER_ADDRESS", "off", _rate, _A_RATE)
+RATE_WRONG_LOGINS = _read("IMAGESEARCH_RATE_WRONG_LOGINS", "20/min", _rate, _A_RATE)
 
 PORT = _read("PORT", "5000", _whole_number(1, 65535), "a port number from 1 to 65535")
 WEB_PROCESSES = _read("WEB_PROCESSES", str(os.cpu_count() or 1), _whole_number(1), "a whole number of at least 1")
@@ -270,6 +306,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "search.logins.limit_wrong_logins",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -307,6 +344,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["search.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],  # search/permissions.py tells to what
     "UNAUTHENTICATED_USER": None,
+    "DEFAULT_THROTTLE_CLASSES": ["search.limits.CallerThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.MultiPartParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
@@ -319,6 +357,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,  # or the image of a search is told to be the address of one
     "PREPROCESSING_HOOKS": ["search.views.drop_slashed_paths"],
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "search.schema.add_limits"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

@@ -29,7 +29,7 @@ from search.engine.errors import EngineError
 from search.engine.intake import Intake, IntakeLimits, Upload, take_in
 from search.management.progress import format_seconds
 from search.overview import Overview, generations, overview, pictures_found
-from tenants.models import Company, IndexBuild, LiveChange, SkippedImage
+from tenants.models import Company, IndexBuild, LiveChange, SearchUsage, SkippedImage
 
 MAX_UPLOAD_BYTES = 2**30  # of one request, zips as they are
 BUILDS_SHOWN = 20
@@ -64,20 +64,21 @@ class _Assets:
 
 @admin.register(Company)
 class CompanyAdmin(admin.ModelAdmin):
-    list_display = ("name", *_CELLS, "active")
+    list_display = ("name", *_CELLS, "searches_today", "active")
     list_per_page = 50
     search_fields = ("name", "notes")
-    fields = ("name", "active", "image_folder", "notes")
+    fields = ("name", "active", "image_folder", "daily_quota", "searches_today", "notes")
     actions = ("reindex", "rebuild")
 
     Media = _Assets
 
     def get_readonly_fields(self, request: HttpRequest, obj: Company | None = None) -> tuple[str, ...]:
-        return ("name",) if obj else ()
+        return ("name", "searches_today") if obj else ("searches_today",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Company]:
         last_build = Prefetch("builds", queryset=IndexBuild.objects.all()[:1], to_attr="last_builds")
-        return super().get_queryset(request).prefetch_related(last_build)
+        usage = Prefetch("search_usage", queryset=SearchUsage.objects.today(), to_attr="usage_today")
+        return super().get_queryset(request).prefetch_related(last_build, usage)
 
     def has_reindex_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("tenants.reindex_company") and self.has_view_permission(request)
@@ -114,6 +115,13 @@ class CompanyAdmin(admin.ModelAdmin):
     @admin.display(description="Size on disk")
     def size(self, company: Company) -> SafeString:
         return _live_cell(company, "size")
+
+    @admin.display(description="Searches today")
+    def searches_today(self, company: Company) -> str:
+        if company.daily_quota is None:
+            return "no quota"
+        used = sum(usage.searches for usage in company.__dict__.get("usage_today", []))
+        return f"{used:,} of {company.daily_quota:,}"
 
     @admin.action(description="Reindex changed", permissions=["reindex"])
     def reindex(self, request: HttpRequest, companies: QuerySet[Company]) -> None:

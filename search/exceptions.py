@@ -16,6 +16,7 @@ from search.engine.errors import (
     IndexUnusable,
     WeightsUnavailable,
 )
+from search.limits import LimitExceeded
 from search.live import PathRefused
 from search.queries import CompanyNotFound, ImageNotFound
 
@@ -29,6 +30,7 @@ STATUS: dict[type[Exception], int] = {
     IndexUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
     WeightsUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
     DeviceUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
+    LimitExceeded: status.HTTP_429_TOO_MANY_REQUESTS,
     RequestDataTooBig: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     SuspiciousOperation: status.HTTP_400_BAD_REQUEST,
 }
@@ -44,11 +46,15 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         if isinstance(error, kind):
             if code >= 500:
                 logger.error("%s", error)
-            return Response(error_body(str(error)), status=code)
+            return Response(error_body(str(error)), status=code, headers=_headers(error))
     response = drf_exception_handler(error, context)
     if response is not None:
         response.data = error_body(_message(response.data))
     return response
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    return {"Retry-After": str(error.retry_after)} if isinstance(error, LimitExceeded) else {}
 
 
 def _message(detail: Any) -> str:
@@ -74,6 +80,14 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if _is_api(request):
         return JsonResponse(error_body("Internal server error: the log tells more"), status=500)
     return defaults.server_error(request)
+
+
+def limit_exceeded(request: HttpRequest, error: LimitExceeded) -> HttpResponse:
+    """Return the answer to a request that no view has seen yet."""
+    code, headers = STATUS[LimitExceeded], _headers(error)
+    if _is_api(request):
+        return JsonResponse(error_body(str(error)), status=code, headers=headers)
+    return HttpResponse(str(error), status=code, headers=headers, content_type="text/plain; charset=utf-8")
 
 
 def _is_api(request: HttpRequest) -> bool:

@@ -27,3 +27,18 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
                 "description": f"`{SCHEME} ` and then the key.",
             },
         ]
+
+
+def add_limits(result: Any, **_: object) -> Any:
+    """Tell of every operation but the probes that it may be refused for coming too often."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    answer = {
+        "description": "A rate or the company's quota is used up; Retry-After tells for how long",
+        "headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds"}},
+        "content": content,
+    }
+    for path, operations in result["paths"].items():
+        if not path.startswith("/api/health"):
+            for operation in operations.values():
+                operation["responses"]["429"] = answer
+    return result

@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 
 from search import queries
 from search.engine.storage import timestamp
+from search.limits import count_search
 from search.permissions import readable_company, visible_companies
 from search.serializers import (
     CompaniesBody,
@@ -35,6 +36,8 @@ UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model cannot be used unt
 
 
 class HealthView(APIView):
+    throttle_classes = []
+
     @extend_schema(responses={200: HealthBody, 401: NO_KEY, 500: FAULT})
     def get(self, request: Request) -> Response:
         """Tell whether the service runs and which of the caller's companies this process has loaded."""
@@ -100,6 +103,7 @@ class SearchView(APIView):
         index = queries.company_index(found)
         form = validated(SearchForm, request.data)
         image = form["image"]
+        count_search(found)
         matches = queries.find_similar(index, image, name=image.name, top_k=form["top_k"], filters=filters(form))
         return Response(search_body(found, matches))
 
@@ -122,6 +126,7 @@ class SimilarView(APIView):
         found = readable_company(request, company)
         index = queries.company_index(found)
         form = validated(SimilarForm, request.query_params)
+        count_search(found)
         matches = queries.find_similar_to_indexed(index, str(image_id), top_k=form["top_k"], filters=filters(form))
         return Response(search_body(found, matches))
 

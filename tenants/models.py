@@ -3,14 +3,14 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import RegexValidator
-from django.db import DatabaseError, IntegrityError, models, transaction
+from django.core.validators import MinValueValidator, RegexValidator
+from django.db import DatabaseError, IntegrityError, connection, models, transaction
 from django.db.models.functions import Coalesce, Lower, Now
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -52,6 +52,12 @@ class Company(models.Model):
         default=False,
         verbose_name="requires an API key",
         help_text="Without one of its keys it is unknown to the API, whatever IMAGESEARCH_API_KEYS says.",
+    )
+    daily_quota = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Searches that the API answers a day (UTC); empty for any number.",
     )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -136,11 +142,54 @@ class Company(models.Model):
         key.save()
         return key, text
 
+    def count_search(self) -> bool:
+        """Count one search of today, UTC; False where the quota is used up, and nothing is counted.
+
+        Without a quota nothing is counted either: a search then does not wait for who writes to the database.
+        """
+        return self.daily_quota is None or SearchUsage.objects.count_one(self, quota=self.daily_quota)
+
     def next_live_sequence(self) -> int:
         """Return the number of the next live change. Call it in a transaction: the row stays locked until its end."""
         Company.objects.filter(pk=self.pk).update(live_sequence=models.F("live_sequence") + 1)
         self.refresh_from_db(fields=["live_sequence"])
         return self.live_sequence
+
+
+class SearchUsageQuerySet(models.QuerySet["SearchUsage"]):
+    def today(self) -> "SearchUsageQuerySet":
+        return self.filter(day=datetime.now(UTC).date())
+
+    def count_one(self, company: Company, *, quota: int) -> bool:
+        """Count one of the company's searches of today unless there are as many as quota, at least 1, already.
+
+        One statement, which the database carries out as a whole: among any number of processes exactly quota pass.
+        """
+        table = connection.ops.quote_name(SearchUsage._meta.db_table)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {table} (company_id, day, searches) VALUES (%s, %s, 1) "  # noqa: S608
+                f"ON CONFLICT (company_id, day) DO UPDATE SET searches = {table}.searches + 1 "
+                f"WHERE {table}.searches < %s RETURNING searches",
+                [company.pk, connection.ops.adapt_datefield_value(datetime.now(UTC).date()), quota],
+            )
+            return cursor.fetchone() is not None
+
+
+class SearchUsage(models.Model):
+    """How many searches of a day a company's quota was asked for."""
+
+    company = models.ForeignKey(Company, on_delete=models.CASCADE, related_name="search_usage")
+    day = models.DateField(help_text="UTC")
+    searches = models.PositiveIntegerField()
+
+    objects = SearchUsageQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["company", "day"], name="one_usage_per_company_and_day")]
+
+    def __str__(self) -> str:
+        return f"{self.company} {self.day}: {self.searches}"
 
 
 class BuildStopped(Exception):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.cache import cache as shared_cache
 from django.core.management import call_command
 from PIL import Image
 
@@ -30,6 +31,7 @@ def _own_directories(settings: Any, tmp_path: Path) -> Iterator[None]:
         directory.mkdir()
         setattr(settings, name, directory)
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one takes a second
+    shared_cache.clear()  # rates
     yield
     for cached in (runtime.index_cache, runtime._load_embedder, runtime._load_untrained_embedder):
         if hasattr(cached, "cache_clear"):

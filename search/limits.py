@@ -1,0 +1,162 @@
+"""How often a caller may come: rates, counted in Django's cache, and a company's searches a day, in the database.
+
+A rate is counted in fixed windows that begin at whole minutes, hours and so on, UTC: never more than the rate passes in
+one, but around the turn of two it may come at once twice. Each count is one increment, which local memory and Redis do
+atomically, so that among threads, and among processes that share a cache, exactly as many pass as may. (DRF's own
+throttles read a list and write it back: among four processes several times the rate passes.)
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from math import ceil
+
+from django.conf import settings
+from django.core.cache import cache as counters
+from django.http import HttpRequest
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+
+from tenants.models import ApiKey, Company
+
+logger = logging.getLogger(__name__)
+
+UNIT_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+AWAY_SECONDS = 10.0  # so long a cache that fails is not asked again
+
+
+class LimitExceeded(Exception):
+    """The caller may come again after retry_after whole seconds, at least one."""
+
+    def __init__(self, message: str, *, seconds_left: float) -> None:
+        self.retry_after = max(1, ceil(seconds_left))
+        super().__init__(f"{message}; try again in {self.retry_after} seconds")
+
+
+class RateExceeded(LimitExceeded):
+    """A key or an address comes more often than it may."""
+
+
+class QuotaExceeded(LimitExceeded):
+    """A company has used up today's searches."""
+
+
+@dataclass(slots=True)
+class _Availability:
+    """Whether the cache is asked. Threads share it unguarded: at worst one asks, or the log says it, once more."""
+
+    away_until: float = 0.0  # on the monotonic clock
+
+    @property
+    def is_away(self) -> bool:
+        return time.monotonic() < self.away_until
+
+    def note_failure(self, error: Exception) -> None:
+        self.away_until = time.monotonic() + AWAY_SECONDS
+        logger.error("The cache of CACHE_URL fails, so no rate is held for %d seconds: %s", AWAY_SECONDS, error)
+
+
+_availability = _Availability()
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most so many things in so many seconds."""
+
+    scope: str
+    what: str  # in the words of the refusal
+    number: int
+    seconds: int
+
+    def count(self, who: str) -> None:
+        """Count one more of who's. Raises RateExceeded."""
+        if self._incremented(who) > self.number:
+            raise self._exceeded()
+
+    def check(self, who: str) -> None:
+        """Count nothing. Raises RateExceeded where the next one will be too many."""
+        if self._counted(who) >= self.number:
+            raise self._exceeded()
+
+    def _incremented(self, who: str) -> int:
+        """Return how many there are in this window with this one; 0 where the cache is away: nobody is held up."""
+        if _availability.is_away:
+            return 0
+        key = self._key(who)
+        try:
+            counters.add(key, 0, timeout=self.seconds + 1)
+            return counters.incr(key)
+        except ValueError:  # emptied between the two
+            return 0
+        except _failures() as error:
+            _availability.note_failure(error)
+            return 0
+
+    def _counted(self, who: str) -> int:
+        if _availability.is_away:
+            return 0
+        try:
+            return int(counters.get(self._key(who), 0))
+        except _failures() as error:
+            _availability.note_failure(error)
+            return 0
+
+    def _key(self, who: str) -> str:
+        return f"rate:{self.scope}:{self.seconds}:{int(time.time()) // self.seconds}:{who}"
+
+    def _exceeded(self) -> RateExceeded:
+        limit = f"Too many {self.what}: at most {self.number} a {UNIT_NAMES[self.seconds]}"
+        return RateExceeded(limit, seconds_left=self.seconds - time.time() % self.seconds)
+
+
+@cache
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what a cache raises that is away."""
+    if "redis" not in settings.CACHES["default"]["BACKEND"]:
+        return (OSError,)
+    from redis.exceptions import RedisError  # here, because its import takes a third of a second
+
+    return (OSError, RedisError)
+
+
+class CallerThrottle(BaseThrottle):
+    """Counts a request by its API key, or by its address where it has none."""
+
+    def allow_request(self, request: Request, view: object) -> bool:
+        """Return True. Raises RateExceeded, which tells the limit, where DRF's own refusal would not."""
+        if isinstance(request.auth, ApiKey):
+            if settings.RATE_PER_KEY:
+                Rate("key", "requests with this API key", *settings.RATE_PER_KEY).count(str(request.auth.pk))
+        elif settings.RATE_PER_ADDRESS:
+            Rate("address", "requests from your address", *settings.RATE_PER_ADDRESS).count(client_address(request))
+        return True
+
+
+def client_address(request: HttpRequest | Request) -> str:
+    """Return the address that a caller is counted by; an IPv6 one stands for its /64, which is one customer's.
+
+    X-Forwarded-For counts as far as NUM_PROXIES proxies have written it: what is left of that may be made up.
+    """
+    address = request.META.get("REMOTE_ADDR", "")
+    hops = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+    if 0 < settings.NUM_PROXIES <= len(hops):
+        address = hops[-settings.NUM_PROXIES].strip()
+    try:
+        parsed = ip_address(address)
+    except ValueError:  # a server at a Unix socket without proxies
+        return "unknown"
+    if isinstance(parsed, IPv6Address):
+        parsed = parsed.ipv4_mapped or IPv6Network((int(parsed), 64), strict=False).network_address
+    return str(parsed)
+
+
+def count_search(company: Company) -> None:
+    """Count a search of today. Raises QuotaExceeded, until midnight UTC."""
+    if not company.count_search():
+        now = datetime.now(UTC)
+        midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        limit = f"Company '{company}' has used up its {company.daily_quota} searches of today (UTC)"
+        raise QuotaExceeded(limit, seconds_left=(midnight - now).total_seconds())
