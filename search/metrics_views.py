@@ -69,7 +69,7 @@ class _DatabaseCollector(Collector):
         seconds = GaugeMetricFamily("imagesearch_builds_seconds", "Time that builds took, summed.", labels=["status"])
         pictures = GaugeMetricFamily("imagesearch_builds_pictures", "Pictures of builds, summed.", labels=["outcome"])
         took = Sum(F("finished_at") - F("started_at"), default=timedelta())
-        rows = IndexBuild.objects.order_by().values_list("status").annotate(Count("pk"), took)
+        rows = IndexBuild.objects.order_by().values_list("status").annotate(number=Count("pk"), took=took)
         totals = {status: (number, time) for status, number, time in rows}
         for status in IndexBuild.Status.values:
             number, time = totals.get(status, (0, timedelta()))
