@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied, TooManyFilesSent, ValidationError
 from django.db import transaction
 from django.db.models import Model, Prefetch, QuerySet
@@ -29,6 +30,7 @@ from search.engine.errors import EngineError
 from search.engine.intake import Intake, IntakeLimits, Upload, take_in
 from search.management.progress import format_seconds
 from search.overview import Overview, generations, overview, pictures_found
+from search.rollback import roll_back
 from tenants.models import Company, IndexBuild, LiveChange, SearchUsage, SkippedImage
 
 MAX_UPLOAD_BYTES = 2**30  # of one request, zips as they are
@@ -68,7 +70,7 @@ class CompanyAdmin(admin.ModelAdmin):
     list_per_page = 50
     search_fields = ("name", "notes")
     fields = ("name", "active", "image_folder", "daily_quota", "searches_today", "notes")
-    actions = ("reindex", "rebuild")
+    actions = ("reindex", "rebuild", "roll_back")
 
     Media = _Assets
 
@@ -132,6 +134,21 @@ class CompanyAdmin(admin.ModelAdmin):
     def rebuild(self, request: HttpRequest, companies: QuerySet[Company]) -> None:
         for company in companies:
             self._queue_build(request, company, full=True)
+
+    @admin.action(description="Roll back to the previous index", permissions=["reindex"])
+    def roll_back(self, request: HttpRequest, companies: QuerySet[Company]) -> HttpResponse | None:
+        if request.POST.get("confirmed") == "1":
+            for company in companies:
+                self._roll_back(request, company, None)
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Roll back to the previous index?",
+            "opts": self.opts,
+            "companies": companies,
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "admin/tenants/company/roll_back_confirmation.html", context)
 
     def live_list_view(self, request: HttpRequest) -> HttpResponse:
         """Answer the list's script: how the companies of the given ids stand."""
@@ -210,19 +227,19 @@ class CompanyAdmin(admin.ModelAdmin):
 
     def roll_back_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         company = self._reindexed(request, pk)
-        generation = request.POST.get("generation", "")
+        self._roll_back(request, company, request.POST.get("generation", ""))
+        return _to_page(company)
+
+    def _roll_back(self, request: HttpRequest, company: Company, generation: str | None) -> None:
+        """Roll back, cancelling an active build, which the pages ask to confirm; say how it went."""
         try:
-            storage.roll_back(company.embeddings_directory, generation)
+            index = roll_back(company, generation, cancel_build=True)
         except (EngineError, OSError) as error:
             self.message_user(request, f"The index of {company} was not rolled back. {error}", messages.ERROR)
-        else:
-            self.log_change(request, company, f"Rolled the index back to {generation}.")
-            self.message_user(
-                request,
-                f"Searches of {company} use {generation} from now on, until the next build replaces it.",
-                messages.SUCCESS,
-            )
-        return _to_page(company)
+            return
+        self.log_change(request, company, f"Rolled the index back to {index.name}.")
+        text = f"Searches of {company} use {index.name} from now on, until the next build replaces it."
+        self.message_user(request, text, messages.SUCCESS)
 
     def upload_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         company = self._viewed(request, pk)
