@@ -74,6 +74,13 @@ def test_a_session_authorises_nothing_under_api(client: Client, db: None, method
     assert (response.status_code, response.json()["success"]) == (401, False)
 
 
+@pytest.mark.parametrize(("method", "path"), [("post", "/api/search/acme"), ("get", "/api/stats/acme")])
+def test_a_session_is_no_key(client: Client, db: None, settings: Any, method: str, path: str) -> None:
+    settings.API_KEYS = "required"
+    client.force_login(User.objects.create_superuser("boss"))
+    assert getattr(client, method)(path).status_code == 401
+
+
 @pytest.mark.parametrize("path", ["/admin/login/", "/api/docs/", "/api/companies", "/api/no-such-page"])
 def test_every_answer_holds_the_browser_to_what_is_ours(client: Client, db: None, path: str) -> None:
     response = client.get(path)
