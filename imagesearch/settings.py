@@ -194,7 +194,7 @@ HTTPS = _read("HTTPS", "false", _boolean, "true or false")
 HSTS_SECONDS = _read("HSTS_SECONDS", "31536000", _whole_number(0), "a whole number of seconds of at least 0")
 NUM_PROXIES = _read("NUM_PROXIES", "0", _whole_number(0), "a whole number of proxies of at least 0")
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
-SECURE_REDIRECT_EXEMPT = [r"^api/health"]  # asked for by load balancers, from inside, over http
+SECURE_REDIRECT_EXEMPT = [r"^api/health", r"^metrics$"]  # asked for by machines, from inside, over http
 SECURE_HSTS_SECONDS = HSTS_SECONDS if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 if NUM_PROXIES:  # or any client could say so

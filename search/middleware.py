@@ -39,7 +39,7 @@ class ObserveRequests:
 
 
 def _request_id(request: HttpRequest) -> str:
-    given = request.headers.get("X-Request-ID", "")
+    given = request.META.get("HTTP_X_REQUEST_ID", "")
     return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else str(uuid4())
 
 
@@ -67,7 +67,7 @@ def _write_line(request: HttpRequest, response: HttpResponse, route: str, seen: 
         "stages_ms": {name: round(1000 * stage, 2) for name, stage in seen.stages.items()},
         "company": seen.company,
         "key_prefix": getattr(key, "prefix", ""),
-        "bytes_in": _length(request.headers.get("Content-Length", "")),
+        "bytes_in": _length(request.META.get("CONTENT_LENGTH", "")),
         "bytes_out": _length(response.get("Content-Length", "")),
     }
     logger.log(level, "%s %s %d %.0f ms", request.method, path, response.status_code, 1000 * seconds, extra=line)

@@ -74,6 +74,14 @@ def test_who_does_not_bear_the_token_learns_nothing(client: Client, sent: str | 
 
 
 @pytest.mark.usefixtures("db", "token")
+def test_machines_inside_ask_over_http(client: Client, settings: Any) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+    scrape(client)
+    assert client.get("/api/health/live").status_code == 200
+    assert client.get("/api/nothing").status_code == 301
+
+
+@pytest.mark.usefixtures("db", "token")
 def test_searches_are_counted_by_pattern_company_and_status(client: Client, make_company: MakeCompany) -> None:
     make_company("acme", {"a.png": RED})
     before = scrape(client)

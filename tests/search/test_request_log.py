@@ -146,6 +146,22 @@ def test_a_fault_is_told_with_its_traceback_in_one_line(client: Client, log: Log
     assert "hunter2" not in "".join(log.lines)
 
 
+@pytest.mark.parametrize("header", ["X-API-Key", "Authorization"])
+def test_a_key_is_told_by_its_prefix_alone(client: Client, acme: Company, log: Log, header: str) -> None:
+    key, text = acme.issue_key("shop")
+    sent = text if header == "X-API-Key" else f"Api-Key {text}"
+    assert client.get("/api/stats/acme", headers={header: sent}).status_code == 200
+    assert log.records[-1]["key_prefix"] == key.prefix
+    assert text.removeprefix(key.prefix) not in "".join(log.lines)
+
+
+@pytest.mark.usefixtures("db")
+def test_a_wrong_key_is_not_told_at_all(client: Client, log: Log) -> None:
+    assert client.get("/api/health", headers={"X-API-Key": "hunter2"}).status_code == 401
+    assert log.records[-1]["key_prefix"] == ""
+    assert "hunter2" not in "".join(log.lines)
+
+
 @pytest.mark.parametrize("log", ["json", "line"], indirect=True)
 def test_no_secret_and_no_picture_is_written(client: Client, acme: Company, log: Log) -> None:
     headers = {"Authorization": "Api-Key hunter2", "X-API-Key": "hunter2", "Cookie": "sessionid=hunter2"}
