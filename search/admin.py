@@ -31,7 +31,8 @@ from search.engine.intake import Intake, IntakeLimits, Upload, take_in
 from search.management.progress import format_seconds
 from search.overview import Overview, generations, overview, pictures_found
 from search.rollback import roll_back
-from tenants.models import Company, IndexBuild, LiveChange, SearchUsage, SkippedImage
+from tenants import audit
+from tenants.models import ApiKey, Company, IndexBuild, LiveChange, SearchUsage, SkippedImage
 
 MAX_UPLOAD_BYTES = 2**30  # of one request, zips as they are
 BUILDS_SHOWN = 20
@@ -69,7 +70,7 @@ class CompanyAdmin(admin.ModelAdmin):
     list_display = ("name", *_CELLS, "searches_today", "active")
     list_per_page = 50
     search_fields = ("name", "notes")
-    fields = ("name", "active", "image_folder", "daily_quota", "searches_today", "notes")
+    fields = ("name", "active", "image_folder", "daily_quota", "searches_today", "requires_api_key", "notes")
     actions = ("reindex", "rebuild", "roll_back")
 
     Media = _Assets
@@ -185,6 +186,7 @@ class CompanyAdmin(admin.ModelAdmin):
             "builds": [(build, took(build)) for build in company.builds.select_related("requested_by")[:BUILDS_SHOWN]],
             "skipping": skipping,
             "skipped_files": skipping.skipped_files.all()[:SKIPPED_SHOWN] if skipping else [],
+            **_keys(request, company),
             "may_change": self.has_change_permission(request, company),
             "may_reindex": self.has_reindex_permission(request),
             "max_picture_bytes": settings.MAX_UPLOAD_BYTES,
@@ -194,6 +196,8 @@ class CompanyAdmin(admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Company, form: ModelForm, change: bool) -> None:
         super().save_model(request, obj, form, change)
+        action = audit.Action.COMPANY_CHANGED if change else audit.Action.COMPANY_MADE
+        audit.record(audit.in_admin(request), action, obj, _changes(form))
         if change and "image_folder" in form.changed_data:
             self.message_user(request, f"The image folder of {obj} is another one now: reindex it.", messages.WARNING)
 
@@ -220,6 +224,7 @@ class CompanyAdmin(admin.ModelAdmin):
         build = company.builds.active().first()
         if build and build.cancel():
             self.log_change(request, company, f"Cancelled build {build.pk}.")
+            audit.record(audit.in_admin(request), audit.Action.BUILD_CANCELLED, company, f"build {build.pk}")
             self.message_user(request, f"Build {build.pk} of {company} is cancelled.", messages.SUCCESS)
         else:
             self.message_user(request, f"No build of {company} is queued or running.", messages.WARNING)
@@ -238,6 +243,7 @@ class CompanyAdmin(admin.ModelAdmin):
             self.message_user(request, f"The index of {company} was not rolled back. {error}", messages.ERROR)
             return
         self.log_change(request, company, f"Rolled the index back to {index.name}.")
+        audit.record(audit.in_admin(request), audit.Action.INDEX_ROLLED_BACK, company, f"to {index.name}")
         text = f"Searches of {company} use {index.name} from now on, until the next build replaces it."
         self.message_user(request, text, messages.SUCCESS)
 
@@ -272,6 +278,7 @@ class CompanyAdmin(admin.ModelAdmin):
             return self._upload_refused(request, company, f"{company.image_directory}: {error.strerror}")
         if intake.stored:
             self.log_change(request, company, _upload_log(intake))
+            audit.record(audit.in_admin(request), audit.Action.PICTURES_UPLOADED, company, _upload_log(intake))
             self._queue_build(request, company, full=False)
         return self._show_intake(request, company, intake)
 
@@ -294,8 +301,10 @@ class CompanyAdmin(admin.ModelAdmin):
     def _queue_build(self, request: HttpRequest, company: Company, *, full: bool) -> None:
         """Queue a build and say so, or say which one is active already."""
         before = company.builds.active().first()
-        build = company.queue_build(full=full, requested_by=request.user)
         what = "it embeds every picture anew" if full else "it takes up what has changed"
+        with transaction.atomic():
+            build = company.queue_build(full=full, requested_by=request.user)
+            audit.record(audit.in_admin(request), audit.Action.BUILD_ASKED, company, f"build {build.pk}: {what}")
         if before is None or before.pk != build.pk:
             self.log_change(request, company, f"Queued build {build.pk}: {what}.")
             self.message_user(request, f"Build {build.pk} of {company} is queued: {what}.", messages.SUCCESS)
@@ -329,6 +338,7 @@ class CompanyAdmin(admin.ModelAdmin):
                 IndexBuild.objects.filter(company__in=objs),
                 SkippedImage.objects.filter(build__company__in=objs),
                 LiveChange.objects.filter(company__in=objs),
+                ApiKey.objects.filter(company__in=objs),
             )
         }
         return [f"Company: {company}" for company in objs], {"companies": len(objs), **counts}, set(), []
@@ -343,13 +353,17 @@ class CompanyAdmin(admin.ModelAdmin):
     def delete_model(self, request: HttpRequest, obj: Company) -> None:
         _cancel_build(obj)
         super().delete_model(request, obj)
+        audit.record(audit.in_admin(request), audit.Action.COMPANY_DELETED, obj)
         transaction.on_commit(lambda: self._remove_files(request, obj))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Company]) -> None:
         names = [company.name for company in queryset]
         for company in queryset:
             _cancel_build(company)
-        super().delete_queryset(request, queryset)
+        with transaction.atomic():
+            super().delete_queryset(request, queryset)
+            for name in names:
+                audit.record(audit.in_admin(request), audit.Action.COMPANY_DELETED, name)
         kept = "The indexes and pictures were kept on disk"
         self.message_user(request, f"{kept}: {', '.join(names)}.", messages.WARNING)
 
@@ -361,6 +375,9 @@ class CompanyAdmin(admin.ModelAdmin):
                 continue
             try:
                 remove(company)
+                audit.record(
+                    audit.in_admin(request), audit.Action.COMPANY_DELETED, company, f"{what} removed from disk"
+                )
             except (removal.RemovalRefused, EngineError, OSError) as error:
                 self.message_user(request, f"The {what} of {company} stayed on disk. {error}", messages.ERROR)
             else:
@@ -499,6 +516,21 @@ def _live_answer(overviews: list[Overview], fragments: dict[str, str]) -> JsonRe
             "fragments": fragments,
         }
     )
+
+
+def _keys(request: HttpRequest, company: Company) -> dict[str, Any]:
+    user = request.user
+    return {
+        "may_view_keys": user.has_perm("tenants.view_apikey"),
+        "may_make_keys": user.has_perm("tenants.add_apikey"),
+        "may_revoke_keys": user.has_perm("tenants.change_apikey"),
+        "api_keys": company.api_keys.select_related("created_by"),
+    }
+
+
+def _changes(form: ModelForm) -> str:
+    """Return what the form has changed, for the audit; of the notes only that they were."""
+    return ", ".join(name if name == "notes" else f"{name} = {form.cleaned_data[name]!r}" for name in form.changed_data)
 
 
 def _generation_row(generation: storage.Generation) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.db import transaction
 
 from search.engine import storage
 from search.engine.errors import IndexCorrupt, IndexNotBuilt
+from tenants import audit
 from tenants.models import Company, IndexBuild
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def adopt_companies() -> list[Company]:
         except ValidationError as error:
             logger.warning("%s is not adopted: %s", directory, "; ".join(error.messages))
             continue
-        company.save()
+        _create(company)
         record_index(company)
         logger.info("Adopted %s as the index of a new company", directory)
         adopted.append(company)
@@ -58,8 +60,14 @@ def get_or_create_company(name: str, *, image_folder: Path | None) -> tuple[Comp
         note = f"The company keeps its default image folder. {error.messages[0]}"
         company.image_folder = ""
     company.full_clean()
-    company.save()
+    _create(company)
     return company, True, note
+
+
+def _create(company: Company) -> None:
+    with transaction.atomic():
+        company.save()
+        audit.record(audit.on_command_line(), audit.Action.COMPANY_MADE, company)
 
 
 def record_index(company: Company) -> None:

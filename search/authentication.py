@@ -4,6 +4,7 @@ from rest_framework.authentication import BaseAuthentication, BasicAuthenticatio
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
+from tenants import audit
 from tenants.models import ApiKey
 
 SCHEME = "Api-Key"
@@ -26,12 +27,19 @@ class ApiKeyAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         basic = [each for each in request.authenticators or () if isinstance(each, BasicAuthentication)]
-        return ", ".join([f'{SCHEME} realm="api"', *(each.authenticate_header(request) for each in basic)])
+        return ", ".join([f'{SCHEME} realm="api"', *(str(each.authenticate_header(request)) for each in basic)])
 
 
 def caller_key(request: Request) -> ApiKey | None:
     """Return the key that the caller was let in with."""
     return request.auth if isinstance(request.auth, ApiKey) else None
+
+
+def actor_of(request: Request) -> audit.Actor:
+    """Return who asks, for the audit: the holder of a key or a staff user."""
+    if key := caller_key(request):
+        return audit.holder_of(key)
+    return audit.Actor(request.user.get_username(), audit.Channel.BASIC)
 
 
 def _sent_keys(request: Request) -> set[str]:

@@ -1,5 +1,6 @@
 """Builds by API: start, watch, cancel; for staff and holders of the company's keys."""
 
+from django.db import transaction
 from django.urls import reverse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.authentication import BasicAuthentication
@@ -9,11 +10,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from search.authentication import ApiKeyAuthentication, caller_key
+from search.authentication import ApiKeyAuthentication, actor_of, caller_key
 from search.image_views import FORBIDDEN, UNAUTHORISED
 from search.permissions import staff_or_key, writable_company
 from search.serializers import BuildAnswer, ErrorBody, ReindexForm, build_body, validated
 from search.views import FAULT, NOT_FOUND
+from tenants import audit
 from tenants.models import IndexBuild
 
 _NO_BUILD = OpenApiResponse(ErrorBody, "No such build")
@@ -32,7 +34,10 @@ class ReindexView(APIView):
         """Queue a build of the company's index; where one is active already, that one is returned."""
         found = writable_company(request, company)
         form = validated(ReindexForm, request.data if isinstance(request.data, dict) else {})
-        build = found.queue_build(full=form["full"], checksum=form["checksum"], requested_by=request.user)
+        with transaction.atomic():
+            build = found.queue_build(full=form["full"], checksum=form["checksum"], requested_by=request.user)
+            what = "every picture anew" if form["full"] else "what has changed"
+            audit.record(actor_of(request), audit.Action.BUILD_ASKED, found, f"build {build.pk}: {what}")
         return Response(_answer(build), status=202, headers={"Location": _url(build)})
 
 
@@ -64,8 +69,10 @@ class CancelBuildView(APIView):
     def post(self, request: Request, build_id: int) -> Response:
         """Cancel a queued or running build; the index before it serves on."""
         build = _find_build(request, build_id)
-        if not build.cancel():
-            return Response({"success": False, "error": f"Build {build.pk} is over: {build.status}"}, status=409)
+        with transaction.atomic():
+            if not build.cancel():
+                return Response({"success": False, "error": f"Build {build.pk} is over: {build.status}"}, status=409)
+            audit.record(actor_of(request), audit.Action.BUILD_CANCELLED, build.company, f"build {build.pk}")
         return Response(_answer(build))
 
 

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from search import live, queries
-from search.authentication import ApiKeyAuthentication
+from search.authentication import ApiKeyAuthentication, actor_of
 from search.engine.records import metadata_entry
 from search.permissions import readable_company, staff_or_key, writable_company
 from search.queries import ImageNotFound
@@ -103,7 +103,7 @@ class ImageView(APIView):
         """Store a picture in the company's folder and make it searchable at once; again, it changes nothing."""
         found = writable_company(request, company)
         image = validated(ImageForm, request.data)["image"]
-        record, change = live.put_image(found, image_path, image.read())
+        record, change = live.put_image(found, image_path, image.read(), by=actor_of(request))
         body = {"success": True, "company": found.name, "image": metadata_entry(record), "change": change.value}
         return Response(body, status=201 if change is live.Put.CREATED else 200)
 
@@ -121,7 +121,7 @@ class ImageView(APIView):
     def delete(self, request: Request, company: str, image_path: str) -> Response:
         """Remove a picture from the company's folder and, at once, from its searches."""
         found = writable_company(request, company)
-        record = live.delete_image(found, image_path)
+        record = live.delete_image(found, image_path, by=actor_of(request))
         if record is None:
             raise ImageNotFound(f"No picture {image_path}")
         return Response({"success": True, "company": found.name, "image": metadata_entry(record)})

@@ -33,6 +33,7 @@ from search.engine.images import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.engine.index import ImageIndex, LiveImage, empty_index
 from search.engine.records import ImageRecord, image_id
 from search.engine.takeover import republish
+from tenants import audit
 from tenants.models import Company, LiveChange
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
     return LiveImage(record, np.frombuffer(change.vector, np.float32))
 
 
-def put_image(company: Company, path: str, content: bytes) -> tuple[ImageRecord, Put]:
+def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -> tuple[ImageRecord, Put]:
     """Store a picture under path in the company's folder and make it searchable; tell what that changed.
 
     Raises PathRefused, ImageUnreadable, and what embedding raises.
@@ -125,6 +126,7 @@ def put_image(company: Company, path: str, content: bytes) -> tuple[ImageRecord,
             sequence = company.next_live_sequence()
             _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
             target.parent.mkdir(parents=True, exist_ok=True)
+            audit.record(by, audit.Action.PICTURE_PUT, company, path)
             uploaded.replace(target)
     except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
         raise PathRefused(f"{path}: a folder or a file of that name is in the way") from error
@@ -134,7 +136,7 @@ def put_image(company: Company, path: str, content: bytes) -> tuple[ImageRecord,
     return record, Put.REPLACED if known else Put.CREATED
 
 
-def delete_image(company: Company, path: str) -> ImageRecord | None:
+def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord | None:
     """Remove a picture from the company's folder and from its searches; None where there is no such picture.
 
     Raises PathRefused.
@@ -148,6 +150,7 @@ def delete_image(company: Company, path: str) -> ImageRecord | None:
     with transaction.atomic():
         sequence = company.next_live_sequence()
         _write_change(company, record, sequence, None, "")
+        audit.record(by, audit.Action.PICTURE_DELETED, company, path)
         target.unlink(missing_ok=True)  # last: a row without its file gone is rolled back
     fold_later(company, changes=sequence - (index.info.live_sequence or 0))
     return record

@@ -136,9 +136,13 @@ class Company(models.Model):
     def issue_key(
         self, name: str, *, can_write: bool = False, expires: datetime | None = None, created_by: Any = None
     ) -> tuple["ApiKey", str]:
-        """Return a new key of the company and the text that its holder sends, which nobody can tell again."""
+        """Return a new key of the company and the text that its holder sends, which nobody can tell again.
+
+        Raises ValidationError.
+        """
         key = ApiKey(company=self, name=name, can_write=can_write, expires=expires, created_by=created_by)
         text = key.draw()
+        key.full_clean()
         key.save()
         return key, text
 
@@ -487,6 +491,12 @@ class ApiKey(models.Model):
             return "revoked"
         return "expired" if self.expires and self.expires <= timezone.now() else "valid"
 
+    @property
+    def description(self) -> str:
+        """What the key is for, in the audit's words."""
+        until = f", expires {self.expires:%Y-%m-%d %H:%M} UTC" if self.expires else ""
+        return f"{self}{', may write' if self.can_write else ''}{until}"
+
     def draw(self) -> str:
         """Give a key that is not saved yet its secret; return the text, which the row does not hold."""
         secret = secrets.token_urlsafe(32)
@@ -560,7 +570,7 @@ class AuditEvent(models.Model):
     at = models.DateTimeField(auto_now_add=True, db_index=True)
     actor = models.CharField(max_length=200, help_text="A user's name, a key's prefix and name, or a system user.")
     channel = models.CharField(max_length=10, choices=Channel.choices)
-    action = models.CharField(max_length=20, choices=Action.choices)
+    action = models.CharField(max_length=20, help_text="One of Action's.")
     company = models.CharField(max_length=64, db_index=True)
     detail = models.TextField(blank=True)
 

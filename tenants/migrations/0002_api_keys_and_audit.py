@@ -20,7 +20,7 @@ class Migration(migrations.Migration):
                 ('at', models.DateTimeField(auto_now_add=True, db_index=True)),
                 ('actor', models.CharField(help_text="A user's name, a key's prefix and name, or a system user.", max_length=200)),
                 ('channel', models.CharField(choices=[('admin', 'admin'), ('basic', 'HTTP Basic'), ('key', 'API key'), ('command', 'command line')], max_length=10)),
-                ('action', models.CharField(choices=[('company made', 'Company Made'), ('company changed', 'Company Changed'), ('company deleted', 'Company Deleted'), ('picture put', 'Picture Put'), ('picture deleted', 'Picture Deleted'), ('pictures uploaded', 'Pictures Uploaded'), ('build asked for', 'Build Asked'), ('build cancelled', 'Build Cancelled'), ('index imported', 'Index Imported'), ('index rolled back', 'Index Rolled Back'), ('key made', 'Key Made'), ('key revoked', 'Key Revoked')], max_length=20)),
+                ('action', models.CharField(help_text="One of Action's.", max_length=20)),
                 ('company', models.CharField(db_index=True, max_length=64)),
                 ('detail', models.TextField(blank=True)),
             ],

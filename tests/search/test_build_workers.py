@@ -20,6 +20,7 @@ from search.engine import storage
 from search.engine.builder import BuildOptions, build_index
 from search.engine.index import ImageIndex
 from search.live import delete_image, live_index, put_image
+from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint, picture
 from tests.engine.test_builder import LONG_AGO, assert_same_index, colour_of
@@ -216,8 +217,8 @@ def test_pictures_put_and_deleted_while_a_worker_builds_are_not_lost(site: Site,
     worker = site.worker(batches=1)
     worker.wait_for_batch(2)
     content = picture(RED, "red.png").getvalue()
-    put_image(acme, "red.png", content)
-    delete_image(acme, "000.bmp")  # of a batch that is embedded already
+    put_image(acme, "red.png", content, by=on_command_line())
+    delete_image(acme, "000.bmp", by=on_command_line())  # of a batch that is embedded already
     worker.let(100)
     wait_for(build, Status.SUCCEEDED)
     acme.refresh_from_db()

@@ -15,6 +15,7 @@ from search.builds import StopRequested, run_build
 from search.engine.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
 from search.management.progress import ProgressDisplay, format_seconds
+from tenants import audit
 from tenants.models import BuildStopped, Company, IndexBuild
 
 _WISHES = ("full", "checksum", "allow_empty")
@@ -77,6 +78,7 @@ class Command(BaseCommand):
             wishes = {name: getattr(build, name) or getattr(options, name) for name in _WISHES}
             build.beat(**wishes, fold=False, image_folder=str(folder.absolute()) if folder else "")
             build.refresh_from_db()
+            _note(build)
         options = replace(options, **wishes)
         with ProgressDisplay(self.stderr) as display:
             return run_build(build, options=options, on_progress=display.show, requeue=False)
@@ -93,9 +95,11 @@ class Command(BaseCommand):
             )
 
     def _enqueue(self, company: Company, options: dict[str, Any]) -> None:
-        build = company.queue_build(
-            full=options["full"], checksum=options["checksum"], allow_empty=options["allow_empty"]
-        )
+        with transaction.atomic():
+            build = company.queue_build(
+                full=options["full"], checksum=options["checksum"], allow_empty=options["allow_empty"]
+            )
+            _note(build)
         self.stdout.write(f"Build {build.pk} of {company} is {build.status}: manage.py builds shows it")
 
     def _estimate(self, name: str, input_dir: Path | None, output_dir: Path | None, options: BuildOptions) -> None:
@@ -140,6 +144,11 @@ def _claim(company: Company) -> IndexBuild:
         f"A build of {company} is running already, since {build.started_at or build.queued_at:%Y-%m-%d %H:%M} UTC: "
         "manage.py builds shows it"
     )
+
+
+def _note(build: IndexBuild) -> None:
+    what = "every picture anew" if build.full else "what has changed"
+    audit.record(audit.on_command_line(), audit.Action.BUILD_ASKED, build.company, f"build {build.pk}: {what}")
 
 
 def _options(options: dict[str, Any]) -> BuildOptions:

@@ -13,6 +13,7 @@ from search.engine import storage
 from search.engine.embedder import ModelPassport
 from search.engine.errors import EngineError
 from search.engine.takeover import UNKNOWN_MODEL, agreement, same_model, take_over
+from tenants import audit
 from tenants.models import Company
 
 
@@ -42,6 +43,7 @@ class Command(BaseCommand):
         except EngineError as error:
             raise CommandError(str(error)) from error
         record_index(company)
+        audit.record(audit.on_command_line(), audit.Action.INDEX_IMPORTED, company, f"from {source}")
         if created:
             self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
         if note:

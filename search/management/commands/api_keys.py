@@ -1,0 +1,35 @@
+from argparse import ArgumentParser
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from tenants.models import ApiKey, Company
+
+
+class Command(BaseCommand):
+    help = "List the API keys: what each opens, and whether it still does."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--company", help="of this company alone")
+
+    def handle(self, *, company: str | None, **options: Any) -> None:
+        keys = ApiKey.objects.select_related("company")
+        if company:
+            if not Company.objects.filter(name=company).exists():
+                raise CommandError(f"No company {company}")
+            keys = keys.filter(company__name=company)
+        for key in keys:
+            self.stdout.write(_line(key))
+
+
+def _line(key: ApiKey) -> str:
+    may = "write" if key.can_write else "read"
+    return (
+        f"{key.prefix}  {key.company.name:<20}  {key.state:<8} {may:<6} "
+        f"expires {_moment(key.expires)}  used {_moment(key.last_used)}  {key.name}"
+    )
+
+
+def _moment(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else f"{'never':<16}"

@@ -1,0 +1,106 @@
+"""The admin of what is only rows: API keys and the audit."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Model, QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.views.decorators.http import require_POST
+
+from tenants import audit
+from tenants.models import ApiKey, AuditEvent
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(admin.ModelAdmin):
+    """Keys are made and revoked, and never changed: who holds one relies on what it was made for."""
+
+    list_display = ("prefix", "name", "company", "state", "can_write", "created", "created_by", "expires", "last_used")
+    list_filter = ("company", "can_write")
+    list_per_page = 50
+    list_select_related = ("company", "created_by")
+    search_fields = ("prefix", "name", "company__name")
+    actions = ("revoke",)
+
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
+        made = ("prefix", "state", "created", "created_by", "last_used", "revoked")
+        return ("company", "name", "can_write", "expires", *(made if obj else ()))
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("tenants.change_apikey")
+
+    def get_urls(self) -> list[URLPattern]:
+        revoke = self.admin_site.admin_view(require_POST(self.revoke_view))
+        return [path("<int:pk>/revoke/", revoke, name="tenants_apikey_revoke"), *super().get_urls()]
+
+    def save_model(self, request: HttpRequest, obj: Any, form: ModelForm, change: bool) -> None:
+        obj.created_by = request.user
+        obj.text = obj.draw()  # for response_add, which is given this instance; it is kept nowhere else
+        super().save_model(request, obj, form, change)
+        audit.record(audit.in_admin(request), audit.Action.KEY_MADE, obj.company, obj.description)
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        """Show the key, this once: no message and no session carries it, and no page of the admin is cached."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"The key of {obj.company}",
+            "opts": self.opts,
+            "key": obj,
+            "text": obj.text,
+        }
+        return TemplateResponse(request, "admin/tenants/apikey/made.html", context)
+
+    @admin.action(description="Revoke", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
+        for key in keys:
+            self._revoke(request, key)
+
+    def revoke_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        if not self.has_revoke_permission(request):
+            raise PermissionDenied
+        key = get_object_or_404(self.get_queryset(request), pk=pk)
+        self._revoke(request, key)
+        return HttpResponseRedirect(reverse("admin:tenants_company_change", args=[key.company_id]))
+
+    def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
+        with transaction.atomic():
+            revoked = key.revoke()
+            if revoked:
+                audit.record(audit.in_admin(request), audit.Action.KEY_REVOKED, key.company, str(key))
+                self.log_change(request, key, "Revoked.")
+        if revoked:
+            self.message_user(request, f"The key {key} of {key.company} is revoked.", messages.SUCCESS)
+        else:
+            self.message_user(request, f"The key {key} was revoked before.", messages.WARNING)
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(admin.ModelAdmin):
+    """What is there is there: nobody adds, changes or deletes it here."""
+
+    list_display = ("at", "actor", "channel", "action", "company", "detail")
+    list_filter = ("company", "action", "channel", "at")
+    list_per_page = 100
+    search_fields = ("actor", "company", "detail")
+    date_hierarchy = "at"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
