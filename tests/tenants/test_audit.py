@@ -139,10 +139,11 @@ def test_commands_are_noted_with_the_systems_user(acme: Company) -> None:
     me = pwd.getpwuid(os.getuid()).pw_name
     call_command("create_api_key", company="acme", name="Shop")
     call_command("revoke_api_key", acme.api_keys.get().prefix)
-    call_command("build_embeddings", company="acme")
+    call_command("build_embeddings", company="acme", full=True)
+    call_command("rollback_index", "acme")
     call_command("build_embeddings", company="acme", enqueue=True)
     call_command("build_embeddings", company="globex", enqueue=True)
-    actions = ["key made", "key revoked", "build asked for", "build asked for"]
+    actions = ["key made", "key revoked", "build asked for", "index rolled back", "build asked for"]
     new = [("company made", "globex"), ("build asked for", "globex")]
     assert events() == [(me, "command", *what) for what in [*((action, "acme") for action in actions), *new]]
 

@@ -7,7 +7,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
 from search import demo
-from search.adoption import adopt_companies
+from search.adoption import adopt_companies, get_or_create_company
 from search.engine import storage
 from search.engine.embedder import UNTRAINED
 from tenants.models import Company
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         self._tell_what_to_try(password)
 
     def _make_demo(self) -> None:
-        company, _ = Company.objects.get_or_create(name=demo.COMPANY)
+        company, _, _ = get_or_create_company(demo.COMPANY, image_folder=None)
         if storage.has_index(company.embeddings_directory):
             return
         self.stdout.write("There is no company yet: drawing pictures for one called demo")

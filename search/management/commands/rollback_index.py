@@ -5,6 +5,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from search.engine.errors import EngineError
 from search.rollback import BuildActive, roll_back
+from tenants import audit
 from tenants.models import Company
 
 
@@ -23,6 +24,7 @@ class Command(BaseCommand):
             index = roll_back(found, cancel_build=cancel_build)
         except (BuildActive, EngineError) as error:
             raise CommandError(str(error)) from error
+        audit.record(audit.on_command_line(), audit.Action.INDEX_ROLLED_BACK, found, f"to {index.name}")
         self.stdout.write(
             self.style.SUCCESS(
                 f"Searches of {found} use the index of {index.info.timestamp or 'an unknown time'} from now on: "
