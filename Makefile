@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: run test bench
+.PHONY: run test bench soak
 
 run: .venv/.installed
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -27,6 +27,9 @@ test: .venv/.installed-dev
 
 bench: .venv/.installed-bench
 	$(BIN)/python -m benchmarks.bench $(BENCH)
+
+soak: .venv/.installed-bench
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 .venv/.installed-bench: benchmarks/requirements.txt .venv/.installed
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt

@@ -8,25 +8,19 @@ import json
 import os
 import platform
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.servers import gunicorn, memory_of_workers, post
+
 HERE = Path(__file__).resolve().parent
 TOP_K = 10
 
@@ -127,8 +121,8 @@ class Bench:
         photos = [photo.read_bytes() for photo in self.photos[:60]]
         with self._plain_server() as plain, self._server() as ours:
             ways = {
-                "plain": lambda photo: _post(plain.address, f"v{100_000}", photo),
-                "ours": lambda photo: _post(ours.address, f"v{100_000}", photo),
+                "plain": lambda photo: post(plain.address, f"v{100_000}", photo),
+                "ours": lambda photo: post(ours.address, f"v{100_000}", photo),
             }
             seconds = turns.measure(ways, photos, warm_up=8)
             throughput: dict[str, list[float]] = {"plain": [], "ours": []}
@@ -193,8 +187,8 @@ class Bench:
         ):
             with server() as serving:
                 with ThreadPoolExecutor(8) as callers:
-                    list(callers.map(lambda photo, to=serving.address: _post(to, f"v{100_000}", photo), photos * 3))
-                results[name] = _memory_of_workers(serving.pid)
+                    list(callers.map(lambda photo, to=serving.address: post(to, f"v{100_000}", photo), photos * 3))
+                results[name] = memory_of_workers(serving.pid)
         return results
 
     def eviction(self) -> dict[str, Any]:
@@ -231,18 +225,12 @@ class Bench:
 
     def _server(self, processes: int | None = None) -> Any:
         environment = {"WEB_PROCESSES": str(processes)} if processes else {}
-        return _gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.wsgi"], environment)
+        return gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.wsgi"], environment)
 
     def _plain_server(self) -> Any:
         environment = {"PLAIN_WEIGHTS": self.weights, "PLAIN_EMBEDDINGS": str(self.scratch / "embeddings")}
         command = ["--workers=1", "--worker-class=gthread", "--threads=4", "--timeout=120", "--no-control-socket"]
-        return _gunicorn([*command, "benchmarks.plain:application()"], environment)
-
-
-@dataclass(frozen=True)
-class Server:
-    address: str
-    pid: int  # of the process whose children serve
+        return gunicorn([*command, "benchmarks.plain:application()"], environment)
 
 
 def cache_bytes(directory: Path) -> int:
@@ -273,42 +261,6 @@ def _graph_indexes(matrix: np.ndarray) -> dict[str, Callable[[Any], list[int]]]:
     return searches
 
 
-@contextmanager
-def _gunicorn(arguments: list[str], environment: dict[str, str]) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", *arguments, "--bind", f"127.0.0.1:{port}"]
-    server = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment | {"PORT": str(port)})
-    try:
-        _wait_until_open(port)
-        yield Server(f"http://127.0.0.1:{port}", server.pid)
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(30)
-
-
-def _wait_until_open(port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError(f"nothing listens on port {port}")
-
-
-def _post(address: str, company: str, photo: bytes) -> int:
-    body = (
-        b'--bench\r\nContent-Disposition: form-data; name="image"; filename="query.jpg"\r\n'
-        b"Content-Type: image/jpeg\r\n\r\n" + photo + b"\r\n--bench--\r\n"
-    )
-    request = urllib.request.Request(
-        f"{address}/api/search/{company}", body, {"Content-Type": "multipart/form-data; boundary=bench"}
-    )
-    with urllib.request.urlopen(request, timeout=120) as response:
-        return len(json.load(response)["results"])
-
-
 def _throughput(way: Callable[[bytes], Any], photos: list[bytes], *, callers: int) -> float:
     with ThreadPoolExecutor(callers) as pool:
         return len(photos) / _seconds(lambda: list(pool.map(way, photos)))
@@ -318,25 +270,6 @@ def _seconds(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _memory_of_workers(server: int) -> dict[str, float]:
-    """Return megabytes over the server's worker processes: resident, private, and with shared pages counted once."""
-    totals = {"processes": 0.0, "largest_resident_mb": 0.0, "largest_private_mb": 0.0, "together_mb": 0.0}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) != server:
-                continue
-            lines = (line.split() for line in (process / "smaps_rollup").read_text().splitlines()[1:])
-            kilobytes = {line[0].rstrip(":"): int(line[1]) for line in lines}
-        except OSError:
-            continue
-        totals["processes"] += 1
-        private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
-        totals["largest_resident_mb"] = max(totals["largest_resident_mb"], kilobytes["Rss"] / 1024)
-        totals["largest_private_mb"] = max(totals["largest_private_mb"], private / 1024)
-        totals["together_mb"] += kilobytes["Pss"] / 1024
-    return totals
 
 
 def _resident_mb() -> float:

@@ -1,0 +1,309 @@
+"""make soak: minutes of everything at once against a real server and its worker; ends with 1 where anything was wrong.
+
+Every company has the same pictures under its own names, so that another company's would be as close as one's own. What
+each search has to find is computed beforehand from the vectors. Searches, hostile uploads, keys of others, pictures
+put and deleted and rebuilds come from eight callers while the cache has room for a third of the companies.
+
+Usage: python -m benchmarks.soak [--minutes 5] [--requests 1000000] [--weights PATH]
+"""
+
+import argparse
+import json
+import os
+import random
+import secrets
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.servers import ROOT, Server, gunicorn, memory_of_workers
+
+COMPANIES = [f"company{number:02}" for number in range(12)]
+CALLERS = 8
+TOP_K = 10
+SECONDS_A_SAMPLE = 2
+LEVEL = 1.1  # of memory at the end against that after the first quarter
+ROUNDING = 1e-4
+
+_METRICS_TOKEN = secrets.token_urlsafe()
+
+
+@dataclass
+class Company:
+    name: str
+    key: str
+    guarded: bool  # requires a key
+    vectors: np.ndarray  # [pictures, 960], of those that nobody removes
+    ids: list[str]
+
+
+@dataclass
+class Tally:
+    """What came of the requests; guarded by its lock."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, what: str, status: int, fault: str | None) -> None:
+        with self.lock:
+            self.statuses[f"{what} {status}"] += 1
+            if fault:
+                self.wrong.append(f"{what} {status}: {fault}")
+
+    @property
+    def requests(self) -> int:
+        return self.statuses.total()
+
+
+class Soak:
+    def __init__(self, scratch: Path, weights: str) -> None:
+        os.environ.update(
+            DJANGO_SETTINGS_MODULE="imagesearch.settings",
+            DATABASE_URL=f"sqlite:///{scratch / 'soak.sqlite3'}",
+            IMAGESEARCH_EMBEDDINGS_DIR=str(scratch / "embeddings"),
+            IMAGESEARCH_MEDIA_DIR=str(scratch / "media"),
+            IMAGESEARCH_WEIGHTS=weights,
+            IMAGESEARCH_FOLD_SECONDS="10",
+            LOG_LEVEL="WARNING",
+        )
+        import django
+
+        django.setup()
+        from django.core.management import call_command
+
+        from search import demo
+
+        call_command("migrate", verbosity=0)
+        self.scratch = scratch
+        demo.draw_demo_pictures(scratch / "drawn")
+        self.photos = sorted((scratch / "drawn").rglob("*.jpg"))[::4]
+        self.queries = [photo.read_bytes() for photo in self.photos]
+        self.companies = [self._company(number, name) for number, name in enumerate(COMPANIES)]
+        first = self.companies[0]
+        self.expected = -np.sort(-(first.vectors @ first.vectors.T), axis=1)  # [query, rank]: the query is a picture
+        self.hostile = _hostile_files(self.queries[0])
+
+    def _company(self, number: int, name: str) -> Company:
+        from django.core.management import call_command
+
+        from search.engine import storage
+        from tenants import models
+
+        row = models.Company.objects.create(name=name, requires_api_key=number % 2 == 1)
+        for place, photo in enumerate(self.photos):
+            target = row.image_directory / name / f"{place:03}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, target)
+        call_command("build_embeddings", company=name, verbosity=0)
+        index = storage.load(row.embeddings_directory)
+        key = models.ApiKey(company=row, name="soak", can_write=True)
+        text = key.draw()
+        key.save()
+        ids = [record.id for record in index.records]
+        return Company(name, text, row.requires_api_key, np.array(index.vectors), ids)
+
+    def run(self, minutes: float, requests: int) -> dict[str, Any]:
+        from search.engine import storage
+        from tenants import models
+
+        one = storage.load(models.Company.objects.get(name=COMPANIES[0]).embeddings_directory).nbytes
+        environment = {"IMAGESEARCH_CACHE_BYTES": str(len(COMPANIES) // 3 * one), "METRICS_TOKEN": _METRICS_TOKEN}
+        tally, samples = Tally(), []
+        worker = subprocess.Popen([sys.executable, "manage.py", "build_worker"], cwd=ROOT)
+        try:
+            with gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.wsgi"], environment) as server:
+                until = time.monotonic() + 60 * minutes
+                callers = [
+                    threading.Thread(target=self._call, args=(server, seed, until, requests, tally))
+                    for seed in range(CALLERS)
+                ]
+                for caller in callers:
+                    caller.start()
+                while any(caller.is_alive() for caller in callers):
+                    time.sleep(SECONDS_A_SAMPLE)
+                    samples.append(memory_of_workers(server.pid)["together_mb"])
+                evictions = _evictions(server)
+        finally:
+            worker.terminate()
+            worker.wait(60)
+        builds = Counter(models.IndexBuild.objects.values_list("status", flat=True))
+        return _report(tally, samples, evictions, dict(builds), minutes)
+
+    def _call(self, server: Server, seed: int, until: float, requests: int, tally: Tally) -> None:
+        chance = random.Random(seed)
+        while time.monotonic() < until and tally.requests < requests:
+            what = chance.choices(
+                [
+                    self._search,
+                    self._similar,
+                    self._hostile,
+                    self._foreign,
+                    self._page,
+                    self._put,
+                    self._delete,
+                    self._rebuild,
+                ],
+                weights=[60, 10, 10, 6, 4, 5, 4, 1],
+            )[0]
+            company = chance.choice(self.companies)
+            try:
+                status, fault = what(server, company, chance)
+            except Exception as error:  # a connection that broke is a wrong answer too
+                status, fault = 0, repr(error)
+            tally.note(what.__name__.strip("_"), status, fault)
+
+    # Requests: each returns the status and what is wrong with the answer
+
+    def _search(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        query = chance.randrange(len(self.queries))
+        key = company.key if company.guarded or chance.random() < 0.5 else None
+        status, body = _send(server, f"search/{company.name}", image=self.queries[query], key=key)
+        return status, _wrong_results(status, body, company, self.expected[query])
+
+    def _similar(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        query = chance.randrange(len(self.queries))
+        status, body = _send(server, f"search/{company.name}/{company.ids[query]}", key=company.key)
+        return status, _wrong_results(status, body, company, self.expected[query][1:])
+
+    def _hostile(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        name, content = chance.choice(self.hostile)
+        status, body = _send(server, f"search/{company.name}", image=content, name=name, key=company.key)
+        return status, None if status == 400 and body["success"] is False else f"{name}: {body}"
+
+    def _foreign(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        other = chance.choice([each for each in self.companies if each is not company])
+        status, body = _send(server, f"search/{company.name}", image=self.queries[0], key=other.key)
+        return status, None if status == 400 and "results" not in body else str(body)
+
+    def _page(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        status, body = _send(server, f"images/{company.name}", key=company.key)
+        paths = [image["fullPath"] for image in body.get("images", [])]
+        own = all(path.startswith(f"{company.name}/") for path in paths)
+        return status, None if status == 200 and len(paths) >= len(self.photos) and own else str(body)[:500]
+
+    def _put(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        path, content = f"{company.name}/live{chance.randrange(5)}.jpg", chance.choice(self.queries)
+        status, body = _send(server, f"images/{company.name}/{path}", method="PUT", body=content, key=company.key)
+        return status, None if status in (200, 201) else str(body)
+
+    def _delete(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        path = f"{company.name}/live{chance.randrange(5)}.jpg"
+        status, body = _send(server, f"images/{company.name}/{path}", method="DELETE", key=company.key)
+        return status, None if status in (200, 404) else str(body)
+
+    def _rebuild(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        status, body = _send(server, f"reindex/{company.name}", method="POST", body=b"", key=company.key)
+        return status, None if status == 202 else str(body)
+
+
+def _wrong_results(status: int, body: dict[str, Any], company: Company, expected: np.ndarray) -> str | None:
+    """Return what is wrong with an answer, or None. expected: the scores of the pictures that stay, best first."""
+    if status != 200:
+        return str(body)
+    results = body["results"]
+    foreign = [entry["fullPath"] for entry in results if not entry["fullPath"].startswith(f"{company.name}/")]
+    scores = [entry["score"] for entry in results]
+    staying = [entry["score"] for entry in results if "/live" not in entry["fullPath"]]
+    if foreign:
+        return f"pictures of others: {foreign}"
+    if len(results) != TOP_K or scores != sorted(scores, reverse=True):
+        return f"{len(results)} results with the scores {scores}"
+    if not np.allclose(staying, expected[: len(staying)], atol=ROUNDING):
+        return f"scores {staying} instead of {expected[:TOP_K].tolist()}"
+    return None
+
+
+def _hostile_files(photo: bytes) -> list[tuple[str, bytes]]:
+    gif = b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\0;"  # 65,535 x 65,535
+    return [
+        ("cut.jpg", photo[: len(photo) // 2]),
+        ("photo.png", photo),
+        ("page.html", b"<script>alert(1)</script>"),
+        ("empty.jpg", b""),
+        ("noise.jpg", b"\xff\xd8\xff" + bytes(range(256)) * 400),
+        ("bomb.gif", gif),
+        ("comments.gif", b"GIF89a\x08\0\x08\0\0\0\0" + b"!\xfe\0" * 20_000),
+        ("../../etc/passwd.exe", photo),
+    ]
+
+
+def _send(
+    server: Server,
+    path: str,
+    *,
+    method: str | None = None,
+    image: bytes | None = None,
+    name: str = "query.jpg",
+    body: bytes | None = None,
+    key: str | None = None,
+) -> tuple[int, dict[str, Any]]:
+    headers = {"Content-Type": "image/jpeg"} | ({"X-API-Key": key} if key else {})
+    if image is not None:
+        head = f'--soak\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
+        body = head.encode() + image + b"\r\n--soak--\r\n"
+        headers["Content-Type"] = "multipart/form-data; boundary=soak"
+    request = urllib.request.Request(f"{server.address}/api/{path}", body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def _evictions(server: Server) -> int:
+    request = urllib.request.Request(f"{server.address}/metrics", headers={"Authorization": f"Bearer {_METRICS_TOKEN}"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        lines = response.read().decode().splitlines()
+    counted = [line.split()[-1] for line in lines if line.startswith("imagesearch_index_cache_evictions_total")]
+    return int(sum(map(float, counted)))
+
+
+def _report(
+    tally: Tally, samples: list[float], evictions: int, builds: dict[str, int], minutes: float
+) -> dict[str, Any]:
+    quarter = max(1, len(samples) // 4)
+    early, late = statistics.median(samples[quarter : 2 * quarter] or samples), statistics.median(samples[-quarter:])
+    return {
+        "minutes": minutes,
+        "requests": tally.requests,
+        "statuses": dict(sorted(tally.statuses.items())),
+        "wrong_answers": len(tally.wrong),
+        "server_errors": sum(count for name, count in tally.statuses.items() if int(name.split()[1]) >= 500),
+        "first_wrong_answers": tally.wrong[:20],
+        "evictions": evictions,
+        "builds": builds,
+        "memory_mb": {"second_quarter": round(early), "last_quarter": round(late), "most": round(max(samples))},
+        "passed": not tally.wrong and evictions > 0 and late <= LEVEL * early,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default=os.environ.get("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1"))
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    options = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="imagesearch-soak-"))
+    try:
+        result = Soak(scratch, options.weights).run(options.minutes, options.requests)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(json.dumps(result, indent=2))
+    sys.exit(0 if result["passed"] else 1)
+
+
+if __name__ == "__main__":
+    main()
