@@ -226,6 +226,7 @@ API_KEYS = _read("IMAGESEARCH_API_KEYS", "off", _one_of("off", "required"), "off
 LOG_FORMAT = _read("LOG_FORMAT", "line", _one_of("line", "json"), "line or json")
 METRICS_TOKEN = _read("METRICS_TOKEN", "", _token, "at least 16 letters, digits or signs without a space", secret=True)
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # part of the API's contract, so not a setting
+MAX_BODY_BYTES = MAX_UPLOAD_BYTES + 64 * 1024  # with boundaries, headers and the other fields around the one file
 
 # Images and indexes
 EMBEDDINGS_DIR = _read("IMAGESEARCH_EMBEDDINGS_DIR", "embeddings", _path, "a directory")

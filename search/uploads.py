@@ -8,8 +8,6 @@ from django.http import HttpRequest
 from rest_framework.exceptions import APIException
 from rest_framework.parsers import BaseParser, MultiPartParser
 
-_FORM_BYTES = 64 * 1024  # boundaries, headers and the other fields around the one file
-
 
 class UploadTooLarge(APIException):
     status_code = 413
@@ -41,7 +39,7 @@ class _BoundedMemoryHandler(FileUploadHandler):
 
 
 def _refuse_declared_length(request: HttpRequest) -> None:
-    if int(request.META.get("CONTENT_LENGTH") or 0) > settings.MAX_UPLOAD_BYTES + _FORM_BYTES:
+    if int(request.META.get("CONTENT_LENGTH") or 0) > settings.MAX_BODY_BYTES:
         raise UploadTooLarge
 
 
