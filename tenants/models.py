@@ -562,6 +562,7 @@ class AuditEvent(models.Model):
         PICTURES_UPLOADED = "pictures uploaded"
         BUILD_ASKED = "build asked for"
         BUILD_CANCELLED = "build cancelled"
+        COMPANY_EXPORTED = "company exported"
         INDEX_IMPORTED = "index imported"
         INDEX_ROLLED_BACK = "index rolled back"
         KEY_MADE = "key made"

@@ -118,9 +118,10 @@ class Site:
     lease_seconds: int = 1
     processes: list[Process] = field(default_factory=list)
 
-    def manage(self, *arguments: str, batches: int = ENDLESS) -> Process:
-        """Start a management command."""
+    def manage(self, *arguments: str, batches: int = ENDLESS, die_after: str = "") -> Process:
+        """Start a management command. die_after: "module:function", whose first return kills the process."""
         order = {
+            "die_after": die_after,
             "arguments": arguments,
             "database_url": self.database_url,
             "embeddings": str(self.directory / "embeddings"),
@@ -217,7 +218,7 @@ def _import_everything() -> None:
     django.setup()
     import_module("imagesearch.urls")
     import_module("search.tasks")
-    for command in ("build_embeddings", "build_worker", "builds"):
+    for command in ("build_embeddings", "build_worker", "builds", "export_company", "import_company"):
         import_module(f"search.management.commands.{command}")
 
 
@@ -275,11 +276,27 @@ def _configured(order: dict[str, Any], desk: Path) -> Iterator[None]:
 
     settings.EMBEDDINGS_DIR, settings.MEDIA_ROOT = Path(order["embeddings"]), Path(order["media"])
     settings.BUILD_LEASE_SECONDS = order["lease_seconds"]
+    if order["die_after"]:
+        _die_after(*order["die_after"].split(":"))
     embedder = _PatientEmbedder(desk)
     runtime._load_embedder = lambda: embedder  # type: ignore[assignment]
     builder._FLUSH_SECONDS = 0.0  # tests embed in milliseconds what takes a real model minutes
     with database(order["database_url"]):
         yield
+
+
+def _die_after(module: str, function: str) -> None:
+    *path, name = function.split(".")
+    owner: Any = import_module(module)
+    for part in path:
+        owner = getattr(owner, part)
+    real = getattr(owner, name)
+
+    def dying(*args: Any, **options: Any) -> None:
+        real(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, dying)
 
 
 def _die_with_parent() -> None:

@@ -8,6 +8,7 @@ EngineError
 ├── NotEnoughSpace       the disk cannot hold the index
 ├── DimensionMismatch    a vector of the wrong length
 ├── PublishRefused       a target directory that holds something other than an index
+├── ArchiveRefused       an archive that is damaged, hostile or not ours, or that must not be written
 └── IndexUnusable        this index cannot answer
     ├── IndexNotBuilt    there is none yet
     ├── IndexCorrupt     its files disagree or cannot be read
@@ -45,6 +46,10 @@ class DimensionMismatch(EngineError):
 
 class PublishRefused(EngineError):
     """The directory to publish into holds something that is not an index."""
+
+
+class ArchiveRefused(EngineError):
+    """An archive that cannot be read whole, or a file that must not become one."""
 
 
 class IndexUnusable(EngineError):

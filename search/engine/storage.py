@@ -636,6 +636,36 @@ def timestamp(moment: datetime | None = None) -> str:
     return (moment or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@contextlib.contextmanager
+def open_files(directory: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
+    """Yield the names and the open files of the published index, in order of their names; they stay whole if another
+    is published meanwhile. Raises IndexNotBuilt and IndexCorrupt.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def open_all(generation: Path) -> list[tuple[str, IO[bytes]]]:
+            _read_info(generation)
+            names = sorted(name for name in PARTS if (generation / name).exists())
+            try:
+                return [(name, stack.enter_context((generation / name).open("rb"))) for name in names]
+            except OSError as error:
+                raise IndexCorrupt(f"A file of {directory.name}'s index cannot be opened: {error.strerror}") from error
+
+        yield _read_whole(directory, open_all)
+
+
+def keep_ids(generation: Path, company: str) -> None:
+    """Note in a draft whose files came from a company of another name the ids that its paths do not give here."""
+    if not (generation / GIVEN_IDS).exists():
+        return  # then they are read from its metadata
+    kept = given_ids(generation, company) | ids_no_path_gives(company, load(generation).records)
+    with (generation / GIVEN_IDS).open("wb") as file:
+        file.write(json.dumps(kept).encode())
+        _close_durably(file)
+    if (generation / SUMS).exists():
+        _write_sums(generation)
+
+
 def generations(directory: Path) -> list[Generation]:
     """Return the generations of the index in directory, newest first, those that are damaged left out."""
     current = _resolve(directory).name

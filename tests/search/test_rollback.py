@@ -14,6 +14,7 @@ from django.urls import reverse
 from search.engine import storage
 from search.live import delete_image, put_image
 from search.tasks import carry_out_build
+from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint, picture
 from tests.fakes import BLUE, GREEN, RED
@@ -90,10 +91,10 @@ def test_ids_of_pictures_are_the_same_after_a_step_back_and_a_build(acme: Compan
 
 
 def test_pictures_put_and_deleted_since_stay_so(acme: Company) -> None:
-    put_image(acme, "put.png", picture(GREEN).getvalue())
-    delete_image(acme, "1.png")
+    put_image(acme, "put.png", picture(GREEN).getvalue(), by=on_command_line())
+    delete_image(acme, "1.png", by=on_command_line())
     call_command("build_embeddings", company="acme", stdout=StringIO())
-    put_image(acme, "later.png", picture(GREEN).getvalue())
+    put_image(acme, "later.png", picture(GREEN).getvalue(), by=on_command_line())
     roll_back()
     assert found(acme) == {"2.png", "put.png", "later.png"}
     build = acme.queue_build(fold=True)

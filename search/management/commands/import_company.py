@@ -13,24 +13,30 @@ from search.engine import storage
 from search.engine.embedder import ModelPassport
 from search.engine.errors import EngineError
 from search.engine.takeover import UNKNOWN_MODEL, agreement, same_model, take_over
+from search.transfer import TransferRefused, import_archive
 from tenants import audit
 from tenants.models import Company
 
 
 class Command(BaseCommand):
-    help = "Take over an index directory made by the Flask service."
+    help = "Take over an archive of export_company, or an index directory made by the Flask service."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="the company that gets the index; created where it does not exist yet")
-        parser.add_argument("directory", type=Path, help="holds faiss_index.bin and metadata.json")
-        parser.add_argument("--images", type=Path, help="the pictures: a few are embedded again to tell the model")
+        parser.add_argument("name", nargs="?", help="the company that gets it; by default, of an archive, its own name")
+        parser.add_argument("directory", type=Path, metavar="source", help="an archive, or a directory with an index")
+        parser.add_argument("--images", type=Path, help="where the pictures lie; of a directory, to tell its model")
         parser.add_argument("--move", action="store_true", help="remove the directory once it is taken over")
         parser.add_argument("--trust", action="store_true", help="serve the index as made by the configured weights")
 
     def handle(
-        self, *, name: str, directory: Path, images: Path | None, move: bool, trust: bool, **options: Any
+        self, *, name: str | None, directory: Path, images: Path | None, move: bool, trust: bool, **options: Any
     ) -> None:
         source = directory.absolute()
+        if source.is_file():
+            self._import_archive(source, name or "", images, refused=move or trust)
+            return
+        if not name:
+            raise CommandError("Name the company that gets the index: import_company NAME DIRECTORY")
         try:
             passport = self._passport(source, images, trust=trust)
             with transaction.atomic():  # a company that is refused here is not created either
@@ -54,6 +60,24 @@ class Command(BaseCommand):
                 f"manage.py import_company {name} {target} --trust"
             )
         self.stdout.write(self.style.SUCCESS(f"Imported {total} pictures of {name}"))
+
+    def _import_archive(self, path: Path, name: str, images: Path | None, *, refused: bool) -> None:
+        if refused:
+            raise CommandError("--move and --trust are for directories: an archive stays and names its model")
+        try:
+            imported = import_archive(path, name=name, image_folder=images)
+        except ValidationError as error:
+            raise CommandError("; ".join(error.messages)) from error
+        except (EngineError, TransferRefused, OSError) as error:
+            raise CommandError(f"Nothing was imported. {error}") from error
+        company = imported.company
+        audit.record(audit.on_command_line(), audit.Action.INDEX_IMPORTED, company, f"from {path}")
+        self.stdout.write(
+            self.style.SUCCESS(
+                f"Imported {company} with {imported.images} pictures in its index and {imported.pictures} files "
+                f"of pictures; its image folder is {company.image_directory}"
+            )
+        )
 
     def _passport(self, source: Path, images: Path | None, *, trust: bool) -> ModelPassport | None:
         """Return the model that made the index, as far as it can be told; None: it is served as it is."""

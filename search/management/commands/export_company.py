@@ -1,0 +1,38 @@
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from search.engine.errors import EngineError
+from search.transfer import TransferRefused, export_company
+from tenants import audit
+from tenants.models import BuildStopped, Company
+
+
+class Command(BaseCommand):
+    help = "Write a company's settings and index, without its API keys, to one verified archive."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("company", help="whose index")
+        parser.add_argument("--to", type=Path, required=True, help="the archive: a tar file")
+        parser.add_argument("--with-images", action="store_true", help="its pictures as well")
+        parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+
+    def handle(self, *, company: str, to: Path, with_images: bool, force: bool, **options: Any) -> None:
+        found = Company.objects.filter(name=company).first()
+        if found is None:
+            raise CommandError(f"There is no company {company}")
+        try:
+            exported = export_company(found, to.absolute(), with_images=with_images, replace=force)
+        except (EngineError, TransferRefused, BuildStopped, OSError) as error:
+            raise CommandError(f"Nothing was exported. {error}") from error
+        audit.record(audit.on_command_line(), audit.Action.COMPANY_EXPORTED, found, f"to {to}")
+        if exported.left_out:
+            self.stderr.write(f"{exported.left_out} files could not be read and were left out")
+        self.stdout.write(
+            self.style.SUCCESS(
+                f"Exported {found} with {exported.images} pictures in its index and {exported.pictures} files of "
+                f"pictures to {to}, {to.stat().st_size} bytes"
+            )
+        )
