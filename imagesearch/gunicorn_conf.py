@@ -1,6 +1,5 @@
 """gunicorn --config imagesearch/gunicorn_conf.py imagesearch.wsgi"""
 
-import logging
 import os
 import shutil
 import tempfile
@@ -52,9 +51,5 @@ def child_exit(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Load the model and run it once before the process accepts its first request."""
     from search import runtime
-    from search.engine.errors import EngineError
 
-    try:
-        runtime.warm_up()
-    except EngineError as error:  # searches answer 503 with it; everything else works
-        logging.getLogger(__name__).error("%s", error)
+    runtime.warm_up_now_or_later()

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from search.engine import onnx_model
 from search.engine.cache import IndexCache
 from search.engine.embedder import UNTRAINED, Embedder
-from search.engine.errors import WeightsUnavailable
+from search.engine.errors import EngineError, WeightsUnavailable
 from search.engine.index import ImageIndex
 from search.engine.weights import entries_at_hand
 from search.metrics import CountedCache
@@ -19,6 +20,7 @@ from search.metrics import CountedCache
 logger = logging.getLogger(__name__)
 
 _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, WSL, AMD
+_WARM_UP_AGAIN_SECONDS = 300  # an attempt may cost a download and seconds of torch
 _model_lock = threading.Lock()  # the first requests wait for one load instead of each making their own
 
 
@@ -42,6 +44,32 @@ def warm_up() -> None:
     """Load the model and run it once, so that the first search need not wait. Raises as embedder() does."""
     model = embedder()
     model.embed([model.prepare(Image.new("RGB", (256, 256)))])
+
+
+def warm_up_now_or_later() -> None:
+    """Warm up; where that fails, the log says why and a thread tries on until it succeeds.
+
+    Searches answer 503 meanwhile, and everything else works. A process that is not ready is sent no search that would
+    load the model.
+    """
+    if not _warms_up():
+        threading.Thread(target=_warm_up_later, name="warm-up", daemon=True).start()
+
+
+def _warm_up_later() -> None:
+    while True:
+        time.sleep(_WARM_UP_AGAIN_SECONDS)
+        if _warms_up():
+            return
+
+
+def _warms_up() -> bool:
+    try:
+        warm_up()
+    except EngineError as error:
+        logger.error("%s", error)
+        return False
+    return True
 
 
 def untrained_embedder() -> Embedder:

@@ -1,5 +1,7 @@
+import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +12,10 @@ from django.db import connection
 from django.test import Client
 
 from search import runtime
+from search.engine.errors import WeightsUnavailable
 from tenants.models import Company
 from tests.fakes import RED, FakeEmbedder
+from tests.waiting import eventually
 
 MakeCompany = Callable[..., Company]
 
@@ -59,17 +63,48 @@ def test_embeddings_that_are_gone_are_told_without_their_path(client: Client, se
     assert str(settings.EMBEDDINGS_DIR) not in says
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 @pytest.mark.usefixtures("warm", "db")
-def test_embeddings_that_may_not_be_read_are_told(client: Client, settings: Any) -> None:
-    settings.EMBEDDINGS_DIR.chmod(0)
+def test_embeddings_that_may_not_be_read_are_told(
+    client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if path == settings.EMBEDDINGS_DIR:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
     assert "Permission denied" in assert_missing(client, "embeddings")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 @pytest.mark.usefixtures("warm", "db")
-def test_a_read_only_disk_still_serves(client: Client, settings: Any) -> None:
-    settings.EMBEDDINGS_DIR.chmod(0o555)
+def test_the_embeddings_are_only_read(client: Client, settings: Any) -> None:
+    before = settings.EMBEDDINGS_DIR.stat().st_mtime_ns
+    assert client.get("/api/health/ready").status_code == 200
+    assert settings.EMBEDDINGS_DIR.stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("db")
+def test_a_model_that_could_not_be_loaded_at_the_start_is_tried_again(
+    client: Client, embedder: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_WARM_UP_AGAIN_SECONDS", 0)
+    outcomes = iter([WeightsUnavailable("no network"), WeightsUnavailable("no network"), None])
+    go_on, real = threading.Event(), runtime.warm_up
+
+    def fail_twice() -> None:
+        error = next(outcomes)
+        if error is None:
+            assert go_on.wait(30)
+            return real()
+        raise error
+
+    monkeypatch.setattr(runtime, "warm_up", fail_twice)
+    runtime.warm_up_now_or_later()
+    assert_missing(client, "model")
+    go_on.set()
+    eventually(runtime.has_model, "the model is loaded")
     assert client.get("/api/health/ready").status_code == 200
 
 
