@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from rest_framework import status
@@ -17,7 +18,7 @@ from search.engine.errors import (
     WeightsUnavailable,
 )
 from search.limits import LimitExceeded
-from search.live import PathRefused
+from search.live import FolderUnusable, PathRefused
 from search.queries import CompanyNotFound, ImageNotFound
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,16 @@ STATUS: dict[type[Exception], int] = {
     IndexUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
     WeightsUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
     DeviceUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
+    FolderUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
+    OperationalError: status.HTTP_503_SERVICE_UNAVAILABLE,
+    InterfaceError: status.HTTP_503_SERVICE_UNAVAILABLE,
     LimitExceeded: status.HTTP_429_TOO_MANY_REQUESTS,
     RequestDataTooBig: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     SuspiciousOperation: status.HTTP_400_BAD_REQUEST,
 }
+
+
+_DATABASE_AWAY = "The database cannot be reached or is busy: try again later"  # its driver's words are for the log
 
 
 def error_body(message: str) -> dict[str, Any]:
@@ -46,7 +53,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         if isinstance(error, kind):
             if code >= 500:
                 logger.error("%s", error)
-            return Response(error_body(str(error)), status=code, headers=_headers(error))
+            message = _DATABASE_AWAY if isinstance(error, OperationalError | InterfaceError) else str(error)
+            return Response(error_body(message), status=code, headers=_headers(error))
     response = drf_exception_handler(error, context)
     if response is not None:
         response.data = error_body(_message(response.data))

@@ -11,8 +11,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -46,6 +46,10 @@ _ABANDONED_SECONDS = 3600  # after which an upload's temporary file is nobody's 
 
 class PathRefused(ValueError):
     """A path that no picture can be stored under."""
+
+
+class FolderUnusable(Exception):
+    """The company's folder cannot be written to; the message says why."""
 
 
 class Put(StrEnum):
@@ -109,7 +113,7 @@ def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
 def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -> tuple[ImageRecord, Put]:
     """Store a picture under path in the company's folder and make it searchable; tell what that changed.
 
-    Raises PathRefused, ImageUnreadable, and what embedding raises.
+    Raises PathRefused, FolderUnusable, ImageUnreadable, and what embedding raises.
     """
     index = _index_or_empty(company)
     target = _target(company, path)
@@ -120,18 +124,16 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
     prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
     vector = embedder.embed([prepared])[0]
     record = known or ImageRecord(path, image_id(company.name, path))
-    uploaded = _upload(company.image_directory, content)
-    try:
-        with transaction.atomic():
-            sequence = company.next_live_sequence()
-            _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            audit.record(by, audit.Action.PICTURE_PUT, company, path)
-            uploaded.replace(target)
-    except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-        raise PathRefused(f"{path}: a folder or a file of that name is in the way") from error
-    finally:
-        uploaded.unlink(missing_ok=True)
+    with _writing_to(company), _uploaded(company.image_directory, content) as uploaded:
+        try:
+            with transaction.atomic():
+                sequence = company.next_live_sequence()
+                _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                audit.record(by, audit.Action.PICTURE_PUT, company, path)
+                uploaded.replace(target)
+        except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+            raise PathRefused(f"{path}: a folder or a file of that name is in the way") from error
     fold_later(company, changes=sequence - (index.info.live_sequence or 0))
     return record, Put.REPLACED if known else Put.CREATED
 
@@ -139,7 +141,7 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
 def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord | None:
     """Remove a picture from the company's folder and from its searches; None where there is no such picture.
 
-    Raises PathRefused.
+    Raises PathRefused and FolderUnusable.
     """
     index = _index_or_empty(company)
     target = _target(company, path)
@@ -147,7 +149,7 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
     if record is None and not target.is_file():
         return None
     record = record or ImageRecord(path, image_id(company.name, path))
-    with transaction.atomic():
+    with _writing_to(company), transaction.atomic():
         sequence = company.next_live_sequence()
         _write_change(company, record, sequence, None, "")
         audit.record(by, audit.Action.PICTURE_DELETED, company, path)
@@ -242,16 +244,29 @@ def _holds(target: Path, content: bytes) -> bool:
         return False
 
 
-def _upload(folder: Path, content: bytes) -> Path:
-    """Return a temporary file with content, on the disk of the company's folder."""
+@contextmanager
+def _writing_to(company: Company) -> Iterator[None]:
+    """Say in words that reach the caller why a disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise FolderUnusable(f"The folder of {company} cannot be written to: {error.strerror}") from error
+
+
+@contextmanager
+def _uploaded(folder: Path, content: bytes) -> Iterator[Path]:
+    """Yield a temporary file with content, on the disk of the company's folder."""
     uploads = folder / _UPLOADS
     uploads.mkdir(parents=True, exist_ok=True)
     for abandoned in uploads.iterdir():
         if time.time() - abandoned.stat().st_mtime > _ABANDONED_SECONDS:
             abandoned.unlink(missing_ok=True)
     uploaded = uploads / secrets.token_hex(16)
-    with uploaded.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return uploaded
+    try:
+        with uploaded.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield uploaded
+    finally:
+        uploaded.unlink(missing_ok=True)

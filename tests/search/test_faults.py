@@ -1,0 +1,252 @@
+"""Disks that are full or cannot be written to, and databases that are busy or away: what callers and operators see."""
+
+import io
+import sqlite3
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.contrib.auth.models import User
+from django.db import close_old_connections, connections
+from django.test import Client
+
+from search import live
+from search.engine import storage
+from search.tasks import carry_out_build
+from tenants.models import Company, IndexBuild, LiveChange
+from tests.conftest import paint, picture
+from tests.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.processes import Site
+from tests.search.test_check_index import check, flip_a_byte
+
+BUSY = {"success": False, "error": "The database cannot be reached or is busy: try again later"}
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+@pytest.fixture
+def acme(make_company: Callable[..., Company]) -> Company:
+    return make_company("acme", {"red.png": RED, "blue.png": BLUE})
+
+
+@pytest.fixture
+def staff(db: None) -> dict[str, str]:
+    return staff_user()
+
+
+def staff_user() -> dict[str, str]:
+    User.objects.create_superuser("ann", password="secret")
+    return {"Authorization": f"Basic {b64encode(b'ann:secret').decode()}"}
+
+
+def search(company: str = "acme") -> Any:
+    return Client(raise_request_exception=False).post(f"/api/search/{company}", {"image": picture(RED)})
+
+
+def put(headers: dict[str, str], name: str = "green.png") -> Any:
+    client = Client(raise_request_exception=False)
+    content = picture(GREEN).getvalue()
+    return client.generic("PUT", f"/api/images/acme/{name}", content, content_type="image/png", headers=headers)
+
+
+def paths(response: Any) -> list[str]:
+    assert response.status_code == 200, response.content
+    return [entry["fullPath"] for entry in response.json()["results"]]
+
+
+def failed_build(company: Company, error: str) -> None:
+    """Carry out a build that fails, and see that the index before it serves."""
+    build = company.queue_build()
+    with pytest.raises(OSError, match=error):
+        carry_out_build.func(build.pk)
+    build.refresh_from_db()
+    assert build.status == IndexBuild.Status.FAILED
+    assert error in build.error
+    assert paths(search()) == ["red.png", "blue.png"]
+
+
+def healed_build(company: Company) -> None:
+    carry_out_build.func(company.queue_build().pk)
+    assert set(paths(search())) == {"red.png", "blue.png", "green.png"}
+    assert "acme: ok, 3 pictures" in check("acme")
+
+
+# Disks
+
+
+@pytest.mark.parametrize("name", ["faiss_index.bin", "metadata.json", "given_ids.json", "index_info.json"])
+def test_a_disk_that_fills_up_during_a_build(acme: Company, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    paint(acme.image_directory / "green.png", GREEN)
+    real = storage.IndexWriter._open
+
+    def open_on_full_disk(writer: storage.IndexWriter, wanted: str) -> Any:
+        return Path("/dev/full").open("wb", buffering=1 << 20) if wanted == name else real(writer, wanted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.IndexWriter, "_open", open_on_full_disk)
+        failed_build(acme, "No space left on device")
+    assert not list(acme.embeddings_directory.parent.glob(".generations/acme/.writing-*"))
+    healed_build(acme)
+
+
+def test_a_folder_of_indexes_that_cannot_be_written_to(acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(acme.image_directory / "green.png", GREEN)
+    real = Path.mkdir
+
+    def refuse(path: Path, *args: Any, **options: Any) -> None:
+        if path.name.startswith(".writing-"):
+            raise OSError(30, "Read-only file system", str(path))
+        real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        failed_build(acme, "Read-only file system")
+    healed_build(acme)
+
+
+@pytest.mark.parametrize(("number", "words"), [(28, "No space left on device"), (30, "Read-only file system")])
+def test_a_folder_of_pictures_that_cannot_be_written_to(
+    acme: Company, staff: dict[str, str], monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    class BrokenDisk(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise OSError(number, words)
+
+    real = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path, "open", lambda path, mode="r", *a, **o: BrokenDisk() if mode == "xb" else real(path, mode, *a, **o)
+        )
+        response = put(staff)
+    assert response.status_code == 503
+    assert response.json() == {"success": False, "error": f"The folder of acme cannot be written to: {words}"}
+    assert not LiveChange.objects.exists()
+    assert not list(acme.image_directory.glob(".uploads/*"))
+    assert paths(search()) == ["red.png", "blue.png"]
+    assert put(staff).status_code == 201
+
+
+def test_a_picture_that_cannot_be_deleted_stays_searchable(
+    acme: Company, staff: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        response = Client().delete("/api/images/acme/red.png", headers=staff)
+    assert (response.status_code, response.json()["success"]) == (503, False)
+    assert paths(search()) == ["red.png", "blue.png"]
+
+
+def test_a_vanished_folder_of_pictures_fails_the_build_and_the_index_serves(acme: Company) -> None:
+    acme.image_directory.rename(acme.image_directory.with_name("elsewhere"))
+    build = acme.queue_build()
+    with pytest.raises(Exception, match="image folder"):
+        carry_out_build.func(build.pk)
+    build.refresh_from_db()
+    assert (build.status, paths(search())) == (IndexBuild.Status.FAILED, ["red.png", "blue.png"])
+
+
+def test_an_index_that_is_damaged_when_published_again_leaves_the_one_in_memory(acme: Company) -> None:
+    assert paths(search()) == ["red.png", "blue.png"]
+    damaged = acme.embeddings_directory.resolve()
+    with storage.Draft(acme.embeddings_directory) as draft:
+        for file in damaged.iterdir():
+            (draft.path / file.name).write_bytes(file.read_bytes())
+        flip_a_byte(draft.path / "metadata_offsets.npy", 1)
+        draft.publish(keep=2)
+    assert paths(search()) == ["red.png", "blue.png"]
+
+
+# Databases
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Wait for SQLite's lock for a moment only, where a server waits 20 seconds."""
+    options = connections.settings["default"]["OPTIONS"]
+    before, options["timeout"] = options["timeout"], 0.05
+    connections["default"].close()
+    connections["default"].settings_dict["OPTIONS"]["timeout"] = 0.05
+    try:
+        yield
+    finally:
+        connections["default"].close()
+        options["timeout"] = connections["default"].settings_dict["OPTIONS"]["timeout"] = before
+
+
+def company_of(site: Site) -> Company:
+    company = Company.objects.create(name="acme")
+    for name, colour in {"red.png": RED, "blue.png": BLUE}.items():
+        paint(company.image_directory / name, colour)
+    carry_out_build.func(company.queue_build().pk)
+    return company
+
+
+@on_sqlite
+def test_a_locked_database_lets_searches_through_and_tells_writers_to_come_back(
+    site: Site, embedder: FakeEmbedder
+) -> None:
+    company_of(site)
+    staff = staff_user()
+    with impatient(), closing(sqlite3.connect(site.directory / "db.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert paths(search()) == ["red.png", "blue.png"]
+        response = put(staff)
+        assert (response.status_code, response.json()) == (503, BUSY)
+        other.execute("ROLLBACK")
+        assert not (site.directory / "media/acme/green.png").exists()
+        assert put(staff).status_code == 201
+    assert set(paths(search())) == {"red.png", "blue.png", "green.png"}
+
+
+@on_sqlite
+def test_a_database_file_that_is_away_is_a_503_until_it_is_back(site: Site, embedder: FakeEmbedder) -> None:
+    company_of(site)
+    file = site.directory / "db.sqlite3"
+    connections["default"].close()
+    hidden = {part: part.with_name(f"hidden-{part.name}") for part in site.directory.glob("db.sqlite3*")}
+    for part, place in hidden.items():
+        part.rename(place)
+    file.mkdir()  # or SQLite would make an empty one
+    for response in (search(), Client().get("/api/companies"), Client().get("/api/stats/acme")):
+        assert (response.status_code, response.json()) == (503, BUSY)
+    file.rmdir()
+    for part, place in hidden.items():
+        place.rename(part)
+    assert paths(search()) == ["red.png", "blue.png"]
+
+
+@on_postgresql
+def test_a_database_server_that_is_away_is_a_503_until_it_is_back(
+    site: Site, embedder: FakeEmbedder, postgres: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    company_of(site)
+    assert paths(search()) == ["red.png", "blue.png"]
+    name = site.database_url.rpartition("/")[2]
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        for _ in range(2):  # on the connection that was cut, and on one that cannot be made
+            response = search()
+            assert (response.status_code, response.json()) == (503, BUSY)
+            close_old_connections()  # as a server does between requests
+        assert "terminating connection" in caplog.text
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+    assert paths(search()) == ["red.png", "blue.png"]
+
+
+def test_an_interrupted_put_is_nowhere(acme: Company, staff: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk refuses after the row was written: neither the row nor the picture is there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert put(staff).status_code == 503
+    assert not LiveChange.objects.exists()
+    assert not (acme.image_directory / "green.png").exists()
+    assert live.live_index(Company.objects.get()).find_path("green.png") is None
