@@ -5,8 +5,9 @@ from typing import Any
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.views import defaults
+from gunicorn.http.errors import ParseException
 from rest_framework import status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
@@ -35,12 +36,11 @@ STATUS: dict[type[Exception], int] = {
     OperationalError: status.HTTP_503_SERVICE_UNAVAILABLE,
     InterfaceError: status.HTTP_503_SERVICE_UNAVAILABLE,
     LimitExceeded: status.HTTP_429_TOO_MANY_REQUESTS,
+    UnreadablePostError: status.HTTP_400_BAD_REQUEST,
+    ParseException: status.HTTP_400_BAD_REQUEST,  # in the midst of a body that comes in chunks
     RequestDataTooBig: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     SuspiciousOperation: status.HTTP_400_BAD_REQUEST,
 }
-
-
-_DATABASE_AWAY = "The database cannot be reached or is busy: try again later"  # its driver's words are for the log
 
 
 def error_body(message: str) -> dict[str, Any]:
@@ -53,12 +53,20 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         if isinstance(error, kind):
             if code >= 500:
                 logger.error("%s", error)
-            message = _DATABASE_AWAY if isinstance(error, OperationalError | InterfaceError) else str(error)
-            return Response(error_body(message), status=code, headers=_headers(error))
+            return Response(error_body(_own_words(error)), status=code, headers=_headers(error))
     response = drf_exception_handler(error, context)
     if response is not None:
         response.data = error_body(_message(response.data))
     return response
+
+
+def _own_words(error: Exception) -> str:
+    """Return what the caller is told; what drivers and servers say of themselves is for the log."""
+    if isinstance(error, OperationalError | InterfaceError):
+        return "The database cannot be reached or is busy: try again later"
+    if isinstance(error, UnreadablePostError | ParseException):
+        return "The request broke off before its body was complete"
+    return str(error)
 
 
 def _headers(error: Exception) -> dict[str, str]:
