@@ -113,13 +113,13 @@ def _search_sample(index: ImageIndex, sample: npt.NDArray[np.int64], best: Vecto
 
     What scores as high as the last true neighbour is one: of several copies of a picture any will do.
     """
-    found, lost = 0, 0
+    found = lost = 0
     for row, scores in zip(sample.tolist(), best, strict=True):
         vector = np.array(index.vectors[row])
         matches = index.search(vector, len(scores))
         found += sum(match.score >= scores.min() - _SAME_SCORE for match in matches)
         lost += not matches or matches[0].score < float(vector @ vector) - _SAME_SCORE
-    return found / best.size, lost
+    return float(found / best.size), lost
 
 
 def _search_problems(recall: float, lost: int) -> Iterator[str]:

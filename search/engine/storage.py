@@ -184,7 +184,7 @@ def _has_format(generation: Path, number: int) -> bool:
     return isinstance(found, int) and found >= number
 
 
-def _sha256(path: Path, beat: Callable[[], None]) -> str:
+def _sha256(path: Path, beat: Callable[[], None] = lambda: None) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while block := file.read(_HASH_BLOCK):
@@ -600,7 +600,8 @@ class IndexWriter:
         with self._open(INFO) as file:
             file.write(json.dumps(info_entries(info) | {"format": FORMAT}, indent=2).encode())
             _close_durably(file)
-        _write_sums(self._draft.path, beat)
+        names = [name for name in PARTS - {SUMS} if (self._draft.path / name).exists()]
+        _write_sums(self._draft.path, {name: _sha256(self._draft.path / name, beat) for name in names})
 
     def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
         if not self._ids:
@@ -619,10 +620,9 @@ class IndexWriter:
             _close_durably(file)
 
 
-def _write_sums(generation: Path, beat: Callable[[], None] = lambda: None) -> None:
-    names = sorted(name for name in PARTS - {SUMS} if (generation / name).exists())
+def _write_sums(generation: Path, sums: dict[str, str]) -> None:
     with (generation / SUMS).open("wb") as file:
-        file.write("".join(f"{_sha256(generation / name, beat)}  {name}\n" for name in names).encode())
+        file.write("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
         _close_durably(file)
 
 
@@ -662,8 +662,8 @@ def keep_ids(generation: Path, company: str) -> None:
     with (generation / GIVEN_IDS).open("wb") as file:
         file.write(json.dumps(kept).encode())
         _close_durably(file)
-    if (generation / SUMS).exists():
-        _write_sums(generation)
+    if sums := _read_sums(generation):  # of the other files they stay as they came, to be compared
+        _write_sums(generation, sums | {GIVEN_IDS: _sha256(generation / GIVEN_IDS)})
 
 
 def generations(directory: Path) -> list[Generation]:

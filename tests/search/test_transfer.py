@@ -11,7 +11,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -255,11 +254,13 @@ def archive(acme: Company, tmp_path: Path, elsewhere: Callable[[], None]) -> Pat
     return tmp_path / "a.tar"
 
 
-def assert_refused(path: Path, settings: Any, said: str = "is refused|cannot be read|is damaged") -> None:
+def assert_refused(
+    path: Path, settings: Any, *arguments: str, said: str = "is refused|cannot be read|is damaged"
+) -> None:
     places = (settings.EMBEDDINGS_DIR, settings.MEDIA_ROOT)
     before = everything(*places, path.parent)
     with pytest.raises(CommandError, match=said):
-        import_(path)
+        import_(*arguments, path)
     assert everything(*places, path.parent) == before
     assert not Company.objects.exists()
 
@@ -397,7 +398,7 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(tmp_path: Path, setting
 @pytest.mark.usefixtures("db", "embedder")
 def test_a_manifest_that_says_strange_things_is_refused(tmp_path: Path, settings: Any, about: dict[str, Any]) -> None:
     (tmp_path / "in").mkdir()
-    assert_refused(forged(tmp_path / "in" / "a.tar", HOSTILE["nothing"], **about), settings, "is refused|has|must")
+    assert_refused(forged(tmp_path / "in" / "a.tar", HOSTILE["nothing"], **about), settings, said="is refused|has|must")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x1f\x8b\x08" + b"\0" * 600, b"x" * 10_000, b"\0" * 20_000])
@@ -405,28 +406,27 @@ def test_a_manifest_that_says_strange_things_is_refused(tmp_path: Path, settings
 def test_another_file_is_refused(tmp_path: Path, settings: Any, content: bytes) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.tar").write_bytes(content)
-    assert_refused(tmp_path / "in" / "a.tar", settings, "Nothing was imported")
+    assert_refused(tmp_path / "in" / "a.tar", settings, said="Nothing was imported")
 
 
 def test_an_index_that_was_damaged_before_its_export_is_refused(archive: Path, settings: Any, tmp_path: Path) -> None:
-    """The archive is whole; a vector in it is none."""
+    """The archive is whole; what it holds is not what was published."""
     unpacked = tmp_path / "unpacked"
     with tarfile.open(archive) as tar:
         tar.extractall(unpacked, filter="data")
-    vectors = np.load(unpacked / "index/embeddings.npy", mmap_mode="r+")
-    vectors[1] = 7
-    vectors.flush()
+    flip_a_byte(unpacked / "index/signatures.npy", 200)
     archive.unlink()
     with new_archive(archive, {"company": "acme", "settings": {}}, replace=False) as writer:
         for file in sorted((unpacked / "index").iterdir()):
             with file.open("rb") as opened:
                 writer.add(f"index/{file.name}", opened)
-    assert_refused(archive, settings, "is damaged")
+    assert_refused(archive, settings, said="signatures.npy has changed")
+    assert_refused(archive, settings, "globex", said="signatures.npy has changed")
 
 
 def test_pictures_are_not_mixed_with_others(archive: Path, settings: Any) -> None:
     paint(settings.MEDIA_ROOT / "acme" / "theirs.png", GREEN)
-    assert_refused(archive, settings, "holds other pictures")
+    assert_refused(archive, settings, said="holds other pictures")
 
 
 def test_a_company_in_use_is_not_imported_over(archive: Path, embedder: FakeEmbedder) -> None:
@@ -452,7 +452,7 @@ def test_a_name_that_differs_in_case_is_taken(archive: Path) -> None:
 
 def test_a_full_disk_leaves_nothing(archive: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "os", _FullDisk())
-    assert_refused(archive, settings, "No space left")
+    assert_refused(archive, settings, said="No space left")
 
 
 # Killed
