@@ -5,7 +5,6 @@ from django.urls import reverse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import NotFound
-from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -14,6 +13,7 @@ from search.authentication import ApiKeyAuthentication, actor_of, caller_key
 from search.image_views import FORBIDDEN, UNAUTHORISED
 from search.permissions import staff_or_key, writable_company
 from search.serializers import BuildAnswer, ErrorBody, ReindexForm, build_body, validated
+from search.uploads import SmallFormParser, SmallJSONParser, SmallMultiPartParser
 from search.views import FAULT, NOT_FOUND
 from tenants import audit
 from tenants.models import IndexBuild
@@ -24,11 +24,18 @@ _NO_BUILD = OpenApiResponse(ErrorBody, "No such build")
 class ReindexView(APIView):
     authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
     permission_classes = [staff_or_key("tenants.reindex_company")]
-    parser_classes = [JSONParser, FormParser, MultiPartParser]
+    parser_classes = [SmallJSONParser, SmallFormParser, SmallMultiPartParser]
 
     @extend_schema(
         request=ReindexForm,
-        responses={202: BuildAnswer, 400: NOT_FOUND, 401: UNAUTHORISED, 403: FORBIDDEN, 500: FAULT},
+        responses={
+            202: BuildAnswer,
+            400: NOT_FOUND,
+            401: UNAUTHORISED,
+            403: FORBIDDEN,
+            413: OpenApiResponse(ErrorBody, "The body is larger than 64 KB"),
+            500: FAULT,
+        },
     )
     def post(self, request: Request, company: str) -> Response:
         """Queue a build of the company's index; where one is active already, that one is returned."""

@@ -5,13 +5,20 @@ from django.conf import settings
 from django.core.files.uploadedfile import InMemoryUploadedFile, SimpleUploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
 from django.http import HttpRequest
-from rest_framework.exceptions import APIException
-from rest_framework.parsers import BaseParser, MultiPartParser
+from rest_framework.exceptions import APIException, ParseError
+from rest_framework.parsers import BaseParser, FormParser, JSONParser, MultiPartParser
+
+_SMALL_BYTES = 64 * 1024  # of a body that holds options and no picture
 
 
 class UploadTooLarge(APIException):
     status_code = 413
     default_detail = f"The image is too large: at most {settings.MAX_UPLOAD_BYTES // 2**20} MB are accepted"
+
+
+class BodyTooLarge(APIException):
+    status_code = 413
+    default_detail = f"The body is too large: at most {_SMALL_BYTES // 1024} KB are accepted"
 
 
 class _BoundedMemoryHandler(FileUploadHandler):
@@ -64,3 +71,28 @@ class ImageBodyParser(BaseParser):
         if len(content) > settings.MAX_UPLOAD_BYTES:
             raise UploadTooLarge
         return {"image": SimpleUploadedFile("body", content)}
+
+
+class _Small(BaseParser):
+    """Gives a parser, which would read without end, a body that is held in memory; one too large is refused."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        content = stream.read(_SMALL_BYTES + 1)
+        if len(content) > _SMALL_BYTES:
+            raise BodyTooLarge
+        try:
+            return super().parse(BytesIO(content), media_type, parser_context)
+        except RecursionError as error:
+            raise ParseError("JSON parse error - too many brackets within brackets") from error
+
+
+class SmallJSONParser(_Small, JSONParser):
+    pass
+
+
+class SmallFormParser(_Small, FormParser):
+    pass
+
+
+class SmallMultiPartParser(_Small, MultiPartParser):
+    pass

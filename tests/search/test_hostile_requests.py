@@ -209,3 +209,30 @@ def test_headers_are_read_or_refused(client: Client, acme: Company, header: str,
 def test_any_body_is_a_form_or_refused(client: Client, acme: Company, body: bytes, kind: str) -> None:
     for content in (body, b"--x\r\n" + body, b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + body):
         require_answer(client.post("/api/search/acme", content, content_type=kind), among=(400, 415))
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"[" * 30_000, "application/json", 400),
+        (b'{"full":' * 7_000, "application/json", 400),
+        (b'{"full": false' + b" " * 70_000 + b"}", "application/json", 413),
+        (b"full=" + b"0" * 70_000, FORM, 413),
+        (b"&".join([b"a"] * 2_000), FORM, 400),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n' + bytes(70_000),
+            "multipart/form-data; boundary=x",
+            413,
+        ),
+    ],
+)
+def test_options_of_a_build_are_few_and_flat(
+    client: Client, acme: Company, body: bytes, kind: str, status: int
+) -> None:
+    _, key = acme.issue_key("shop", can_write=True)
+    answer = client.post("/api/reindex/acme", body, content_type=kind, headers={"X-API-Key": key})
+    require_answer(answer, among=(status,))
+    assert not acme.builds.active().exists()
