@@ -42,7 +42,8 @@ def _has_login(request: HttpRequest) -> bool:
 
 
 def _has_password(request: HttpRequest) -> bool:
-    return _is_admin_login(request) or request.META.get("HTTP_AUTHORIZATION", "").lower().startswith("basic ")
+    scheme = request.META.get("HTTP_AUTHORIZATION", "").split()[:1]  # by any white space, as it is read afterwards
+    return _is_admin_login(request) or [word.lower() for word in scheme] == ["basic"]
 
 
 def _is_admin_login(request: HttpRequest) -> bool:

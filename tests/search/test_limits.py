@@ -221,6 +221,16 @@ def test_the_right_password_is_refused_after_too_many_wrong_ones(
     assert reindex("right").status_code == 202
 
 
+@pytest.mark.parametrize("between", ["\t", "  ", "\x0b", "\x0c"])
+def test_no_white_space_leads_round_the_limit(client: Client, boss: User, acme: Company, between: str) -> None:
+    def reindex(password: str) -> Any:
+        header = basic(password).replace(" ", between)
+        return client.post("/api/reindex/acme", headers={"Authorization": header})
+
+    assert [reindex("wrong").status_code for _ in range(2)] == [401, 401]
+    assert reindex("right").status_code == 429
+
+
 def test_right_passwords_do_not_count(client: Client, boss: User, acme: Company) -> None:
     headers = {"Authorization": basic("right")}
     assert {client.post("/api/reindex/acme", headers=headers).status_code for _ in range(5)} == {202}
