@@ -191,8 +191,8 @@ def _checked_path(entry: _Entry, location: str) -> str:
     if entry.refusal:
         raise _Refused(entry.refusal)
     name = entry.name
-    if not name.isprintable() and any(ord(letter) < 32 or "\x7f" <= letter <= "\x9f" for letter in name):
-        raise _Refused("control characters in its name")
+    if any(ord(letter) < 32 or "\x7f" <= letter <= "\x9f" for letter in location + name):
+        raise _Refused("control characters in its path")
     parts = PurePosixPath(location, name).parts
     if not parts:
         raise _Refused("it has no name")

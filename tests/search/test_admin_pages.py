@@ -490,6 +490,13 @@ def test_names_beyond_the_folder_itself_are_refused(admin_client: Client, acme: 
     assert not (acme.image_directory.parent / "globex").exists()
 
 
+@pytest.mark.parametrize("location", ["a\0b", "a\nb", "/../..", ".hidden", "a/" * 600])
+def test_folders_that_are_none_are_refused(admin_client: Client, acme: Company, location: str) -> None:
+    before = stored_below(acme.image_directory.parent)
+    assert list(refused(upload(admin_client, acme, picture(RED, "x.png"), location=location))) == ["x.png"]
+    assert stored_below(acme.image_directory.parent) == before
+
+
 def test_second_entry_of_a_name_is_refused(admin_client: Client, acme: Company) -> None:
     file = BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
