@@ -9,6 +9,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied, TooManyFilesSent, ValidationError
+from django.core.files.uploadhandler import MemoryFileUploadHandler, TemporaryFileUploadHandler
 from django.db import transaction
 from django.db.models import Model, Prefetch, QuerySet
 from django.forms import ModelForm
@@ -253,6 +254,7 @@ class CompanyAdmin(admin.ModelAdmin):
             raise PermissionDenied
         if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_UPLOAD_BYTES:
             return self._upload_refused(request, company, f"at most {MAX_UPLOAD_BYTES // 2**20} MB at a time")
+        request.upload_handlers = [MemoryFileUploadHandler(request), TemporaryFileUploadHandler(request)]
         try:
             return csrf_protect(require_POST(self._receive_upload))(request, company)
         except TooManyFilesSent:

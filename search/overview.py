@@ -11,7 +11,7 @@ from django.utils import timezone
 from search.engine import storage
 from search.engine.embedder import UNTRAINED
 from search.engine.errors import EngineError, IndexNotBuilt
-from search.engine.images import ImageFile, find_images
+from search.engine.folder import ImageFile, find_images
 from search.engine.index import IndexInfo
 from search.management.progress import format_seconds
 from tenants.models import Company, IndexBuild

@@ -11,7 +11,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from search.authentication import caller_key
-from search.queries import CompanyNotFound, find_company
+from search.queries import find_company
 from tenants.models import Company, CompanyQuerySet
 
 
@@ -34,15 +34,12 @@ def staff_or_key(permission: str, *, writes: bool = True) -> type[BasePermission
 def readable_company(request: Request, name: str) -> Company:
     """Return the company of this name if the caller may search it. Raises CompanyNotFound and NotAuthenticated."""
     require_key(request)
-    company = find_company(name)
-    if company.requires_api_key and not caller_key(request):
-        raise CompanyNotFound(name)
-    return _unless_of_another(request, company)
+    return find_company(name, among=visible_companies(request))
 
 
 def writable_company(request: Request, name: str) -> Company:
     """Return the company of this name, for a caller whom staff_or_key() let in. Raises CompanyNotFound."""
-    return _unless_of_another(request, find_company(name))
+    return find_company(name, among=visible_companies(request) if caller_key(request) else None)
 
 
 def visible_companies(request: Request) -> CompanyQuerySet:
@@ -57,11 +54,3 @@ def require_key(request: Request) -> None:
     """Raise NotAuthenticated where nobody is told of a company without a key, and the caller has none."""
     if settings.API_KEYS == "required" and not caller_key(request):
         raise NotAuthenticated("An API key is required: send it as X-API-Key, or as Authorization: Api-Key ...")
-
-
-def _unless_of_another(request: Request, company: Company) -> Company:
-    """Return the company, unless the caller's key is another one's. Raises CompanyNotFound."""
-    key = caller_key(request)
-    if key and key.company_id != company.pk:
-        raise CompanyNotFound(company.name)
-    return company

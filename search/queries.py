@@ -40,10 +40,14 @@ class Filters:
 ANY = Filters()
 
 
-def find_company(name: str) -> Company:
-    """Return the active company of this name, freshly read. Raises CompanyNotFound."""
+def find_company(name: str, among: CompanyQuerySet | None = None) -> Company:
+    """Return the active company of this name, freshly read. Raises CompanyNotFound.
+
+    among: the companies that the caller may know of, where that is not all: one query, whether the others have it.
+    """
+    companies = Company.objects.active() if among is None else among
     try:
-        company = Company.objects.active().get(name=name)
+        company = companies.get(name=name)
     except (Company.DoesNotExist, ValueError) as error:  # ValueError: a NUL, which PostgreSQL refuses
         raise CompanyNotFound(name) from error
     note_company(company.name)

@@ -20,7 +20,7 @@ from search.engine import storage
 from search.engine.archive import IMAGES, Archive, ArchiveWriter, new_archive, open_archive
 from search.engine.checkup import examine
 from search.engine.errors import ArchiveRefused, IndexNotBuilt, NotEnoughSpace
-from search.engine.images import ImageFile, find_images
+from search.engine.folder import ImageFile, find_images
 from tenants import audit
 from tenants.models import Company
 

@@ -17,7 +17,7 @@ import PIL
 from search.engine import storage
 from search.engine.embedder import DIMENSION, Embedder, Vectors, read_prepared
 from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace, NothingToIndex
-from search.engine.images import SkippedFile
+from search.engine.folder import SkippedFile
 from search.engine.index import ImageIndex, IndexInfo
 from search.engine.plan import EMBED, TIME_GRAIN_NS, Plan, content_hash, make_plan
 from search.engine.records import ImageRecord, image_id

@@ -1,4 +1,4 @@
-"""Pictures: which files of a folder are candidates, and how one file becomes RGB pixels.
+"""How a picture file becomes RGB pixels.
 
 Every file is hostile until it is decoded. One decode takes at most about 32 bytes a pixel of max_pixels, the file
 itself once or twice, and a constant 200 MB (see open_image). Pictures that threads decode side by side have at most
@@ -7,13 +7,11 @@ max_pixels together, so that several large ones take no more than one.
 
 import math
 import os
-import stat
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -83,97 +81,9 @@ _TURNS = {
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """A file with the name of a picture; nothing says yet that it can be decoded."""
-
-    path: str  # posix, relative to the folder
-    size: int  # bytes
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedFile:
-    """Something that was left out, and why."""
-
-    path: str  # printable: bytes that are not UTF-8 stand as \\xff
-    reason: str
-
-
 def has_allowed_extension(name: str) -> bool:
     """Return whether name ends in one of ALLOWED_EXTENSIONS, in any case."""
     return _extension(name) in FORMATS
-
-
-def find_images(folder: Path) -> Iterator[ImageFile | SkippedFile]:
-    """Yield what lies below folder and is named like a picture, sorted by path.
-
-    Hidden files and folders are ignored. Links to folders are never followed, links to files only within
-    folder. Memory holds the names of the folders on the way, not of the whole tree.
-    Raises FileNotFoundError (OSError) when folder itself cannot be read.
-    """
-    root = folder.resolve()
-    pending = [""]
-    while pending:
-        path = pending.pop()
-        if path and not path.endswith("/"):
-            yield _examine(root, path)
-        elif not _is_utf8(path):
-            yield _skipped(path, "its name is not valid UTF-8")
-        else:
-            try:
-                pending += sorted(_children(root, path), reverse=True)
-            except OSError as error:
-                if not path:
-                    raise
-                yield _skipped(path, f"the folder cannot be read: {error.strerror}")
-
-
-def _children(root: Path, parent: str) -> Iterator[str]:
-    """Yield the paths to look at, folders with a slash at the end, so that they sort as in full paths."""
-    with os.scandir(root / parent) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield f"{parent}{entry.name}/"
-            elif has_allowed_extension(entry.name) or _is_link_to_folder(entry):
-                yield f"{parent}{entry.name}"
-
-
-def _is_link_to_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112, the others raise on circles
-
-
-def _examine(root: Path, path: str) -> ImageFile | SkippedFile:
-    if not _is_utf8(path):
-        return _skipped(path, "its name is not valid UTF-8")
-    try:
-        found = os.lstat(root / path)
-        if stat.S_ISLNK(found.st_mode):
-            target = (root / path).resolve(strict=True)
-            if target.is_dir():
-                return _skipped(path, "a link to a folder, which is not followed")
-            if not target.is_relative_to(root):
-                return _skipped(path, "a link that leads out of the folder")
-            found = target.stat()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        return _skipped(path, f"it cannot be read: {getattr(error, 'strerror', 'links in a circle')}")
-    if not stat.S_ISREG(found.st_mode):
-        return _skipped(path, "not a regular file")
-    return ImageFile(path, found.st_size, found.st_mtime_ns)
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _skipped(path: str, reason: str) -> SkippedFile:
-    return SkippedFile(os.fsencode(path).decode("utf-8", "backslashreplace"), reason)
 
 
 def open_image(source: Path | BinaryIO, *, name: str, max_pixels: int, min_side: int | None = None) -> Image.Image:

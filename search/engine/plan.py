@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.errors import NothingToIndex
-from search.engine.images import ImageFile, SkippedFile, find_images
+from search.engine.folder import ImageFile, SkippedFile, find_images
 from search.engine.index import ImageIndex
 from search.engine.storage import SIGNATURE
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from search.engine.errors import ImageUnreadable
-from search.engine.images import ImageFile, find_images, open_image
+from search.engine.folder import ImageFile, find_images
+from search.engine.images import open_image
 from search.engine.transform import Pixels, Transform
 
 DRAWN = 8
