@@ -15,7 +15,7 @@ from search.engine import storage
 from search.live import delete_image, put_image
 from search.tasks import carry_out_build
 from tenants.audit import on_command_line
-from tenants.models import Company, IndexBuild
+from tenants.models import AuditEvent, Company, IndexBuild
 from tests.conftest import paint, picture
 from tests.fakes import BLUE, GREEN, RED
 from tests.search.test_check_index import flip_a_byte, make_flask_company
@@ -51,6 +51,7 @@ def test_one_step_back_is_seen_by_the_next_search(acme: Company) -> None:
     assert found(acme) == {"1.png", "2.png"}
     assert "1 pictures, weights fake-weights" in roll_back()
     assert found(acme) == {"1.png"}
+    assert AuditEvent.objects.filter(company="acme", action="index rolled back", channel="command").count() == 1
 
 
 def test_a_second_step_goes_further_back_and_a_third_is_refused(acme: Company) -> None:
@@ -172,6 +173,7 @@ def test_the_action_asks_before_it_rolls_back(acme: Company) -> None:
     assert "globex was not rolled back. globex has no earlier index" in told
     build.refresh_from_db()
     assert (build.status, found(acme)) == ("cancelled", {"1.png"})
+    assert AuditEvent.objects.get(action="index rolled back").actor == "colleague"
     assert LogEntry.objects.get().get_change_message().startswith("Rolled the index back to ")
 
 

@@ -20,7 +20,7 @@ from search.engine import storage
 from search.engine.archive import new_archive
 from search.live import delete_image, put_image
 from tenants.audit import on_command_line
-from tenants.models import Company
+from tenants.models import AuditEvent, Company
 from tests.conftest import paint, picture
 from tests.engine.test_storage import ODD_NAMES
 from tests.fakes import BLUE, GREEN, RED, FakeEmbedder
@@ -116,6 +116,11 @@ def test_without_pictures_the_index_comes_alone(acme: Company, tmp_path: Path, e
     elsewhere()
     import_(tmp_path / "a.tar")
     assert (index_files(), pictures(Company.objects.get())) == (files, {})
+    assert [event.action for event in AuditEvent.objects.all()[:3]] == [
+        "index imported",
+        "company made",
+        "company exported",
+    ]
 
 
 def test_an_archive_is_a_plain_tar_whose_manifest_lists_it(acme: Company, tmp_path: Path) -> None:
