@@ -227,6 +227,8 @@ LOG_FORMAT = _read("LOG_FORMAT", "line", _one_of("line", "json"), "line or json"
 METRICS_TOKEN = _read("METRICS_TOKEN", "", _token, "at least 16 letters, digits or signs without a space", secret=True)
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # part of the API's contract, so not a setting
 MAX_BODY_BYTES = MAX_UPLOAD_BYTES + 64 * 1024  # with boundaries, headers and the other fields around the one file
+# No file is written to the disk where strangers may post, such as the admin's login; uploads name their own handlers.
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 
 # Images and indexes
 EMBEDDINGS_DIR = _read("IMAGESEARCH_EMBEDDINGS_DIR", "embeddings", _path, "a directory")

@@ -275,6 +275,21 @@ def test_what_changes_something_is_posted_with_a_token(acme: Company, page: str)
     assert not acme.builds.active().exists()
 
 
+def test_a_strangers_file_is_not_kept(db: None, settings: Any) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.get("/admin/login/")
+    large = SimpleUploadedFile("a.zip", bytes(settings.FILE_UPLOAD_MAX_MEMORY_SIZE + 1))
+    assert not client.post("/admin/login/", {"files": large}).wsgi_request.FILES
+
+
+def test_a_picture_larger_than_what_is_held_in_memory_is_stored(
+    admin_client: Client, acme: Company, settings: Any
+) -> None:
+    content = png() + bytes(settings.FILE_UPLOAD_MAX_MEMORY_SIZE)
+    response = upload(admin_client, acme, SimpleUploadedFile("large.png", content))
+    assert response.context["intake"].stored == ["large.png"]
+
+
 def test_history_shows_counts_and_reasons(admin_client: Client, acme: Company) -> None:
     (acme.image_directory / "broken.png").write_bytes(b"not a picture")
     rebuild(acme)
