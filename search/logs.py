@@ -9,6 +9,8 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 from search import observation
 
+# What callers write at the wrong place, such as a path: the end of an API key, the password of HTTP Basic.
+_SECRETS = re.compile(r"(?<=\b[0-9a-f]{12}\.)[\w-]{43}|(?<=\bbasic )[\w+/=-]{8,}", re.ASCII | re.IGNORECASE)
 _BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -24,12 +26,22 @@ class JsonFormatter(json.JsonFormatter):
             reserved_attrs=[*RESERVED_ATTRS, "request"],
         )
 
+    def format(self, record: LogRecord) -> str:
+        return _without_secrets(super().format(record))
+
 
 class LineFormatter(logging.Formatter):
     """Keeps a message on its line, whatever a stranger has put into it; only a traceback has lines of its own."""
 
+    def format(self, record: LogRecord) -> str:
+        return _without_secrets(super().format(record))
+
     def formatMessage(self, record: LogRecord) -> str:
         return _BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), super().formatMessage(record))
+
+
+def _without_secrets(text: str) -> str:
+    return _SECRETS.sub("...", text)
 
 
 class AddMarks(logging.Filter):

@@ -163,6 +163,18 @@ def test_a_wrong_key_is_not_told_at_all(client: Client, log: Log) -> None:
 
 
 @pytest.mark.parametrize("log", ["json", "line"], indirect=True)
+def test_secrets_at_the_wrong_place_are_not_written(client: Client, acme: Company, log: Log) -> None:
+    key, text = acme.issue_key("shop")
+    client.get(f"/api/stats/{text}")
+    client.get("/api/health", headers={"Host": text})
+    logging.getLogger("gunicorn.error").warning("Invalid HTTP Header: 'Authorization Basic Ym9zczpyaWdodA=='")
+    written = "\n".join(log.lines)
+    assert f"/api/stats/{key.prefix}...." in written
+    assert text.partition(".")[2] not in written
+    assert "Basic ..." in written
+
+
+@pytest.mark.parametrize("log", ["json", "line"], indirect=True)
 def test_no_secret_and_no_picture_is_written(client: Client, acme: Company, log: Log) -> None:
     headers = {"Authorization": "Api-Key hunter2", "X-API-Key": "hunter2", "Cookie": "sessionid=hunter2"}
     client.post("/api/search/acme?key=hunter2", {"image": picture(RED), "note": "hunter2"}, headers=headers)
