@@ -108,6 +108,19 @@ def test_callers_see_their_own_company_and_no_trace_of_others(
                 assert answer == unknown, (caller, endpoint, name)
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_hidden_company_is_not_even_looked_at(
+    client: Client, keys: dict[str, str], caplog: pytest.LogCaptureFixture, endpoint: str
+) -> None:
+    """As much is done for it as for one that never was, so that the time tells nothing."""
+    for caller in ("stranger", f"key of {OPEN}"):
+        caplog.clear()
+        with caplog.at_level("INFO", "search.requests"):
+            ENDPOINTS[endpoint](client, LOCKED, headers_of(caller, keys))
+        (line,) = [record for record in caplog.records if record.name == "search.requests"]
+        assert getattr(line, "company") == "", caller  # noqa: B009, which no record is known to have
+
+
 @pytest.mark.parametrize("setting", ["off", "required"])
 def test_lists_tell_callers_of_their_own_companies(
     client: Client, keys: dict[str, str], settings: Any, setting: str
