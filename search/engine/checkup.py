@@ -19,6 +19,7 @@ _NEIGHBOURS = 10
 _ROWS_A_BLOCK = 8192
 _UNIT = 1e-3  # how far a vector's length may be from 1
 _SAME_SCORE = 1e-5
+_SAMPLING_ERROR = 0.01  # of the recall over 100 pictures, other ones than the build has measured it over
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def _search_sample(index: ImageIndex, sample: npt.NDArray[np.int64], best: Vecto
 def _search_problems(recall: float, lost: int) -> Iterator[str]:
     if lost:
         yield f"{storage.CODES}: {lost} of the pictures tried do not find themselves"
-    if recall < MIN_RECALL:
+    if recall < MIN_RECALL - _SAMPLING_ERROR:
         yield f"{storage.CODES}: searches find {recall:.4f} of the true neighbours, less than {MIN_RECALL}"
 
 

@@ -308,13 +308,18 @@ def _read_info(generation: Path) -> tuple[IndexInfo, bool]:
         entries = _parse_object(path.read_bytes())
         known = {field.name: entries[field.name] for field in fields(IndexInfo) if field.name in entries}
         known |= {name: int(known[name]) for name in ("total_images", "embedding_dimension") if name in known}
-        if known.get("coarse") is not None:
-            known["coarse"] = CoarseSearch(**known["coarse"])
+        known["coarse"] = _coarse_search(known.get("coarse"))
     except (OSError, ValueError, TypeError) as error:
         if ours or not isinstance(error, FileNotFoundError):
             raise _unreadable(path, error) from error
         return IndexInfo(*_flat_shape(generation)), False
     return replace(IndexInfo(*_flat_shape(generation)), **known), ours or "format" in entries
+
+
+def _coarse_search(entry: Any) -> CoarseSearch | None:
+    """Return None for one that another version wrote in fields of its own, too: the exact scan serves it."""
+    known = {field.name for field in fields(CoarseSearch)}
+    return CoarseSearch(**entry) if isinstance(entry, dict) and entry.keys() == known else None
 
 
 def _parse_object(text: bytes) -> dict[str, Any]:

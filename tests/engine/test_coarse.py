@@ -11,12 +11,13 @@ from search.engine.errors import IndexCorrupt
 from search.engine.index import IndexInfo, LiveImage
 from search.engine.records import ImageRecord, image_id
 
-PICTURES = 3_000
+PICTURES = 1_500
 
 
 @pytest.fixture(autouse=True)
 def _codes_for_small_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarse, "MIN_IMAGES", 1_000)
+    monkeypatch.setattr(coarse, "_QUERIES", 50)
 
 
 def clustered(count: int, *, seed: int) -> Vectors:
@@ -120,10 +121,23 @@ def test_without_whole_codes_the_exact_scan_serves(tmp_path: Path, damage: str) 
     content = codes.read_bytes()
     codes.unlink()
     if damage == "foreign":
-        publish(clustered(1_500, seed=5), tmp_path / "other")
+        publish(clustered(1_200, seed=5), tmp_path / "other")
         codes.write_bytes((tmp_path / "other/coarse_index.bin").read_bytes())
     elif damage != "missing":
         codes.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    index = storage.load(tmp_path / "acme")
+    assert index.coarse is None
+    query = clustered(1, seed=3)[0]
+    assert [row(match.image.path) for match in index.search(query, 10)] == true_rows(vectors, query, 10)
+
+
+def test_codes_of_another_version_are_passed_over(tmp_path: Path) -> None:
+    vectors = clustered(PICTURES, seed=1)
+    publish(vectors, tmp_path / "acme")
+    card = tmp_path / "acme/index_info.json"
+    entries = json.loads(card.read_text())
+    entries["coarse"] = {"candidates_per_result": 10, "recall_at_10": 1.0}
+    card.write_text(json.dumps(entries))
     index = storage.load(tmp_path / "acme")
     assert index.coarse is None
     query = clustered(1, seed=3)[0]
