@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import socket
+import struct
 import tempfile
 from typing import Any
 
@@ -15,6 +17,7 @@ threads = settings.WEB_THREADS
 preload_app = False
 timeout = 120  # seconds
 graceful_timeout = 10
+_SILENCE_SECONDS = 10  # in the midst of a request or of its answer: then the thread is given to somebody else
 forwarded_allow_ips = ""  # X-Forwarded-* is Django's to believe, by NUM_PROXIES
 control_socket_disable = True  # two servers of one user would share its path
 
@@ -33,6 +36,13 @@ def on_starting(server: Any) -> None:
     if settings.METRICS_TOKEN:
         server.metrics_directory = tempfile.mkdtemp(prefix="imagesearch-metrics-")
         os.environ.update(PROMETHEUS_MULTIPROC_DIR=server.metrics_directory)
+
+
+def when_ready(server: Any) -> None:
+    """Bound how long a client may keep a thread waiting; connections take this over from what they were accepted on."""
+    for listener in server.LISTENERS:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _SILENCE_SECONDS, 0))
 
 
 def on_exit(server: Any) -> None:

@@ -239,6 +239,11 @@ def test_a_head_that_makes_no_sense_is_refused(service: Service, head: str) -> N
     assert status in {400, 413, 431, 501}
 
 
+def test_who_falls_silent_in_the_midst_of_a_body_is_hung_up_on(service: Service) -> None:
+    status, _ = _talk(service, f"Content-Length: 1000\r\n{PICTURE_FORM[1]}", [PICTURE_FORM[0][:20]])
+    assert status == 400
+
+
 def test_a_body_without_a_length_and_without_an_end_is_taken_no_further_than_16_mb(service: Service) -> None:
     start = PICTURE_FORM[0].partition(b"no picture")[0]
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
