@@ -10,7 +10,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from search import observation
 
 # What callers write at the wrong place, such as a path: the end of an API key, the password of HTTP Basic.
-_SECRETS = re.compile(r"(?<=\b[0-9a-f]{12}\.)[\w-]{43}|(?<=\bbasic )[\w+/=-]{8,}", re.ASCII | re.IGNORECASE)
+_SECRETS = re.compile(r"(?<=[0-9a-f]{12}\.)[\w-]{43}|(?<=\bbasic )[\w+/=-]{8,}", re.ASCII | re.IGNORECASE)
 _BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
