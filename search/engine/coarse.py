@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.embedder import DIMENSION, Vector, Vectors
+from search.engine.vector_file import VectorFile
 
 MIN_IMAGES = 10_000  # below, the exact scan takes a few milliseconds
 MIN_RECALL = 0.999
@@ -73,16 +74,16 @@ class CoarseIndex:
         return rows[rows >= 0]
 
 
-def build_coarse(vectors: Vectors, *, beat: Callable[[], None]) -> CoarseIndex | None:
+def build_coarse(vectors: VectorFile, *, beat: Callable[[], None]) -> CoarseIndex | None:
     """Return the codes of vectors, or None where the exact scan serves better.
 
     That is where there are few vectors, and where the codes do not find at least MIN_RECALL of the true neighbours.
-    vectors: float32 [N, 960], may be memory-mapped. beat is called now and then.
+    beat is called now and then.
     """
     if len(vectors) < MIN_IMAGES:
         return None
     codes = _encode(vectors, beat)
-    queries = vectors[np.linspace(0, len(vectors) - 1, num=_QUERIES, dtype=int)]
+    queries = vectors[_spread(len(vectors), _QUERIES)]
     least_scores = _exact_scores(queries, vectors, beat)[:, -1:]
     plans = _plans(codes, queries, vectors, least_scores, beat)
     _, lists_probed, candidates, recall = min(plans, default=(0, 0, 0, 0.0))
@@ -122,30 +123,35 @@ def _lists(images: int) -> int:
     return int(2 ** round(math.log2(math.sqrt(images) / 5)))
 
 
-def _encode(vectors: Vectors, beat: Callable[[], None]) -> Any:
+def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most so many rows of count, evenly."""
+    return np.linspace(0, count - 1, num=min(most, count), dtype=np.int64)
+
+
+def _encode(vectors: VectorFile, beat: Callable[[], None]) -> Any:
     rotation = faiss.RandomRotationMatrix(DIMENSION, DIMENSION)
     rotation.init(_SEED)
     codes = faiss.index_factory(DIMENSION, f"IVF{_lists(len(vectors))},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
     rotated = faiss.IndexPreTransform(rotation, codes)
-    rotated.train(vectors[np.linspace(0, len(vectors) - 1, num=min(_TRAINING_ROWS, len(vectors)), dtype=int)])
-    for start in range(0, len(vectors), _ROWS_A_BLOCK):
-        rotated.add(np.ascontiguousarray(vectors[start : start + _ROWS_A_BLOCK]))
+    rotated.train(vectors[_spread(len(vectors), _TRAINING_ROWS)])
+    for block in vectors.blocks(_ROWS_A_BLOCK):
+        rotated.add(block)
         beat()
     return rotated
 
 
-def _exact_scores(queries: Vectors, vectors: Vectors, beat: Callable[[], None]) -> Vectors:
+def _exact_scores(queries: Vectors, vectors: VectorFile, beat: Callable[[], None]) -> Vectors:
     """Return the scores of the vectors closest to each query, by a scan of all, float32 [queries, 10], best first."""
     best = np.full((len(queries), _NEIGHBOURS), -np.inf, np.float32)
-    for start in range(0, len(vectors), _ROWS_A_BLOCK):
-        scores = np.hstack([best, queries @ vectors[start : start + _ROWS_A_BLOCK].T])  # [queries, 10 + block]
+    for block in vectors.blocks(_ROWS_A_BLOCK):
+        scores = np.hstack([best, queries @ block.T])  # [queries, 10 + block]
         best = np.partition(scores, -_NEIGHBOURS, axis=1)[:, -_NEIGHBOURS:]
         beat()
     return np.sort(best, axis=1)[:, ::-1]
 
 
 def _plans(
-    codes: Any, queries: Vectors, vectors: Vectors, least_scores: Vectors, beat: Callable[[], None]
+    codes: Any, queries: Vectors, vectors: VectorFile, least_scores: Vectors, beat: Callable[[], None]
 ) -> Iterator[tuple[float, int, int, float]]:
     """Yield the plans that find enough: what a search costs, in codes scanned; lists; candidates a result; recall.
 
@@ -158,7 +164,7 @@ def _plans(
         _, proposed = codes.search(queries, min(depth, len(vectors)), params=_probing(probed))
         found = np.empty(proposed.shape, bool)
         for query, rows, least, hits in zip(queries, proposed, least_scores, found, strict=True):
-            hits[:] = (vectors[rows] @ query >= least - _ROUNDING) & (rows >= 0)
+            hits[:] = (vectors[np.maximum(rows, 0)] @ query >= least - _ROUNDING) & (rows >= 0)
         beat()
         reached = np.minimum(np.cumsum(found, axis=1), _NEIGHBOURS) / _NEIGHBOURS  # [queries, depth], recall by depth
         for candidates in _CANDIDATES_A_RESULT:

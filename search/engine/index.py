@@ -72,6 +72,11 @@ class ImageIndex:
         """How much memory the index takes at most, its mapped files included."""
         return self.vectors.nbytes + self.records.nbytes + (self.coarse.nbytes if self.coarse else 0)
 
+    @property
+    def single_vectors(self) -> "Vectors | VectorFile":
+        """The vectors for who wants some of them: [rows] copies these, and of a large index maps nothing."""
+        return self.vectors if self.vector_file is None else self.vector_file
+
     def require_model(self, passport: ModelPassport) -> None:
         """Raise ModelMismatch unless vectors of this model may be compared with the index's."""
         made_by = self.info.passport
@@ -171,7 +176,7 @@ class ImageIndex:
         depth = top_k
         while True:
             rows = coarse.propose(vector, depth)
-            exact = _exact_scores(self.vector_file or self.vectors, rows, vector)
+            exact = _exact_scores(self.single_vectors, rows, vector)
             hidden = np.isin(rows, self.hidden, assume_unique=True)
             visible = np.sort(exact[~hidden])[::-1]
             last = visible[top_k - 1] if len(visible) >= top_k else -np.inf

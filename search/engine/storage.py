@@ -611,7 +611,7 @@ class IndexWriter:
     def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
         if not self._ids:
             return None
-        coarse = build_coarse(np.load(self._draft.path / EMBEDDINGS, mmap_mode="r").view(np.ndarray), beat=beat)
+        coarse = build_coarse(VectorFile(self._draft.path / EMBEDDINGS, len(self._ids)), beat=beat)
         if coarse is None:
             return None
         write_coarse(coarse, self._draft.path / CODES)

@@ -79,7 +79,7 @@ def _records(index: ImageIndex, block: np.ndarray) -> list[ImageRecord]:
 def _vectors(index: ImageIndex, block: np.ndarray) -> Vectors:
     vectors = np.empty((len(block), index.info.embedding_dimension), np.float32)
     live = block >= len(index.records)
-    vectors[~live] = index.vectors[block[~live]]
+    vectors[~live] = index.single_vectors[block[~live]]
     vectors[live] = index.added_vectors[block[live] - len(index.records)]
     return unit_length(vectors)
 
