@@ -21,11 +21,11 @@ _SILENCE_SECONDS = 10  # in the midst of a request or of its answer: then the th
 forwarded_allow_ips = ""  # X-Forwarded-* is Django's to believe, by NUM_PROXIES
 control_socket_disable = True  # two servers of one user would share its path
 
-# Requests are served side by side already, so one request's linear algebra gets its process's share of the cores.
+# Requests are served side by side already, so one request's computing gets its process's share of the cores.
+settings.MODEL_THREADS = max(1, (os.cpu_count() or 1) // workers)
 # Read by OpenBLAS and OpenMP when a worker first imports them.
-_cores_a_process = str(max(1, (os.cpu_count() or 1) // workers))
-os.environ.setdefault("OPENBLAS_NUM_THREADS", _cores_a_process)
-os.environ.setdefault("OMP_NUM_THREADS", _cores_a_process)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.MODEL_THREADS))
+os.environ.setdefault("OMP_NUM_THREADS", str(settings.MODEL_THREADS))
 
 # gunicorn's own words go where all others go, and look like them.
 logconfig_dict = {**settings.LOGGING, "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["stderr"]}}}

@@ -256,6 +256,7 @@ CACHE_BYTES = _read(
 # Model
 WEIGHTS = _read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", _weights, "a torchvision weights entry or a path")
 DEVICE = _read("IMAGESEARCH_DEVICE", "auto", _one_of("auto", "cpu", "cuda"), "auto, cpu or cuda")
+MODEL_THREADS = os.cpu_count() or 1  # that one run of the model takes; in a server less, see gunicorn_conf.py
 CACHE_DIR = _read("IMAGESEARCH_CACHE_DIR", ".cache", _path, "a directory")
 TORCH_HOME = _read("TORCH_HOME", f"{environ.Env().str('XDG_CACHE_HOME', '') or '~/.cache'}/torch", _path, "a directory")
 

@@ -116,7 +116,13 @@ def _load(weights: str) -> Embedder:
     if settings.DEVICE == "cuda" or (settings.DEVICE == "auto" and _has_gpu()):
         return _load_in_torch(weights)
     try:
-        return onnx_model.load_embedder(weights, cache=settings.CACHE_DIR, hub=_hub(), pictures=settings.MEDIA_ROOT)
+        return onnx_model.load_embedder(
+            weights,
+            cache=settings.CACHE_DIR,
+            hub=_hub(),
+            pictures=settings.MEDIA_ROOT,
+            threads=settings.MODEL_THREADS,
+        )
     except onnx_model.OnnxUnusable as error:
         logger.warning("ONNX Runtime cannot run the weights %s (%s): torch does, more slowly", weights, error)
         return _load_in_torch(weights)

@@ -54,6 +54,8 @@ class CoarseIndex:
     codes: Any  # faiss.IndexPreTransform of a rotation and an IndexIVFRaBitQFastScan
     search: CoarseSearch
     nbytes: int
+    _rotation: npt.NDArray[np.float32] = field(repr=False)  # [960, 960], of codes: NumPy applies it faster than FAISS
+    _rotated: Any = field(repr=False)  # the IndexIVFRaBitQFastScan of codes
     _measured: Any = field(repr=False)  # FAISS's parameters: the lists that the recall was measured with
     _everywhere: Any = field(repr=False)  # and all lists
 
@@ -64,13 +66,14 @@ class CoarseIndex:
         """
         faiss.omp_set_num_threads(1)  # for this thread: requests are served side by side
         count = min(self.search.candidates_per_result * top_k, self.codes.ntotal)
-        rows = self._scan(vector, count, self._measured if top_k <= _NEIGHBOURS else self._everywhere)
+        rotated = self._rotation @ vector
+        rows = self._scan(rotated, count, self._measured if top_k <= _NEIGHBOURS else self._everywhere)
         if len(rows) < count:
-            rows = self._scan(vector, count, self._everywhere)
+            rows = self._scan(rotated, count, self._everywhere)
         return np.sort(rows)
 
-    def _scan(self, vector: Vector, count: int, lists: Any) -> npt.NDArray[np.int64]:
-        rows: npt.NDArray[np.int64] = self.codes.search(vector[np.newaxis], count, params=lists)[1][0]
+    def _scan(self, rotated: Vector, count: int, lists: Any) -> npt.NDArray[np.int64]:
+        rows: npt.NDArray[np.int64] = self._rotated.search(rotated[np.newaxis], count, params=lists)[1][0]
         return rows[rows >= 0]
 
 
@@ -109,13 +112,22 @@ def read_coarse(path: Path, search: CoarseSearch, *, images: int) -> CoarseIndex
 
 
 def _coarse_index(codes: Any, search: CoarseSearch, nbytes: int) -> CoarseIndex:
-    return CoarseIndex(codes, search, nbytes, _probing(search.lists_probed), _probing(search.lists))
+    matrix: Any = faiss.downcast_VectorTransform(codes.chain.at(0)).A  # type: ignore[attr-defined]
+    rotation = faiss.rev_swig_ptr(matrix.data(), matrix.size()).reshape(DIMENSION, DIMENSION)  # no copy
+    return CoarseIndex(
+        codes,
+        search,
+        nbytes,
+        rotation,
+        faiss.downcast_index(codes.index),
+        _probing(search.lists_probed),
+        _probing(search.lists),
+    )
 
 
 def _probing(lists: int) -> Any:
-    # FAISS's stubs do not know the keywords, by which alone Python keeps the inner parameters alive.
-    probing = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
-    return faiss.SearchParametersPreTransform(index_params=probing)  # type: ignore[call-arg]
+    # FAISS's stubs do not know the keywords, by which alone Python keeps inner parameters alive.
+    return faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
 
 
 def _lists(images: int) -> int:
@@ -161,7 +173,8 @@ def _plans(
     lists, depth = _lists(len(vectors)), _CANDIDATES_A_RESULT[-1] * _NEIGHBOURS
     for share in _SHARES_OF_LISTS:
         probed = max(1, round(lists * share))
-        _, proposed = codes.search(queries, min(depth, len(vectors)), params=_probing(probed))
+        probing = faiss.SearchParametersPreTransform(index_params=_probing(probed))  # type: ignore[call-arg]
+        _, proposed = codes.search(queries, min(depth, len(vectors)), params=probing)
         found = np.empty(proposed.shape, bool)
         for query, rows, least, hits in zip(queries, proposed, least_scores, found, strict=True):
             hits[:] = (vectors[np.maximum(rows, 0)] @ query >= least - _ROUNDING) & (rows >= 0)
