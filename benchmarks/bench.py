@@ -79,7 +79,7 @@ class Bench:
         results = {}
         for count in (1_000, 10_000, 100_000, 1_000_000):
             if count <= self.largest:
-                results[str(count)] = self._search_stage(count, compare=count == 100_000)
+                results[str(count)] = self._search_stage(count, compare=count == 10_000)
         return results
 
     def _search_stage(self, count: int, *, compare: bool) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Bench:
         from benchmarks import data
         from search.engine.cache import IndexCache
 
-        vectors = data.vectors_like(self.real, 5_000, seed=5)
+        vectors = data.vectors_like(self.real, 2_000, seed=5)
         directories = [self.scratch / "many" / f"c{number:03}" for number in range(200)]
         for directory in directories:
             data.write_index(vectors, directory, weights="bench", fingerprint="bench")
