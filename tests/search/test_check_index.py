@@ -214,15 +214,16 @@ def test_a_damaged_flask_index_is_found(db: None, damage: str) -> None:
 def test_a_first_pass_that_finds_too_little_is_found(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes whose vectors stand elsewhere, in a file that FAISS reads without complaint."""
     monkeypatch.setattr(coarse, "MIN_IMAGES", 1_000)
+    monkeypatch.setattr(coarse, "_QUERIES", 50)
     directory = Company.objects.create(name="acme").embeddings_directory
     with storage.IndexWriter(directory) as writer:
-        writer.add(clustered(2000, seed=1), sorted(some_records(2000), key=lambda record: record.path))
+        writer.add(clustered(1200, seed=1), sorted(some_records(1200), key=lambda record: record.path))
         writer.publish(IndexInfo(0), keep=0)
     assert "acme: ok" in check("acme")
     forget_checksums(directory)
     reversed_vectors = faiss.IndexFlatIP(960)
     reversed_vectors.add(np.ascontiguousarray(np.load(directory / "embeddings.npy")[::-1]))
-    np.save(directory / "embeddings.npy", reversed_vectors.reconstruct_n(0, 2000))
+    np.save(directory / "embeddings.npy", reversed_vectors.reconstruct_n(0, 1200))
     faiss.write_index(reversed_vectors, str(directory / "faiss_index.bin"))
     assert "do not find themselves" in failed_check("acme")
     (directory / "coarse_index.bin").write_bytes(b"nothing")

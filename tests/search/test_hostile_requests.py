@@ -30,7 +30,7 @@ MakeCompany = Callable[..., Company]
 PATHS = {"Warm/red.png", "blue.png", "green.jpg"}
 
 fuzzed = hypothesis.settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -96,7 +96,7 @@ def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
     return name, bytes(data)
 
 
-@hypothesis.settings(fuzzed, max_examples=300)
+@hypothesis.settings(fuzzed, max_examples=200)
 @given(damaged())
 def test_damaged_pictures_are_searched_with_or_refused(client: Client, acme: Company, picture: Any) -> None:
     name, data = picture

@@ -117,7 +117,7 @@ def town(site: Site, settings: Any, embedder: FakeEmbedder) -> Town:
 
 
 @hypothesis.settings(
-    max_examples=3,
+    max_examples=2,
     phases=[Phase.generate],  # what threads do is not repeatable, so that there is nothing to shrink
     deadline=None,
     derandomize=True,

@@ -93,7 +93,7 @@ def one_company(acme: Company) -> Any:
 
 
 bounded = hypothesis.settings(
-    max_examples=30,
+    max_examples=15,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
