@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import installation
 from benchmarks.servers import gunicorn, memory_of_workers, post
 
 HERE = Path(__file__).resolve().parent
@@ -27,25 +28,10 @@ TOP_K = 10
 
 class Bench:
     def __init__(self, scratch: Path, weights: str, photos: Path | None, largest: int) -> None:
-        os.environ.update(
-            DJANGO_SETTINGS_MODULE="imagesearch.settings",
-            DATABASE_URL=f"sqlite:///{scratch / 'bench.sqlite3'}",
-            IMAGESEARCH_EMBEDDINGS_DIR=str(scratch / "embeddings"),
-            IMAGESEARCH_MEDIA_DIR=str(scratch / "media"),
-            IMAGESEARCH_WEIGHTS=weights,
-            LOG_LEVEL="WARNING",
-        )
-        (scratch / "embeddings").mkdir()
-        (scratch / "media").mkdir()
-        import django
-
-        django.setup()
-        from django.core.management import call_command
-
+        installation.set_up(scratch, weights)
         from benchmarks import data
         from search import runtime
 
-        call_command("migrate", verbosity=0)
         self.scratch, self.weights, self.largest = scratch, weights, largest
         self.photos = data.photographs(scratch, photos)
         self.embedder = runtime.embedder()

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import installation
 from benchmarks.servers import ROOT, Server, gunicorn, memory_of_workers
 
 COMPANIES = [f"company{number:02}" for number in range(12)]
@@ -70,23 +71,9 @@ class Tally:
 
 class Soak:
     def __init__(self, scratch: Path, weights: str) -> None:
-        os.environ.update(
-            DJANGO_SETTINGS_MODULE="imagesearch.settings",
-            DATABASE_URL=f"sqlite:///{scratch / 'soak.sqlite3'}",
-            IMAGESEARCH_EMBEDDINGS_DIR=str(scratch / "embeddings"),
-            IMAGESEARCH_MEDIA_DIR=str(scratch / "media"),
-            IMAGESEARCH_WEIGHTS=weights,
-            IMAGESEARCH_FOLD_SECONDS="10",
-            LOG_LEVEL="WARNING",
-        )
-        import django
-
-        django.setup()
-        from django.core.management import call_command
-
+        installation.set_up(scratch, weights, IMAGESEARCH_FOLD_SECONDS="10")
         from search import demo
 
-        call_command("migrate", verbosity=0)
         self.scratch = scratch
         demo.draw_demo_pictures(scratch / "drawn")
         self.photos = sorted((scratch / "drawn").rglob("*.jpg"))[::4]

@@ -33,6 +33,7 @@ from search.management.progress import format_seconds
 from search.overview import Overview, generations, overview, pictures_found
 from search.rollback import roll_back
 from tenants import audit
+from tenants.admin import ReadOnlyAdmin
 from tenants.models import ApiKey, Company, IndexBuild, LiveChange, SearchUsage, SkippedImage
 
 MAX_UPLOAD_BYTES = 2**30  # of one request, zips as they are
@@ -387,7 +388,7 @@ class CompanyAdmin(admin.ModelAdmin):
 
 
 @admin.register(IndexBuild)
-class IndexBuildAdmin(admin.ModelAdmin):
+class IndexBuildAdmin(ReadOnlyAdmin):
     """Builds are made by asking for them, and changed by nobody."""
 
     list_display = (
@@ -432,15 +433,6 @@ class IndexBuildAdmin(admin.ModelAdmin):
     )
 
     Media = _Assets
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
 
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Who may see a company may see its builds."""

@@ -17,8 +17,25 @@ from tenants import audit
 from tenants.models import ApiKey, AuditEvent
 
 
+class UnchangedAdmin(admin.ModelAdmin):
+    """Rows that stay as they were made."""
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class ReadOnlyAdmin(UnchangedAdmin):
+    """Rows that nobody makes here either."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+
 @admin.register(ApiKey)
-class ApiKeyAdmin(admin.ModelAdmin):
+class ApiKeyAdmin(UnchangedAdmin):
     """Keys are made and revoked, and never changed: who holds one relies on what it was made for."""
 
     list_display = ("prefix", "name", "company", "state", "can_write", "created", "created_by", "expires", "last_used")
@@ -31,12 +48,6 @@ class ApiKeyAdmin(admin.ModelAdmin):
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
         made = ("prefix", "state", "created", "created_by", "last_used", "revoked")
         return ("company", "name", "can_write", "expires", *(made if obj else ()))
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("tenants.change_apikey")
@@ -87,7 +98,7 @@ class ApiKeyAdmin(admin.ModelAdmin):
 
 
 @admin.register(AuditEvent)
-class AuditEventAdmin(admin.ModelAdmin):
+class AuditEventAdmin(ReadOnlyAdmin):
     """What is there is there: nobody adds, changes or deletes it here."""
 
     list_display = ("at", "actor", "channel", "action", "company", "detail")
@@ -95,12 +106,3 @@ class AuditEventAdmin(admin.ModelAdmin):
     list_per_page = 100
     search_fields = ("actor", "company", "detail")
     date_hierarchy = "at"
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.core.cache import cache as shared_cache
 from django.core.management import call_command
+from django.test import Client
 from PIL import Image
 
 from search import runtime
@@ -18,6 +20,7 @@ from tests.postgres import Cluster, binaries
 from tests.processes import Launcher, Site, copy_sqlite, database, make_template
 
 Colour = tuple[int, int, int]
+Colleague = Callable[..., Client]
 
 WEIGHTS = Path(os.environ.get("IMAGESEARCH_WEIGHTS", ""))
 CLOTHING = Path(__file__).resolve().parents[2] / "shared/images/clothing"
@@ -55,6 +58,28 @@ def make_company(db: None, embedder: FakeEmbedder) -> Callable[..., Company]:
             paint(company.image_directory / path, colour)
         call_command("build_embeddings", company=name)
         return company
+
+    return make
+
+
+@pytest.fixture
+def admin_client(db: None) -> Client:
+    """Return the client of the superuser ann, who has no password."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("ann"))
+    return client
+
+
+@pytest.fixture
+def colleague(db: None) -> Colleague:
+    """Return the client of a staff user with some permissions: colleague("view_company")."""
+
+    def make(*codenames: str, **options: Any) -> Client:
+        user = User.objects.create_user(f"colleague-{User.objects.count()}", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+        client = Client(**options)
+        client.force_login(user)
+        return client
 
     return make
 

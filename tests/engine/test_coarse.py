@@ -44,6 +44,13 @@ def row(path: str) -> int:
     return int(path[4:9])
 
 
+def require_exact_scan(directory: Path, vectors: Vectors) -> None:
+    index = storage.load(directory)
+    assert index.coarse is None
+    query = clustered(1, seed=3)[0]
+    assert [row(match.image.path) for match in index.search(query, 10)] == true_rows(vectors, query, 10)
+
+
 def test_the_first_pass_finds_what_the_exact_scan_finds(tmp_path: Path) -> None:
     vectors = clustered(PICTURES, seed=1)
     publish(vectors, tmp_path / "acme")
@@ -125,10 +132,7 @@ def test_without_whole_codes_the_exact_scan_serves(tmp_path: Path, damage: str) 
         codes.write_bytes((tmp_path / "other/coarse_index.bin").read_bytes())
     elif damage != "missing":
         codes.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
-    index = storage.load(tmp_path / "acme")
-    assert index.coarse is None
-    query = clustered(1, seed=3)[0]
-    assert [row(match.image.path) for match in index.search(query, 10)] == true_rows(vectors, query, 10)
+    require_exact_scan(tmp_path / "acme", vectors)
 
 
 def test_codes_of_another_version_are_passed_over(tmp_path: Path) -> None:
@@ -138,10 +142,7 @@ def test_codes_of_another_version_are_passed_over(tmp_path: Path) -> None:
     entries = json.loads(card.read_text())
     entries["coarse"] = {"candidates_per_result": 10, "recall_at_10": 1.0}
     card.write_text(json.dumps(entries))
-    index = storage.load(tmp_path / "acme")
-    assert index.coarse is None
-    query = clustered(1, seed=3)[0]
-    assert [row(match.image.path) for match in index.search(query, 10)] == true_rows(vectors, query, 10)
+    require_exact_scan(tmp_path / "acme", vectors)
 
 
 def test_deletions_leave_the_results_full(tmp_path: Path) -> None:

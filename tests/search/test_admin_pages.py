@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
@@ -30,35 +30,13 @@ from search.engine import storage
 from search.engine.embedder import UNTRAINED, ModelPassport
 from search.engine.intake import IntakeLimits
 from tenants.models import Company, IndexBuild, LiveChange, SkippedImage
-from tests.conftest import paint, picture
+from tests.conftest import Colleague, paint, picture
 from tests.fakes import BLUE, GREEN, RED, FakeEmbedder
 
 MakeCompany = Callable[..., Company]
-Colleague = Callable[..., Client]
 
 COMPANIES = reverse("admin:tenants_company_changelist")
 VIEW, CHANGE, REINDEX = "view_company", "change_company", "reindex_company"
-
-
-@pytest.fixture
-def admin_client(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("admin"))
-    return client
-
-
-@pytest.fixture
-def colleague(db: None) -> Colleague:
-    """Return the client of a colleague with some permissions: colleague("view_company")."""
-
-    def make(*codenames: str, **options: Any) -> Client:
-        user = User.objects.create_user(f"colleague-{User.objects.count()}", is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-        client = Client(**options)
-        client.force_login(user)
-        return client
-
-    return make
 
 
 @pytest.fixture
@@ -205,7 +183,7 @@ def test_action_queues_builds(admin_client: Client, acme: Company, action: str, 
     response = admin_client.post(COMPANIES, {"action": action, "_selected_action": [acme.pk]}, follow=True)
     build = acme.builds.active().get()
     assert build.full is full
-    assert build.requested_by == User.objects.get(username="admin")
+    assert build.requested_by == User.objects.get(username="ann")
     assert f"Build {build.pk} of acme is queued" in messages(response)
     assert f"Queued build {build.pk}" in logged()[-1]
 

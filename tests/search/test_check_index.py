@@ -20,22 +20,12 @@ from search.tasks import carry_out_build
 from tenants.models import Company
 from tests.conftest import picture
 from tests.engine.test_coarse import clustered
-from tests.engine.test_storage import flask_directory, some_records, some_vectors
+from tests.engine.test_storage import OUR_FILES, flask_directory, some_records, some_vectors
 from tests.fakes import BLUE, GREEN, RED
 
 MakeCompany = Callable[..., Company]
 
-FILES = [
-    "faiss_index.bin",
-    "embeddings.npy",
-    "metadata.json",
-    "metadata_offsets.npy",
-    "id_keys.npy",
-    "signatures.npy",
-    "given_ids.json",
-    "index_info.json",
-    "SHA256SUMS",
-]
+FILES = [*OUR_FILES, "given_ids.json", "SHA256SUMS"]
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
@@ -16,7 +15,7 @@ from search.live import delete_image, put_image
 from search.tasks import carry_out_build
 from tenants.audit import on_command_line
 from tenants.models import AuditEvent, Company, IndexBuild
-from tests.conftest import paint, picture
+from tests.conftest import Colleague, paint, picture
 from tests.fakes import BLUE, GREEN, RED
 from tests.search.test_check_index import flip_a_byte, make_flask_company
 
@@ -152,15 +151,7 @@ def act(client: Client, *companies: Company, **form: str) -> Any:
     return client.post(COMPANIES, form, follow=True)
 
 
-def colleague(*permissions: str) -> Client:
-    user = User.objects.create_user("colleague", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def test_the_action_asks_before_it_rolls_back(acme: Company) -> None:
+def test_the_action_asks_before_it_rolls_back(acme: Company, colleague: Colleague) -> None:
     globex = Company.objects.create(name="globex")
     client = colleague("view_company", "reindex_company")
     build = acme.queue_build()
@@ -173,10 +164,10 @@ def test_the_action_asks_before_it_rolls_back(acme: Company) -> None:
     assert "globex was not rolled back. globex has no earlier index" in told
     build.refresh_from_db()
     assert (build.status, found(acme)) == ("cancelled", {"1.png"})
-    assert AuditEvent.objects.get(action="index rolled back").actor == "colleague"
+    assert AuditEvent.objects.get(action="index rolled back").actor == "colleague-0"
     assert LogEntry.objects.get().get_change_message().startswith("Rolled the index back to ")
 
 
-def test_the_action_needs_the_permission_to_reindex(acme: Company) -> None:
+def test_the_action_needs_the_permission_to_reindex(acme: Company, colleague: Colleague) -> None:
     act(colleague("view_company", "change_company"), acme, confirmed="1")
     assert found(acme) == {"1.png", "2.png"}

@@ -6,27 +6,19 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
 from search.builds import run_build
 from search.engine.embedder import UNTRAINED, ModelPassport
 from tenants.models import Company, IndexBuild
+from tests.conftest import Colleague
 from tests.fakes import BLUE, RED, FakeEmbedder
 
 MakeCompany = Callable[..., Company]
 
 COMPANIES = reverse("admin:tenants_company_changelist")
 BUILDS = reverse("admin:tenants_indexbuild_changelist")
-
-
-@pytest.fixture
-def admin_client(db: None) -> Client:
-    """Return the client of a superuser without a password, because hashing one takes a second."""
-    client = Client()
-    client.force_login(User.objects.create_superuser("admin"))
-    return client
 
 
 def row(client: Client, company: str) -> str:
@@ -43,20 +35,6 @@ def reindex(client: Client, *companies: Company) -> Any:
 
 def messages(response: Any) -> str:
     return " | ".join(str(message) for message in response.context["messages"])
-
-
-@pytest.fixture
-def staff_with(db: None) -> Callable[..., Client]:
-    """Return the client of a colleague with some permissions: staff_with("view_company")."""
-
-    def make(*codenames: str) -> Client:
-        user = User.objects.create_user("colleague", is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-        client = Client()
-        client.force_login(user)
-        return client
-
-    return make
 
 
 # The list
@@ -132,17 +110,17 @@ def test_reindex_asked_twice_keeps_the_one_build(admin_client: Client, db: None)
     assert str(build.pk) in messages(response)
 
 
-def test_reindex_needs_its_permission(staff_with: Callable[..., Client]) -> None:
+def test_reindex_needs_its_permission(colleague: Colleague) -> None:
     acme = Company.objects.create(name="acme")
-    client = staff_with("view_company", "change_company")
+    client = colleague("view_company", "change_company")
     assert 'value="reindex"' not in client.get(COMPANIES).content.decode()
     reindex(client, acme)
     assert not acme.builds.exists()
 
 
-def test_a_colleague_with_the_permission_may_reindex(staff_with: Callable[..., Client]) -> None:
+def test_a_colleague_with_the_permission_may_reindex(colleague: Colleague) -> None:
     acme = Company.objects.create(name="acme")
-    reindex(staff_with("view_company", "reindex_company"), acme)
+    reindex(colleague("view_company", "reindex_company"), acme)
     assert acme.builds.count() == 1
 
 

@@ -3,13 +3,11 @@
 import random
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db import connection
@@ -18,6 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tenants.models import ApiKey, AuditEvent, Company
+from tests.conftest import Colleague
 from tests.processes import KILLED, Site
 
 ADD = reverse("admin:tenants_apikey_add")
@@ -27,25 +26,6 @@ LIST = reverse("admin:tenants_apikey_changelist")
 @pytest.fixture
 def acme(db: None) -> Company:
     return Company.objects.create(name="acme", requires_api_key=True)
-
-
-@pytest.fixture
-def admin_client(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("admin"))
-    return client
-
-
-@pytest.fixture
-def staff_with(db: None) -> Callable[..., Client]:
-    def make(*codenames: str) -> Client:
-        user = User.objects.create_user("colleague", is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-        client = Client()
-        client.force_login(user)
-        return client
-
-    return make
 
 
 def page_of(company: Company) -> str:
@@ -76,7 +56,7 @@ def test_a_key_made_in_the_admin_is_shown_once_and_opens_its_company(admin_clien
     text = shown_key(response.content)
     assert opens(text, acme)
     key = ApiKey.objects.get()
-    assert (key.name, key.can_write, key.expires, str(key.created_by)) == ("Shop", False, None, "admin")
+    assert (key.name, key.can_write, key.expires, str(key.created_by)) == ("Shop", False, None, "ann")
     key_page = reverse("admin:tenants_apikey_change", args=[key.pk])
     for page in (LIST, key_page, page_of(acme), reverse("admin:tenants_auditevent_changelist"), reverse("admin:index")):
         content = admin_client.get(page).content.decode()
@@ -136,9 +116,9 @@ def test_many_keys_are_revoked_at_once(admin_client: Client, acme: Company) -> N
     assert [opens(text, acme) for _, text in made] == [False, False, True]
 
 
-def test_keys_are_seen_made_and_revoked_by_permission(staff_with: Callable[..., Client], acme: Company) -> None:
+def test_keys_are_seen_made_and_revoked_by_permission(colleague: Colleague, acme: Company) -> None:
     key, text = acme.issue_key("Shop")
-    client = staff_with("view_company", "change_company")
+    client = colleague("view_company", "change_company")
     assert key.prefix not in client.get(page_of(acme)).content.decode()
     assert client.get(LIST).status_code == 403
     assert make_in_admin(client, acme).status_code == 403

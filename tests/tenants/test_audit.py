@@ -24,13 +24,6 @@ EVENTS = reverse("admin:tenants_auditevent_changelist")
 
 
 @pytest.fixture
-def admin_client(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("ann"))
-    return client
-
-
-@pytest.fixture
 def acme(make_company: MakeCompany) -> Company:
     company = make_company("acme", {"a.png": RED})
     AuditEvent.objects.all().delete()
