@@ -38,7 +38,7 @@ class Bench:
         self.real = self._embed_photos()
 
     def _embed_photos(self) -> np.ndarray:
-        from search.engine.images import open_image
+        from search.engine.pictures.decode import open_image
 
         chosen = self.photos[:: max(1, len(self.photos) // 400)]
         pictures = [
@@ -156,7 +156,7 @@ class Bench:
         return results
 
     def _build(self, folder: Path, target: Path) -> None:
-        from search.engine.builder import BuildOptions, build_index
+        from search.engine.build.builder import BuildOptions, build_index
 
         options = BuildOptions(max_pixels=10**8)
         build_index(folder, target, embedder=self.embedder, options=options)
@@ -180,7 +180,7 @@ class Bench:
     def eviction(self) -> dict[str, Any]:
         """Searches of 200 companies in turn with a cache budget for 50."""
         from benchmarks import data
-        from search.engine.cache import IndexCache
+        from search.engine.storage.cache import IndexCache
 
         vectors = data.vectors_like(self.real, 2_000, seed=5)
         directories = [self.scratch / "many" / f"c{number:03}" for number in range(200)]

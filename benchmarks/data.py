@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from search import demo
-from search.engine.embedder import DIMENSION, Vectors
-from search.engine.index import IndexInfo
-from search.engine.records import ImageRecord, image_id
+from search.engine.index.index import IndexInfo
+from search.engine.index.records import ImageRecord, image_id
+from search.engine.model.embedder import DIMENSION, Vectors
 from search.engine.storage import IndexWriter
 
 _BLOCK = 8192

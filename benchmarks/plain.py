@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from werkzeug.wrappers import Request, Response
 
-from search.engine.torch_model import mobilenet_v3_large, torch, torchvision
+from search.engine.model.torch_model import mobilenet_v3_large, torch, torchvision
 
 
 class PlainModel:

@@ -26,9 +26,9 @@ from django.views.decorators.http import require_GET, require_POST
 
 from search import removal
 from search.engine import storage
-from search.engine.embedder import UNTRAINED
 from search.engine.errors import EngineError
-from search.engine.intake import Intake, IntakeLimits, Upload, take_in
+from search.engine.model.embedder import UNTRAINED
+from search.engine.pictures.intake import Intake, IntakeLimits, Upload, take_in
 from search.management.progress import format_seconds
 from search.overview import Overview, generations, overview, pictures_found
 from search.rollback import roll_back

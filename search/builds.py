@@ -16,8 +16,8 @@ from django.db import transaction
 
 from search import demo, live, runtime
 from search.engine import storage
-from search.engine.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
-from search.engine.embedder import Embedder
+from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
+from search.engine.model.embedder import Embedder
 from tenants.models import BuildStopped, Company, IndexBuild, SkippedImage
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
-from search.engine.transform import TRANSFORMS
+from search.engine.model.transform import TRANSFORMS
 
 
 @register()

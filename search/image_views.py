@@ -12,7 +12,7 @@ from rest_framework.views import APIView
 
 from search import live, queries
 from search.authentication import ApiKeyAuthentication, actor_of
-from search.engine.records import metadata_entry
+from search.engine.index.records import metadata_entry
 from search.permissions import readable_company, staff_or_key, writable_company
 from search.queries import ImageNotFound
 from search.serializers import (

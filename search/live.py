@@ -27,12 +27,12 @@ from django.utils import timezone
 
 from search import runtime
 from search.engine import storage
-from search.engine.embedder import read_prepared
+from search.engine.build.republish import republish
 from search.engine.errors import IndexNotBuilt, ModelMismatch
-from search.engine.images import ALLOWED_EXTENSIONS, has_allowed_extension
-from search.engine.index import ImageIndex, LiveImage, empty_index
-from search.engine.records import ImageRecord, image_id
-from search.engine.takeover import republish
+from search.engine.index.index import ImageIndex, LiveImage, empty_index
+from search.engine.index.records import ImageRecord, image_id
+from search.engine.model.embedder import read_prepared
+from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
 from tenants import audit
 from tenants.models import Company, LiveChange
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from django.views import View
 from prometheus_client import Counter, Gauge, Histogram
 
-from search.engine.cache import CacheCounts, IndexCache
-from search.engine.index import ImageIndex
+from search.engine.index.index import ImageIndex
+from search.engine.storage.cache import CacheCounts, IndexCache
 from search.observation import Observation
 
 REQUESTS = Counter("imagesearch_requests", "Requests answered.", ["method", "endpoint", "company", "status"])

@@ -9,10 +9,10 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from search.engine import storage
-from search.engine.embedder import UNTRAINED
 from search.engine.errors import EngineError, IndexNotBuilt
-from search.engine.folder import ImageFile, find_images
-from search.engine.index import IndexInfo
+from search.engine.index.index import IndexInfo
+from search.engine.model.embedder import UNTRAINED
+from search.engine.pictures.folder import ImageFile, find_images
 from search.management.progress import format_seconds
 from tenants.models import Company, IndexBuild
 

@@ -8,9 +8,9 @@ from django.conf import settings
 
 from search import live, runtime
 from search.engine import storage
-from search.engine.embedder import read_prepared
 from search.engine.errors import IndexNotBuilt
-from search.engine.index import ImageIndex, IndexInfo, Match
+from search.engine.index.index import ImageIndex, IndexInfo, Match
+from search.engine.model.embedder import read_prepared
 from search.observation import note_company, stage
 from tenants.models import Company, CompanyQuerySet
 

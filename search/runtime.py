@@ -9,12 +9,12 @@ from pathlib import Path
 from django.conf import settings
 from PIL import Image
 
-from search.engine import onnx_model
-from search.engine.cache import IndexCache
-from search.engine.embedder import UNTRAINED, Embedder
 from search.engine.errors import EngineError, WeightsUnavailable
-from search.engine.index import ImageIndex
-from search.engine.weights import entries_at_hand
+from search.engine.index.index import ImageIndex
+from search.engine.model import onnx_model
+from search.engine.model.embedder import UNTRAINED, Embedder
+from search.engine.model.weights import entries_at_hand
+from search.engine.storage.cache import IndexCache
 from search.metrics import CountedCache
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _load(weights: str) -> Embedder:
 
 
 def _load_in_torch(weights: str) -> Embedder:
-    from search.engine import torch_model  # late: it takes seconds and hundreds of megabytes
+    from search.engine.model import torch_model  # late: it takes seconds and hundreds of megabytes
 
     if weights == UNTRAINED:
         return torch_model.load_untrained_embedder(device=settings.DEVICE)
@@ -139,7 +139,7 @@ def _load_in_torch(weights: str) -> Embedder:
 def _has_gpu() -> bool:
     if not any(path.exists() for path in _GPU_DEVICES):
         return False
-    from search.engine import torch_model
+    from search.engine.model import torch_model
 
     return torch_model.sees_gpu()
 

@@ -17,10 +17,10 @@ from django.db import transaction
 from search.adoption import record_index
 from search.builds import run_build
 from search.engine import storage
-from search.engine.archive import IMAGES, Archive, ArchiveWriter, new_archive, open_archive
-from search.engine.checkup import examine
 from search.engine.errors import ArchiveRefused, IndexNotBuilt, NotEnoughSpace
-from search.engine.folder import ImageFile, find_images
+from search.engine.pictures.folder import ImageFile, find_images
+from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, new_archive, open_archive
+from search.engine.storage.checkup import examine
 from tenants import audit
 from tenants.models import Company
 

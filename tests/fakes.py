@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from search.engine.embedder import DIMENSION, ModelPassport, Vectors, unit_length
-from search.engine.transform import Pixels
+from search.engine.model.embedder import DIMENSION, ModelPassport, Vectors, unit_length
+from search.engine.model.transform import Pixels
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from search.engine.embedder import Vectors
-from search.engine.transform import Pixels
+from search.engine.model.embedder import Vectors
+from search.engine.model.transform import Pixels
 from tests.fakes import FakeEmbedder
 from tests.waiting import eventually
 
@@ -272,7 +272,7 @@ def _configured(order: dict[str, Any], desk: Path) -> Iterator[None]:
     from django.conf import settings
 
     from search import runtime
-    from search.engine import builder
+    from search.engine.build import builder
 
     settings.EMBEDDINGS_DIR, settings.MEDIA_ROOT = Path(order["embeddings"]), Path(order["media"])
     settings.BUILD_LEASE_SECONDS = order["lease_seconds"]

@@ -35,21 +35,20 @@ def command(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     "code",
-    [command("check"), command("migrate", "--plan"), "import imagesearch.wsgi", "import search.engine.embedder"],
+    [command("check"), command("migrate", "--plan"), "import imagesearch.wsgi", "import search.engine.model.embedder"],
     ids=["check", "migrate", "wsgi", "embedder"],
 )
 def test_the_model_is_not_loaded_before_somebody_embeds(code: str, tmp_path: Path) -> None:
     modules = loaded_by(code, tmp_path)
-    assert "django.apps" in modules or "search.engine.embedder" in modules
+    assert "django.apps" in modules or "search.engine.model.embedder" in modules
     assert modules.isdisjoint(MODEL_LIBRARIES)
 
 
 def test_the_engine_works_without_django(tmp_path: Path) -> None:
-    names = sorted(
-        path.stem for path in (ROOT / "search/engine").glob("[a-z]*.py") if path.stem not in ("torch_model", "export")
-    )
-    assert {"images", "storage", "index", "builder"} <= set(names)
-    modules = loaded_by(f"import {', '.join(f'search.engine.{name}' for name in names)}", tmp_path)
+    files = [path.relative_to(ROOT) for path in (ROOT / "search/engine").rglob("[a-z]*.py")]
+    names = sorted(".".join(file.with_suffix("").parts) for file in files if file.stem not in ("torch_model", "export"))
+    assert {"search.engine.pictures.decode", "search.engine.index.index", "search.engine.build.builder"} <= set(names)
+    modules = loaded_by(f"import {', '.join(names)}", tmp_path)
     assert not {name for name in modules if name.partition(".")[0] in {"django", "rest_framework", "tenants"}}
     assert modules.isdisjoint(MODEL_LIBRARIES)
 

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from search.engine.builder import BuildProgress
+from search.engine.build.builder import BuildProgress
 
 
 class ProgressDisplay:

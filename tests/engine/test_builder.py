@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.engine import builder, storage
-from search.engine.builder import BuildOptions, BuildOutcome, BuildProgress, build_index, estimate_build
-from search.engine.embedder import Vectors, read_prepared, unit_length
+from search.engine import storage
+from search.engine.build import builder
+from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index, estimate_build
 from search.engine.errors import NotEnoughSpace, NothingToIndex, PublishRefused
-from search.engine.index import ImageIndex
+from search.engine.index.index import ImageIndex
+from search.engine.model.embedder import Vectors, read_prepared, unit_length
 from tests.conftest import paint
 from tests.fakes import BLUE, GREEN, RED, WHITE, FakeEmbedder
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from search.engine import storage
-from search.engine.cache import IndexCache
 from search.engine.errors import IndexCorrupt, IndexNotBuilt
-from search.engine.index import ImageIndex
+from search.engine.index.index import ImageIndex
+from search.engine.storage.cache import IndexCache
 from tests.engine.test_storage import flask_directory, publish, some_records, some_vectors
 
 _processes = multiprocessing.get_context("forkserver")

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.engine import coarse, storage
-from search.engine.embedder import DIMENSION, Vectors, unit_length
+from search.engine import storage
 from search.engine.errors import IndexCorrupt
-from search.engine.index import IndexInfo, LiveImage
-from search.engine.records import ImageRecord, image_id
+from search.engine.index import coarse
+from search.engine.index.index import IndexInfo, LiveImage
+from search.engine.index.records import ImageRecord, image_id
+from search.engine.model.embedder import DIMENSION, Vectors, unit_length
 
 PICTURES = 1_500
 

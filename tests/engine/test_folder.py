@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from search.engine.folder import ImageFile, SkippedFile, find_images
+from search.engine.pictures.folder import ImageFile, SkippedFile, find_images
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from search.engine import storage
-from search.engine.builder import BuildOptions, build_index
-from search.engine.index import IndexInfo
-from search.engine.records import ImageRecord
-from search.engine.takeover import republish
+from search.engine.build.builder import BuildOptions, build_index
+from search.engine.build.republish import republish
+from search.engine.index.index import IndexInfo
+from search.engine.index.records import ImageRecord
 from tests.conftest import paint
 from tests.fakes import BLUE, RED, FakeEmbedder
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from search.engine import images
 from search.engine.errors import ImageUnreadable
-from search.engine.images import has_allowed_extension, open_image
+from search.engine.pictures import decode as images
+from search.engine.pictures.decode import has_allowed_extension, open_image
 
 # pytest replaces the filters that images.py sets; two tests below look at them in a fresh interpreter.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\..*")
@@ -538,7 +538,7 @@ BOMBS = {
 OPEN_ALL = """
 import sys, time
 from pathlib import Path
-from search.engine import images
+from search.engine.pictures import decode as images
 from search.engine.errors import ImageUnreadable
 
 images.MAX_READS = 50_000  # a tenth, so that the endless ones end in a tenth of their 1 to 3 s
@@ -588,7 +588,7 @@ def test_a_large_run_length_bmp_is_refused() -> None:
 def test_a_picture_above_pillows_own_limit_opens_without_a_warning() -> None:
     code = (
         "import sys; from io import BytesIO; from PIL import Image; Image.MAX_IMAGE_PIXELS = 10\n"
-        "from search.engine.images import open_image\n"
+        "from search.engine.pictures.decode import open_image\n"
         "data = BytesIO(); Image.new('RGB', (8, 8)).save(data, 'PNG')\n"
         "print(open_image(data, name='x.png', max_pixels=64).size, Image.MAX_IMAGE_PIXELS)"
     )

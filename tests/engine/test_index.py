@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from search.engine import storage
-from search.engine.embedder import DIMENSION, ModelPassport, Vector, Vectors, unit_length
 from search.engine.errors import DimensionMismatch, ModelMismatch
-from search.engine.index import ImageIndex, IndexInfo
-from search.engine.records import ImageRecord, ListRecords
+from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.records import ImageRecord, ListRecords
+from search.engine.model.embedder import DIMENSION, ModelPassport, Vector, Vectors, unit_length
 
 MakeIndex = Callable[[Vectors], ImageIndex]
 

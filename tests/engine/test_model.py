@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from search.engine import storage
-from search.engine.builder import BuildOptions, build_index
-from search.engine.embedder import UNTRAINED, Embedder, read_prepared
+from search.engine.build.builder import BuildOptions, build_index
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
-from search.engine.index import ImageIndex
-from search.engine.transform import TRANSFORMS, Transform
-from search.engine.weights import ENTRY_FILES
+from search.engine.index.index import ImageIndex
+from search.engine.model.embedder import UNTRAINED, Embedder, read_prepared
+from search.engine.model.transform import TRANSFORMS, Transform
+from search.engine.model.weights import ENTRY_FILES
 from tests.conftest import CLOTHING, WEIGHTS
 
 needs_weights = pytest.mark.skipif(
@@ -30,7 +30,7 @@ OPTIONS = BuildOptions(max_pixels=100_000_000)
 
 @pytest.fixture(scope="module")
 def torch_model() -> Any:
-    from search.engine import torch_model  # late: other tests are collected without torch
+    from search.engine.model import torch_model  # late: other tests are collected without torch
 
     return torch_model
 

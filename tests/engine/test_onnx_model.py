@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from search import runtime
-from search.engine import onnx_model
-from search.engine.embedder import DIMENSION, UNTRAINED
 from search.engine.errors import WeightsUnavailable
-from search.engine.onnx_model import TOLERANCE, OnnxEmbedder, OnnxUnusable, export_paths
-from search.engine.probes import probe_pictures
-from search.engine.transform import TRANSFORMS
-from search.engine.weights import ENTRY_FILES, entries_at_hand, entry_path, find_weights, untrained_weights
+from search.engine.model import onnx_model
+from search.engine.model.embedder import DIMENSION, UNTRAINED
+from search.engine.model.onnx_model import TOLERANCE, OnnxEmbedder, OnnxUnusable, export_paths
+from search.engine.model.probes import probe_pictures
+from search.engine.model.transform import TRANSFORMS
+from search.engine.model.weights import ENTRY_FILES, entries_at_hand, entry_path, find_weights, untrained_weights
 from tests.conftest import CLOTHING, WEIGHTS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ LOAD = """
 import logging, sys
 from pathlib import Path
 logging.basicConfig(level=logging.INFO)
-from search.engine.onnx_model import load_embedder
+from search.engine.model.onnx_model import load_embedder
 cache = Path(sys.argv[1])
 embedder = load_embedder("untrained", cache=cache, hub=cache)
 from PIL import Image
@@ -126,7 +126,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> OnnxEmbedder:
 
 
 def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder) -> None:
-    from search.engine.torch_model import load_embedder
+    from search.engine.model.torch_model import load_embedder
 
     reference = load_embedder(str(WEIGHTS), device="cpu")
     photographs = list(probe_pictures(trained.transform, folder=CLOTHING))
@@ -139,7 +139,7 @@ def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder) -> Non
 
 
 def test_untrained_vectors_are_those_of_torch(cache: Path) -> None:
-    from search.engine.torch_model import load_untrained_embedder
+    from search.engine.model.torch_model import load_untrained_embedder
 
     embedder, reference = load(cache), load_untrained_embedder(device="cpu")
     pictures = list(probe_pictures(embedder.transform))
@@ -185,7 +185,7 @@ def test_a_damaged_export_is_made_anew(cache: Path, exports: list[str], damage: 
 
 
 def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path, exports: list[str]) -> None:
-    command = [sys.executable, "-m", "search.engine.export", UNTRAINED, str(tmp_path), str(tmp_path), ""]
+    command = [sys.executable, "-m", "search.engine.model.export", UNTRAINED, str(tmp_path), str(tmp_path), ""]
     process = subprocess.Popen(command, cwd=PROJECT)
     while not any(tmp_path.glob(".export-*/*")):
         assert process.poll() is None
@@ -204,8 +204,8 @@ def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path, exports: lis
 def test_an_export_that_torch_disagrees_with_is_refused_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exports: list[str]
 ) -> None:
-    from search.engine import export
-    from search.engine.torch_model import load_untrained_embedder
+    from search.engine.model import export
+    from search.engine.model.torch_model import load_untrained_embedder
 
     monkeypatch.setattr(export, "TOLERANCE", -1)
     cache = tmp_path / "cache"
@@ -304,7 +304,7 @@ def test_a_name_that_is_neither_a_file_nor_an_entry(tmp_path: Path) -> None:
 
 
 def test_entries_and_files_are_those_of_torchvision() -> None:
-    from search.engine.torch_model import MobileNet_V3_Large_Weights
+    from search.engine.model.torch_model import MobileNet_V3_Large_Weights
 
     assert {entry.name: entry.url.rpartition("/")[2] for entry in MobileNet_V3_Large_Weights} == ENTRY_FILES
 

@@ -8,11 +8,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from search.engine import plan as plan_module
 from search.engine import storage
+from search.engine.build import plan as plan_module
+from search.engine.build.plan import EMBED, make_plan
 from search.engine.errors import NothingToIndex
-from search.engine.index import ImageIndex
-from search.engine.plan import EMBED, make_plan
+from search.engine.index.index import ImageIndex
 from tests.conftest import paint
 from tests.engine.test_builder import LONG_AGO, Collection, acme, colour_of  # noqa: F401
 from tests.fakes import BLUE, RED, WHITE
@@ -78,7 +78,7 @@ def test_only_pictures_younger_than_the_scan_before_are_read_again(
     scan = LONG_AGO
     paint(acme.folder / "a.bmp", RED)
     os.utime(acme.folder / "a.bmp", ns=(scan - age_ns, scan - age_ns))
-    monkeypatch.setattr("search.engine.builder.time.time_ns", lambda: scan)
+    monkeypatch.setattr("search.engine.build.builder.time.time_ns", lambda: scan)
     acme.build()
     with patch.object(plan_module, "content_hash", wraps=plan_module.content_hash) as content_hash:
         plan = make_plan(acme.folder, acme.index(), keep=True, checksum=False)

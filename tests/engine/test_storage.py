@@ -19,10 +19,10 @@ import pytest
 from filelock import FileLock, Timeout
 
 from search.engine import storage
-from search.engine.embedder import DIMENSION, ModelPassport, Vectors, unit_length
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, PublishRefused
-from search.engine.index import ImageIndex, IndexInfo
-from search.engine.records import ImageRecord, metadata_entry
+from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.records import ImageRecord, metadata_entry
+from search.engine.model.embedder import DIMENSION, ModelPassport, Vectors, unit_length
 
 OUR_FILES = [
     "faiss_index.bin",

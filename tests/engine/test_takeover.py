@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from search.engine import storage
-from search.engine.embedder import DIMENSION, ModelPassport, Vectors
+from search.engine.build.republish import agreement, same_model, take_over
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, NothingToIndex, PublishRefused
-from search.engine.takeover import agreement, same_model, take_over
-from search.engine.transform import Pixels
+from search.engine.model.embedder import DIMENSION, ModelPassport, Vectors
+from search.engine.model.transform import Pixels
 from tests.conftest import paint
 from tests.engine.test_storage import FLASK_FILES, flask_directory, publish, some_records, some_vectors
 from tests.fakes import BLUE, GREEN, RED, FakeEmbedder

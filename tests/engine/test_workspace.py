@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.engine.embedder import DIMENSION, Vectors
+from search.engine.build.workspace import Workspace
+from search.engine.model.embedder import DIMENSION, Vectors
 from search.engine.storage import SIGNATURE
-from search.engine.workspace import Workspace
 
 MODEL = {"fingerprint": "f" * 64, "libraries": {"fake": "1"}}
 

@@ -27,8 +27,8 @@ from PIL import Image
 from search import admin, overview
 from search.builds import run_build
 from search.engine import storage
-from search.engine.embedder import UNTRAINED, ModelPassport
-from search.engine.intake import IntakeLimits
+from search.engine.model.embedder import UNTRAINED, ModelPassport
+from search.engine.pictures.intake import IntakeLimits
 from tenants.models import Company, IndexBuild, LiveChange, SkippedImage
 from tests.conftest import Colleague, paint, picture
 from tests.fakes import BLUE, GREEN, RED, FakeEmbedder
@@ -603,7 +603,7 @@ def test_zip_of_too_many_entries_is_refused(
 def test_zip_with_an_endless_list_is_refused_before_it_is_read(
     admin_client: Client, acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.engine.intake._MAX_DIRECTORY_BYTES", 70_000)
+    monkeypatch.setattr("search.engine.pictures.intake._MAX_DIRECTORY_BYTES", 70_000)
     response = upload(admin_client, acme, zipped({f"{n:0200}.png": b"" for n in range(500)}))
     assert "list of entries is larger" in refused(response)["pictures.zip"]
 

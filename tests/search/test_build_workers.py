@@ -17,8 +17,8 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from search.engine import storage
-from search.engine.builder import BuildOptions, build_index
-from search.engine.index import ImageIndex
+from search.engine.build.builder import BuildOptions, build_index
+from search.engine.index.index import ImageIndex
 from search.live import delete_image, live_index, put_image
 from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild

@@ -13,9 +13,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from search.engine import coarse, storage
+from search.engine import storage
 from search.engine.errors import IndexCorrupt
-from search.engine.index import IndexInfo
+from search.engine.index import coarse
+from search.engine.index.index import IndexInfo
 from search.tasks import carry_out_build
 from tenants.models import Company
 from tests.conftest import picture

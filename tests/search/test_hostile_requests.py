@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from search.engine import images
-from search.engine.images import ALLOWED_EXTENSIONS
+from search.engine.pictures import decode as images
+from search.engine.pictures.decode import ALLOWED_EXTENSIONS
 from tenants.models import Company
 from tests.engine.test_images import BOMBS, SAMPLES
 from tests.fakes import BLUE, GREEN, RED

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from search import runtime
 from search.engine import storage
-from search.engine.records import image_id
+from search.engine.index.records import image_id
 from tenants.models import ApiKey, Company
 from tests.conftest import paint, picture
 from tests.fakes import BLUE, GREEN, RED, FakeEmbedder

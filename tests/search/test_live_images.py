@@ -11,7 +11,7 @@ from django.test import Client
 
 from search import live, runtime
 from search.engine import storage
-from search.engine.cache import IndexCache
+from search.engine.storage.cache import IndexCache
 from search.tasks import carry_out_build, fold_live_changes
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import picture

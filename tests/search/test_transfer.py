@@ -15,9 +15,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from search.engine import archive as archives
 from search.engine import storage
-from search.engine.archive import new_archive
+from search.engine.storage import archive as archives
+from search.engine.storage.archive import new_archive
 from search.live import delete_image, put_image
 from tenants.audit import on_command_line
 from tenants.models import AuditEvent, Company
@@ -464,13 +464,13 @@ def test_a_full_disk_leaves_nothing(archive: Path, settings: Any, monkeypatch: p
 
 
 IMPORT_STEPS = [
-    "search.engine.archive:Archive.unpack",
+    "search.engine.storage.archive:Archive.unpack",
     "search.transfer:_save",
     "search.transfer:_move_pictures",
     "search.engine.storage:_link",
     "search.transfer:record_index",
 ]
-EXPORT_STEPS = ["search.engine.archive:ArchiveWriter.add", "search.engine.archive:ArchiveWriter.finish"]
+EXPORT_STEPS = ["search.engine.storage.archive:ArchiveWriter.add", "search.engine.storage.archive:ArchiveWriter.finish"]
 OF_A_NAME = {"given_ids.json", "SHA256SUMS"}
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -12,7 +12,7 @@ from django.db import transaction
 from search import runtime
 from search.adoption import get_or_create_company
 from search.builds import StopRequested, run_build
-from search.engine.builder import BuildOptions, BuildOutcome, build_index, estimate_build
+from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
 from search.management.progress import ProgressDisplay, format_seconds
 from tenants import audit

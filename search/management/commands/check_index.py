@@ -3,8 +3,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from search.engine.checkup import Checkup, examine
 from search.engine.errors import IndexNotBuilt
+from search.engine.storage.checkup import Checkup, examine
 from tenants.models import Company
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.coarse import CoarseIndex, CoarseSearch
-from search.engine.embedder import DIMENSION, MODEL, ModelPassport, Vector, Vectors
 from search.engine.errors import DimensionMismatch, ModelMismatch
-from search.engine.records import ImageRecord, ListRecords, Records, Rows
-from search.engine.vector_file import VectorFile
+from search.engine.index.coarse import CoarseIndex, CoarseSearch
+from search.engine.index.records import ImageRecord, ListRecords, Records, Rows
+from search.engine.index.vector_file import VectorFile
+from search.engine.model.embedder import DIMENSION, MODEL, ModelPassport, Vector, Vectors
 
 _ROUNDING = 1e-5  # of a product of unit vectors in float32, many times over
 _BLOCK = 4096

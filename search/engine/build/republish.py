@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from search.engine import storage
-from search.engine.embedder import Embedder, ModelPassport, Vectors, unit_length
 from search.engine.errors import ImageUnreadable, NothingToIndex
-from search.engine.images import open_image
-from search.engine.index import ImageIndex, IndexInfo
-from search.engine.records import ImageRecord, ids_no_path_gives
+from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.records import ImageRecord, ids_no_path_gives
+from search.engine.model.embedder import Embedder, ModelPassport, Vectors, unit_length
+from search.engine.pictures.decode import open_image
 
 UNKNOWN_MODEL = ModelPassport("weights unknown here", "unknown")
 

@@ -23,10 +23,10 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from search.engine.embedder import ModelPassport, Vectors, unit_length
 from search.engine.errors import WeightsUnavailable
-from search.engine.transform import Pixels, Transform
-from search.engine.weights import Weights, find_weights
+from search.engine.model.embedder import ModelPassport, Vectors, unit_length
+from search.engine.model.transform import Pixels, Transform
+from search.engine.model.weights import Weights, find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ UNFINISHED = ".export-"  # how folders of exports under way begin
 _PICTURES_A_RUN = 16  # at once: more are hardly faster, and each takes about 9 MB, which the process keeps
 _EXPORT_SECONDS = 1800  # 10 to 30 are usual, and a download comes before it
 _RETRY_SECONDS = 60
-_PROJECT = Path(__file__).resolve().parents[2]
+_PROJECT = Path(__file__).resolve().parents[3]
 
 # Weights that were not to be had, until when that is believed, and why: a new attempt costs seconds of torch.
 # Written and read by whoever loads a model; a lost update costs one more attempt.
@@ -190,7 +190,7 @@ def _run_export(weights: str, found: Weights | None, cache: Path, hub: Path, pic
     if time.monotonic() < believed_until:
         raise WeightsUnavailable(reason)
     logger.info("Exporting the weights %s to %s, once: it takes up to half a minute", weights, cache)
-    command = [sys.executable, "-m", "search.engine.export", weights, str(cache), str(hub), str(pictures or "")]
+    command = [sys.executable, "-m", "search.engine.model.export", weights, str(cache), str(hub), str(pictures or "")]
     try:
         # Its standard error is ours, so that the download's progress is seen.
         done = subprocess.run(

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from search.engine.embedder import DIMENSION, UNTRAINED, ModelPassport
 from search.engine.errors import WeightsUnavailable
-from search.engine.transform import TRANSFORMS, Transform
+from search.engine.model.embedder import DIMENSION, UNTRAINED, ModelPassport
+from search.engine.model.transform import TRANSFORMS, Transform
 
 # The files of torchvision's MobileNet_V3_Large_Weights, by entry (a test compares the two).
 ENTRY_FILES = {

@@ -1,4 +1,4 @@
-"""python -m search.engine.export WEIGHTS CACHE HUB PICTURES: what onnx_model runs to get its network from torch."""
+"""python -m search.engine.model.export WEIGHTS CACHE HUB PICTURES: what onnx_model runs to get its network."""
 
 import logging
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from search.engine.embedder import UNTRAINED
 from search.engine.errors import WeightsUnavailable
-from search.engine.onnx_model import (
+from search.engine.model.embedder import UNTRAINED
+from search.engine.model.onnx_model import (
     TOLERANCE,
     UNFINISHED,
     WEIGHTS_UNAVAILABLE,
@@ -23,8 +23,8 @@ from search.engine.onnx_model import (
     runtime_version,
     sha256_of,
 )
-from search.engine.probes import probe_pictures
-from search.engine.torch_model import TorchEmbedder, load_embedder, load_untrained_embedder
+from search.engine.model.probes import probe_pictures
+from search.engine.model.torch_model import TorchEmbedder, load_embedder, load_untrained_embedder
 
 
 def main(weights: str, cache: str, hub: str, pictures: str) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.embedder import DIMENSION, Vectors
 from search.engine.errors import IndexCorrupt
+from search.engine.model.embedder import DIMENSION, Vectors
 
 _ROW_BYTES = 4 * DIMENSION
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from search.engine.images import open_image
-from search.engine.transform import Pixels
+from search.engine.model.transform import Pixels
+from search.engine.pictures.decode import open_image
 
 MODEL = "MobileNetV3-Large"
 DIMENSION = 960

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine import storage
-from search.engine.coarse import MIN_RECALL
-from search.engine.embedder import Vectors
 from search.engine.errors import IndexCorrupt
-from search.engine.index import ImageIndex
-from search.engine.records import LineRecords
+from search.engine.index.coarse import MIN_RECALL
+from search.engine.index.index import ImageIndex
+from search.engine.index.records import LineRecords
+from search.engine.model.embedder import Vectors
 
 _SAMPLES = 100
 _NEIGHBOURS = 10

@@ -15,15 +15,15 @@ import numpy as np
 import PIL
 
 from search.engine import storage
-from search.engine.embedder import DIMENSION, Embedder, Vectors, read_prepared
+from search.engine.build.plan import EMBED, TIME_GRAIN_NS, Plan, content_hash, make_plan
+from search.engine.build.workspace import Workspace
 from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace, NothingToIndex
-from search.engine.folder import SkippedFile
-from search.engine.index import ImageIndex, IndexInfo
-from search.engine.plan import EMBED, TIME_GRAIN_NS, Plan, content_hash, make_plan
-from search.engine.records import ImageRecord, image_id
+from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.records import ImageRecord, image_id
+from search.engine.model.embedder import DIMENSION, Embedder, Vectors, read_prepared
+from search.engine.model.transform import Pixels
+from search.engine.pictures.folder import SkippedFile
 from search.engine.storage import SIGNATURE
-from search.engine.transform import Pixels
-from search.engine.workspace import Workspace
 
 _SAME_VECTOR = 1e-5  # of each number; what a full rebuild may differ from an incremental one
 _SAMPLES = 8

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.errors import NothingToIndex
-from search.engine.folder import ImageFile, SkippedFile, find_images
-from search.engine.index import ImageIndex
+from search.engine.index.index import ImageIndex
+from search.engine.pictures.folder import ImageFile, SkippedFile, find_images
 from search.engine.storage import SIGNATURE
 
 EMBED = -1

@@ -20,8 +20,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.embedder import DIMENSION, Vector, Vectors
-from search.engine.vector_file import VectorFile
+from search.engine.index.vector_file import VectorFile
+from search.engine.model.embedder import DIMENSION, Vector, Vectors
 
 MIN_IMAGES = 10_000  # below, the exact scan takes a few milliseconds
 MIN_RECALL = 0.999

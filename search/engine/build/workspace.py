@@ -19,7 +19,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from search.engine.embedder import DIMENSION, Vectors
+from search.engine.model.embedder import DIMENSION, Vectors
 from search.engine.storage import SIGNATURE
 
 _ROW_BYTES = 4 * DIMENSION

@@ -41,11 +41,10 @@ import faiss
 import numpy as np
 from filelock import FileLock, Timeout
 
-from search.engine.coarse import CoarseIndex, CoarseSearch, build_coarse, read_coarse, write_coarse
-from search.engine.embedder import DIMENSION, Vectors
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
-from search.engine.index import ImageIndex, IndexInfo
-from search.engine.records import (
+from search.engine.index.coarse import CoarseIndex, CoarseSearch, build_coarse, read_coarse, write_coarse
+from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.records import (
     ID_KEY,
     ImageRecord,
     LineRecords,
@@ -55,7 +54,8 @@ from search.engine.records import (
     metadata_entry,
     parse_entry,
 )
-from search.engine.vector_file import VectorFile
+from search.engine.index.vector_file import VectorFile
+from search.engine.model.embedder import DIMENSION, Vectors
 
 logger = logging.getLogger(__name__)
 

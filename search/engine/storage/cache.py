@@ -7,7 +7,7 @@ from pathlib import Path
 
 from search.engine import storage
 from search.engine.errors import IndexUnusable
-from search.engine.index import ImageIndex
+from search.engine.index.index import ImageIndex
 
 logger = logging.getLogger(__name__)
 

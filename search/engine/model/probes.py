@@ -9,9 +9,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from search.engine.errors import ImageUnreadable
-from search.engine.folder import ImageFile, find_images
-from search.engine.images import open_image
-from search.engine.transform import Pixels, Transform
+from search.engine.model.transform import Pixels, Transform
+from search.engine.pictures.decode import open_image
+from search.engine.pictures.folder import ImageFile, find_images
 
 DRAWN = 8
 _REAL = 16  # at most
