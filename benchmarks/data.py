@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from search import demo
+from search.companies import demo
 from search.engine.index.index import IndexInfo
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import DIMENSION, Vectors

@@ -72,7 +72,7 @@ class Tally:
 class Soak:
     def __init__(self, scratch: Path, weights: str) -> None:
         installation.set_up(scratch, weights, IMAGESEARCH_FOLD_SECONDS="10")
-        from search import demo
+        from search.companies import demo
 
         self.scratch = scratch
         demo.draw_demo_pictures(scratch / "drawn")

@@ -301,16 +301,16 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "search.middleware.ObserveRequests",
+    "search.monitoring.middleware.ObserveRequests",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
-    "search.headers.permissions_policy",
-    "search.headers.keep_credentials_apart",
+    "search.http.headers.permissions_policy",
+    "search.http.headers.keep_credentials_apart",
     "corsheaders.middleware.CorsMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "search.logins.limit_wrong_logins",
+    "search.http.logins.limit_wrong_logins",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -345,14 +345,14 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["search.authentication.ApiKeyAuthentication"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["search.http.access.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],  # search/permissions.py tells to what
     "UNAUTHENTICATED_USER": None,
-    "DEFAULT_THROTTLE_CLASSES": ["search.limits.CallerThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["search.http.limits.CallerThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.MultiPartParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "search.exceptions.exception_handler",
+    "EXCEPTION_HANDLER": "search.http.errors.exception_handler",
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Image similarity search",
@@ -360,8 +360,8 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "1.0.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,  # or the image of a search is told to be the address of one
-    "PREPROCESSING_HOOKS": ["search.views.drop_slashed_paths"],
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "search.schema.add_limits"],
+    "PREPROCESSING_HOOKS": ["search.api.views.search.drop_slashed_paths"],
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "search.api.openapi.add_limits"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
@@ -383,15 +383,15 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "search.logs.LineFormatter",
+            "()": "search.monitoring.logs.LineFormatter",
             "fmt": "{asctime} {levelname} {name}: {message}",
             "style": "{",
         },
-        "json": {"()": "search.logs.JsonFormatter"},
+        "json": {"()": "search.monitoring.logs.JsonFormatter"},
     },
     "filters": {
-        "marks": {"()": "search.logs.AddMarks"},
-        "faults": {"()": "search.logs.OnlyFaults"},
+        "marks": {"()": "search.monitoring.logs.AddMarks"},
+        "faults": {"()": "search.monitoring.logs.OnlyFaults"},
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["marks"]}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},

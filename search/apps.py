@@ -7,7 +7,8 @@ class SearchConfig(AppConfig):
     name = "search"
 
     def ready(self) -> None:
-        from search import checks, schema  # noqa: F401
+        from search import checks  # noqa: F401
+        from search.api import openapi  # noqa: F401
         from tenants.signals import build_queued
 
         build_queued.connect(_enqueue, dispatch_uid="search.enqueue_build")

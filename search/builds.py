@@ -14,7 +14,8 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from search import demo, live, runtime
+from search import pictures, runtime
+from search.companies import demo
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
 from search.engine.model.embedder import Embedder
@@ -84,7 +85,7 @@ def _fold(build: IndexBuild, heart: "_Heart") -> BuildOutcome:
     def report(written: int, total: int) -> None:
         heart.report(BuildProgress(found=total, reused=written))
 
-    index = live.fold(build.company, report=report, confirm=build.hold)
+    index = pictures.fold(build.company, report=report, confirm=build.hold)
     heart.beat(weights=index.info.weights or "")
     progress = BuildProgress(found=len(index), reused=len(index))
     return BuildOutcome(progress, [], len(index), full_reason="", published=True)
@@ -140,7 +141,7 @@ def _settle_live_changes(company: Company) -> None:
     company.live_changes.filter(sequence__lte=min(each.info.live_sequence or 0 for each in generations)).delete()
     published = next(each for each in generations if each.published)
     if company.live_changes.filter(sequence__gt=published.info.live_sequence or 0).exists():
-        live.fold_later(company, changes=1)
+        pictures.fold_later(company, changes=1)
 
 
 def _counts(progress: BuildProgress) -> dict[str, int]:

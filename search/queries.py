@@ -6,12 +6,12 @@ from typing import BinaryIO
 
 from django.conf import settings
 
-from search import live, runtime
+from search import pictures, runtime
 from search.engine import storage
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.index import ImageIndex, IndexInfo, Match
 from search.engine.model.embedder import read_prepared
-from search.observation import note_company, stage
+from search.monitoring.observation import note_company, stage
 from tenants.models import Company, CompanyQuerySet
 
 DEFAULT_TOP_K = 10
@@ -95,7 +95,7 @@ def company_index(company: Company) -> ImageIndex:
     """
     try:
         with stage("index"):
-            return live.live_index(company)
+            return pictures.live_index(company)
     except IndexNotBuilt as error:
         raise IndexNotBuilt(
             f"Company '{company}' has no index yet: run manage.py build_embeddings --company {company}"

@@ -15,7 +15,7 @@ from search.engine.model import onnx_model
 from search.engine.model.embedder import UNTRAINED, Embedder
 from search.engine.model.weights import entries_at_hand
 from search.engine.storage.cache import IndexCache
-from search.metrics import CountedCache
+from search.monitoring.metrics import CountedCache
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from django_tasks import task
 from search import runtime
 from search.builds import StopRequested, run_build
 from search.engine.errors import EngineError
-from search.observation import observing
+from search.monitoring.observation import observing
 from tenants.models import BuildStopped, Company, IndexBuild
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from search import runtime
 from tenants.models import Company
-from tests.fakes import FakeEmbedder
-from tests.postgres import Cluster, binaries
-from tests.processes import Launcher, Site, copy_sqlite, database, make_template
+from tests.support.fakes import FakeEmbedder
+from tests.support.postgres import Cluster, binaries
+from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
 
 Colour = tuple[int, int, int]
 Colleague = Callable[..., Client]
@@ -99,7 +99,7 @@ def picture(colour: Colour, name: str = "query.png") -> BytesIO:
     return file
 
 
-# Real processes, see tests/processes.py
+# Real processes, see tests/support/processes.py
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import WEIGHTS, paint
-from tests.fakes import RED
+from tests.support.fakes import RED
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = str(Path(sys.executable).relative_to(ROOT)) if Path(sys.executable).is_relative_to(ROOT) else sys.executable

@@ -19,14 +19,14 @@ from django.test import Client
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, build_index
 from search.engine.index.index import ImageIndex
-from search.live import delete_image, live_index, put_image
+from search.pictures import delete_image, live_index, put_image
 from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint, picture
-from tests.engine.test_builder import LONG_AGO, assert_same_index, colour_of
-from tests.fakes import RED, FakeEmbedder
-from tests.processes import KILLED, Process, Site
-from tests.waiting import eventually
+from tests.engine.build.test_builder import LONG_AGO, assert_same_index, colour_of
+from tests.support.fakes import RED, FakeEmbedder
+from tests.support.processes import KILLED, Process, Site
+from tests.support.waiting import eventually
 
 BATCH = 32  # pictures a model run of a worker
 Status = IndexBuild.Status

@@ -18,8 +18,8 @@ from search.engine.errors import NothingToIndex
 from search.tasks import carry_out_build, look_after_active_builds
 from tenants.models import BuildCancelled, Company, IndexBuild, LeaseLost
 from tests.conftest import paint
-from tests.engine.test_builder import LONG_AGO, assert_same_index, colour_of
-from tests.fakes import BLUE, RED, FakeEmbedder
+from tests.engine.build.test_builder import LONG_AGO, assert_same_index, colour_of
+from tests.support.fakes import BLUE, RED, FakeEmbedder
 
 Status = IndexBuild.Status
 

@@ -14,14 +14,14 @@ from django.contrib.auth.models import User
 from django.db import close_old_connections, connections
 from django.test import Client
 
-from search import live
+from search import pictures
 from search.engine import storage
 from search.tasks import carry_out_build
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import paint, picture
-from tests.fakes import BLUE, GREEN, RED, FakeEmbedder
-from tests.processes import Site
-from tests.search.test_check_index import check, flip_a_byte
+from tests.search.management.test_check_index import check, flip_a_byte
+from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.processes import Site
 
 BUSY = {"success": False, "error": "The database cannot be reached or is busy: try again later"}
 
@@ -249,4 +249,4 @@ def test_an_interrupted_put_is_nowhere(acme: Company, staff: dict[str, str], mon
         assert put(staff).status_code == 503
     assert not LiveChange.objects.exists()
     assert not (acme.image_directory / "green.png").exists()
-    assert live.live_index(Company.objects.get()).find_path("green.png") is None
+    assert pictures.live_index(Company.objects.get()).find_path("green.png") is None

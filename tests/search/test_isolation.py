@@ -20,8 +20,8 @@ from search.engine import storage
 from search.engine.index.records import image_id
 from tenants.models import ApiKey, Company
 from tests.conftest import paint, picture
-from tests.fakes import BLUE, GREEN, RED, FakeEmbedder
-from tests.processes import Site
+from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.processes import Site
 
 COLOURS = [RED, GREEN, BLUE]  # of every company's pictures, so that another's would be as close as one's own
 NAMES = ["acme", "globex", "initech", "umbrella", "wayne"]

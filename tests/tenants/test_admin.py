@@ -13,7 +13,7 @@ from search.builds import run_build
 from search.engine.model.embedder import UNTRAINED, ModelPassport
 from tenants.models import Company, IndexBuild
 from tests.conftest import Colleague
-from tests.fakes import BLUE, RED, FakeEmbedder
+from tests.support.fakes import BLUE, RED, FakeEmbedder
 
 MakeCompany = Callable[..., Company]
 

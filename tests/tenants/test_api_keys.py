@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from tenants.models import ApiKey, AuditEvent, Company
 from tests.conftest import Colleague
-from tests.processes import KILLED, Site
+from tests.support.processes import KILLED, Site
 
 ADD = reverse("admin:tenants_apikey_add")
 LIST = reverse("admin:tenants_apikey_changelist")

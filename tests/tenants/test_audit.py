@@ -17,7 +17,7 @@ from search.builds import run_build
 from tenants import audit
 from tenants.models import AuditEvent, Company
 from tests.conftest import picture
-from tests.fakes import BLUE, GREEN, RED
+from tests.support.fakes import BLUE, GREEN, RED
 
 MakeCompany = Callable[..., Company]
 EVENTS = reverse("admin:tenants_auditevent_changelist")

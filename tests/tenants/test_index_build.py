@@ -9,7 +9,7 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models.functions import Now
 
 from tenants.models import BuildCancelled, Company, IndexBuild, LeaseLost
-from tests.processes import Site
+from tests.support.processes import Site
 
 Status = IndexBuild.Status
 THREADS = 8

@@ -2,7 +2,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from search.adoption import adopt_companies
+from search.companies.adoption import adopt_companies
 
 
 class Command(BaseCommand):

@@ -10,8 +10,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from search import runtime
-from search.adoption import get_or_create_company
 from search.builds import StopRequested, run_build
+from search.companies.adoption import get_or_create_company
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
 from search.management.progress import ProgressDisplay, format_seconds

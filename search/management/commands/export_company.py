@@ -4,8 +4,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from search.companies.transfer import TransferRefused, export_company
 from search.engine.errors import EngineError
-from search.transfer import TransferRefused, export_company
 from tenants import audit
 from tenants.models import BuildStopped, Company
 

@@ -8,12 +8,12 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from search import runtime
-from search.adoption import get_or_create_company, record_index
+from search.companies.adoption import get_or_create_company, record_index
+from search.companies.transfer import TransferRefused, import_archive
 from search.engine import storage
 from search.engine.build.republish import UNKNOWN_MODEL, agreement, same_model, take_over
 from search.engine.errors import EngineError
 from search.engine.model.embedder import ModelPassport
-from search.transfer import TransferRefused, import_archive
 from tenants import audit
 from tenants.models import Company
 

@@ -6,8 +6,8 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
-from search import demo
-from search.adoption import adopt_companies, get_or_create_company
+from search.companies import demo
+from search.companies.adoption import adopt_companies, get_or_create_company
 from search.engine import storage
 from search.engine.model.embedder import UNTRAINED
 from tenants.models import Company

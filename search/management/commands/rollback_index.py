@@ -3,8 +3,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from search.companies.rollback import BuildActive, roll_back
 from search.engine.errors import EngineError
-from search.rollback import BuildActive, roll_back
 from tenants import audit
 from tenants.models import Company
 

@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 from django.core.management.base import BaseCommand
 
 from search import queries
+from search.api.answers import result
 from search.engine import storage
 from search.engine.errors import EngineError
-from search.exceptions import error_body
-from search.serializers import result
+from search.http.errors import error_body
 
 
 class Command(BaseCommand):

@@ -1,0 +1,3 @@
+"""Importing this registers the admin's pages; Django does it at start."""
+
+from search.admin import companies as companies

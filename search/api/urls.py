@@ -1,0 +1,52 @@
+from typing import Any
+
+from django.urls import URLPattern, path, register_converter
+from django.urls.converters import IntConverter, StringConverter
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+from search.api.views.builds import BuildView, CancelBuildView, ReindexView
+from search.api.views.images import ImagesView, ImageView
+from search.api.views.probes import LiveView, ReadyView
+from search.api.views.search import CompaniesView, HealthView, SearchView, SimilarView, StatsView
+
+
+def _with_and_without_slash(route: str, view: Any, name: str | None = None) -> list[URLPattern]:
+    # The one with the slash comes first: <name:...> would take the slash for a part of the name.
+    return [path(f"{route}/", view), path(route, view, name=name)]
+
+
+class ApiDocsView(SpectacularSwaggerSplitView):
+    template_name = "search/api_docs.html"
+
+
+class _AnyName(StringConverter):
+    """Also slashes and line breaks: ../etc is a company that is unknown, like any other."""
+
+    regex = "(?s:.+)"
+
+
+class _RowNumber(IntConverter):
+    """A primary key: no more digits than the database's numbers have."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_converter(_AnyName, "name")
+register_converter(_RowNumber, "number")
+
+urlpatterns = [
+    *_with_and_without_slash("health", HealthView.as_view()),
+    *_with_and_without_slash("health/live", LiveView.as_view()),
+    *_with_and_without_slash("health/ready", ReadyView.as_view()),
+    *_with_and_without_slash("companies", CompaniesView.as_view()),
+    *_with_and_without_slash("stats/<name:company>", StatsView.as_view()),
+    *_with_and_without_slash("search/<str:company>/<uuid:image_id>", SimilarView.as_view()),
+    *_with_and_without_slash("search/<name:company>", SearchView.as_view()),
+    *_with_and_without_slash("images/<str:company>/<name:image_path>", ImageView.as_view()),
+    *_with_and_without_slash("images/<str:company>", ImagesView.as_view()),
+    *_with_and_without_slash("reindex/<name:company>", ReindexView.as_view()),
+    *_with_and_without_slash("builds/<number:build_id>", BuildView.as_view(), name="build"),
+    *_with_and_without_slash("builds/<number:build_id>/cancel", CancelBuildView.as_view()),
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", ApiDocsView.as_view(url_name="schema"), name="docs"),
+]

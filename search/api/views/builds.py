@@ -1,0 +1,101 @@
+"""Builds by API: start, watch, cancel; for staff and holders of the company's keys."""
+
+from django.db import transaction
+from django.urls import reverse
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.exceptions import NotFound
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from search.api.answers import BuildAnswer, ErrorBody, ReindexForm, build_body, validated
+from search.api.views.images import FORBIDDEN, UNAUTHORISED
+from search.api.views.search import FAULT, NOT_FOUND
+from search.http.access import ApiKeyAuthentication, actor_of, caller_key
+from search.http.bodies import SmallFormParser, SmallJSONParser, SmallMultiPartParser
+from search.http.permissions import staff_or_key, writable_company
+from tenants import audit
+from tenants.models import IndexBuild
+
+_NO_BUILD = OpenApiResponse(ErrorBody, "No such build")
+
+
+class ReindexView(APIView):
+    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
+    permission_classes = [staff_or_key("tenants.reindex_company")]
+    parser_classes = [SmallJSONParser, SmallFormParser, SmallMultiPartParser]
+
+    @extend_schema(
+        request=ReindexForm,
+        responses={
+            202: BuildAnswer,
+            400: NOT_FOUND,
+            401: UNAUTHORISED,
+            403: FORBIDDEN,
+            413: OpenApiResponse(ErrorBody, "The body is larger than 64 KB"),
+            500: FAULT,
+        },
+    )
+    def post(self, request: Request, company: str) -> Response:
+        """Queue a build of the company's index; where one is active already, that one is returned."""
+        found = writable_company(request, company)
+        form = validated(ReindexForm, request.data if isinstance(request.data, dict) else {})
+        with transaction.atomic():
+            build = found.queue_build(full=form["full"], checksum=form["checksum"], requested_by=request.user)
+            what = "every picture anew" if form["full"] else "what has changed"
+            audit.record(actor_of(request), audit.Action.BUILD_ASKED, found, f"build {build.pk}: {what}")
+        return Response(_answer(build), status=202, headers={"Location": _url(build)})
+
+
+class BuildView(APIView):
+    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
+    permission_classes = [staff_or_key("tenants.view_indexbuild", writes=False)]
+
+    @extend_schema(responses={200: BuildAnswer, 401: UNAUTHORISED, 403: FORBIDDEN, 404: _NO_BUILD, 500: FAULT})
+    def get(self, request: Request, build_id: int) -> Response:
+        """Tell how far a build is, or how it ended."""
+        return Response(_answer(_find_build(request, build_id)))
+
+
+class CancelBuildView(APIView):
+    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
+    permission_classes = [staff_or_key("tenants.reindex_company")]
+
+    @extend_schema(
+        request=None,
+        responses={
+            200: BuildAnswer,
+            401: UNAUTHORISED,
+            403: FORBIDDEN,
+            404: _NO_BUILD,
+            409: OpenApiResponse(ErrorBody, "The build is over"),
+            500: FAULT,
+        },
+    )
+    def post(self, request: Request, build_id: int) -> Response:
+        """Cancel a queued or running build; the index before it serves on."""
+        build = _find_build(request, build_id)
+        with transaction.atomic():
+            if not build.cancel():
+                return Response({"success": False, "error": f"Build {build.pk} is over: {build.status}"}, status=409)
+            audit.record(actor_of(request), audit.Action.BUILD_CANCELLED, build.company, f"build {build.pk}")
+        return Response(_answer(build))
+
+
+def _find_build(request: Request, build_id: int) -> IndexBuild:
+    """Return the build; to the holder of a key those of other companies do not exist. Raises NotFound."""
+    builds = IndexBuild.objects.select_related("company").filter(pk=build_id)
+    key = caller_key(request)
+    build = (builds.filter(company=key.company) if key else builds).first()
+    if build is None:
+        raise NotFound(f"No build {build_id}")
+    return build
+
+
+def _answer(build: IndexBuild) -> dict[str, object]:
+    return {"success": True, "build": build_body(build), "url": _url(build)}
+
+
+def _url(build: IndexBuild) -> str:
+    return reverse("build", args=[build.pk])

@@ -1,0 +1,127 @@
+"""A company's pictures one at a time, under /api/images/."""
+
+from math import ceil
+
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.exceptions import NotFound
+from rest_framework.permissions import AllowAny, BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from search import pictures, queries
+from search.api.answers import (
+    ErrorBody,
+    ImageAnswer,
+    ImageForm,
+    ImageListAnswer,
+    ImageListForm,
+    PutAnswer,
+    validated,
+)
+from search.api.views.search import FAULT, NO_KEY, NOT_FOUND, UNUSABLE
+from search.engine.index.records import metadata_entry
+from search.http.access import ApiKeyAuthentication, actor_of
+from search.http.bodies import ImageBodyParser, ImageFormParser
+from search.http.permissions import readable_company, staff_or_key, writable_company
+from search.queries import ImageNotFound
+
+IMAGES_A_PAGE = 100
+
+UNAUTHORISED = OpenApiResponse(ErrorBody, "Neither a staff user nor the holder of a valid API key")
+FORBIDDEN = OpenApiResponse(ErrorBody, "A staff user without the permission, or a key that cannot write")
+_NO_IMAGE = OpenApiResponse(ErrorBody, "The company has no such picture")
+
+
+class ImagesView(APIView):
+    @extend_schema(
+        operation_id="images_list",
+        parameters=[ImageListForm],
+        responses={
+            200: ImageListAnswer,
+            400: NOT_FOUND,
+            401: NO_KEY,
+            404: OpenApiResponse(ErrorBody, "No such page"),
+            500: FAULT,
+            503: UNUSABLE,
+        },
+    )
+    def get(self, request: Request, company: str) -> Response:
+        """List the company's pictures, a hundred a page; those put since the last build come last."""
+        found = readable_company(request, company)
+        form = validated(ImageListForm, request.query_params)
+        start = (form["page"] - 1) * IMAGES_A_PAGE
+        index = queries.company_index(found)
+        records, total = index.page(start, start + IMAGES_A_PAGE, location=form["location"])
+        pages = max(1, ceil(total / IMAGES_A_PAGE))
+        if form["page"] > pages:
+            raise NotFound(f"There is no page {form['page']}: the last is {pages}")
+        return Response(
+            {
+                "success": True,
+                "company": found.name,
+                "images": [metadata_entry(record) for record in records],
+                "total": total,
+                "page": form["page"],
+                "pages": pages,
+            }
+        )
+
+
+class ImageView(APIView):
+    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
+    parser_classes = [ImageFormParser, ImageBodyParser]
+
+    def get_permissions(self) -> list[BasePermission]:
+        reads = self.request.method in {"GET", "HEAD", "OPTIONS"}
+        return [AllowAny() if reads else staff_or_key("tenants.change_company")()]
+
+    @extend_schema(responses={200: ImageAnswer, 400: NOT_FOUND, 401: NO_KEY, 404: _NO_IMAGE, 500: FAULT, 503: UNUSABLE})
+    def get(self, request: Request, company: str, image_path: str) -> Response:
+        """Return a picture's entry."""
+        found = readable_company(request, company)
+        record = queries.company_index(found).find_path(image_path)
+        if record is None:
+            raise ImageNotFound(f"No picture {image_path}")
+        return Response({"success": True, "company": found.name, "image": metadata_entry(record)})
+
+    @extend_schema(
+        request={"multipart/form-data": ImageForm, "image/*": bytes},
+        responses={
+            200: PutAnswer,
+            201: PutAnswer,
+            400: NOT_FOUND,
+            401: UNAUTHORISED,
+            403: FORBIDDEN,
+            413: OpenApiResponse(ErrorBody, "The image is larger than 16 MB"),
+            500: FAULT,
+            503: UNUSABLE,
+        },
+    )
+    def put(self, request: Request, company: str, image_path: str) -> Response:
+        """Store a picture in the company's folder and make it searchable at once; again, it changes nothing."""
+        found = writable_company(request, company)
+        image = validated(ImageForm, request.data)["image"]
+        record, change = pictures.put_image(found, image_path, image.read(), by=actor_of(request))
+        body = {"success": True, "company": found.name, "image": metadata_entry(record), "change": change.value}
+        return Response(body, status=201 if change is pictures.Put.CREATED else 200)
+
+    @extend_schema(
+        responses={
+            200: ImageAnswer,
+            400: NOT_FOUND,
+            401: UNAUTHORISED,
+            403: FORBIDDEN,
+            404: _NO_IMAGE,
+            500: FAULT,
+            503: UNUSABLE,
+        }
+    )
+    def delete(self, request: Request, company: str, image_path: str) -> Response:
+        """Remove a picture from the company's folder and, at once, from its searches."""
+        found = writable_company(request, company)
+        record = pictures.delete_image(found, image_path, by=actor_of(request))
+        if record is None:
+            raise ImageNotFound(f"No picture {image_path}")
+        return Response({"success": True, "company": found.name, "image": metadata_entry(record)})

@@ -1,0 +1,86 @@
+"""What Prometheus reads at /metrics: the counts of all server processes, and what the database knows."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import Count, F, Sum
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.http import require_GET
+from django_tasks_db.models import DBTaskResult
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from search import health
+from search.http.errors import error_body
+from tenants.models import IndexBuild
+
+_OUTCOMES = ("embedded", "reused", "removed", "skipped")
+
+
+@require_GET
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Return all metrics as text to whoever bears METRICS_TOKEN; where none is set, there is no such page."""
+    if not settings.METRICS_TOKEN:
+        raise Http404
+    if not constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"):
+        answer = error_body("Send the header Authorization: Bearer, with the value of METRICS_TOKEN")
+        return JsonResponse(answer, status=401, headers={"WWW-Authenticate": "Bearer"})
+    text = generate_latest(_processes()) + generate_latest(_database())
+    return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
+
+
+def _processes() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    try:
+        MultiProcessCollector(registry)
+    except ValueError:  # gunicorn_conf.py has made no place for the numbers of several: this process is the only one
+        return REGISTRY
+    return registry
+
+
+def _database() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_DatabaseCollector())
+    return registry
+
+
+class _DatabaseCollector(Collector):
+    """Builds and queues, whichever process or machine has seen to them.
+
+    Gauges all of them: they go down when a company is deleted with its builds.
+    """
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return []  # or registering would already ask the database
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        answers = health.database_answers()
+        yield GaugeMetricFamily("imagesearch_database_up", "1 where the database answers.", value=answers)
+        if answers:
+            yield from self._builds()
+            yield self._tasks()
+
+    def _builds(self) -> Iterator[GaugeMetricFamily]:
+        count = GaugeMetricFamily("imagesearch_builds", "Builds by status.", labels=["status"])
+        seconds = GaugeMetricFamily("imagesearch_builds_seconds", "Time that builds took, summed.", labels=["status"])
+        pictures = GaugeMetricFamily("imagesearch_builds_pictures", "Pictures of builds, summed.", labels=["outcome"])
+        took = Sum(F("finished_at") - F("started_at"), default=timedelta())
+        rows = IndexBuild.objects.order_by().values_list("status").annotate(number=Count("pk"), took=took)
+        totals = {status: (number, time) for status, number, time in rows}
+        for status in IndexBuild.Status.values:
+            number, time = totals.get(status, (0, timedelta()))
+            count.add_metric([status], number)
+            if status not in IndexBuild.ACTIVE:
+                seconds.add_metric([status], time.total_seconds())
+        sums = {outcome: Sum(f"images_{outcome}", default=0) for outcome in _OUTCOMES}
+        for outcome, number in IndexBuild.objects.aggregate(**sums).items():
+            pictures.add_metric([outcome], number)
+        yield from (count, seconds, pictures)
+
+    def _tasks(self) -> GaugeMetricFamily:
+        waiting = DBTaskResult.objects.ready().count()
+        return GaugeMetricFamily("imagesearch_tasks_waiting", "Tasks that a worker could begin now.", value=waiting)

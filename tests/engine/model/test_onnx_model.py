@@ -1,0 +1,331 @@
+"""An export takes seconds of torch, so the first one, made by two processes at once, serves all tests here."""
+
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search import runtime
+from search.engine.errors import WeightsUnavailable
+from search.engine.model import onnx_model
+from search.engine.model.embedder import DIMENSION, UNTRAINED
+from search.engine.model.onnx_model import TOLERANCE, OnnxEmbedder, OnnxUnusable, export_paths
+from search.engine.model.probes import probe_pictures
+from search.engine.model.transform import TRANSFORMS
+from search.engine.model.weights import ENTRY_FILES, entries_at_hand, entry_path, find_weights, untrained_weights
+from tests.conftest import CLOTHING, WEIGHTS
+
+PROJECT = Path(__file__).resolve().parents[3]
+LOAD = """
+import logging, sys
+from pathlib import Path
+logging.basicConfig(level=logging.INFO)
+from search.engine.model.onnx_model import load_embedder
+cache = Path(sys.argv[1])
+embedder = load_embedder("untrained", cache=cache, hub=cache)
+from PIL import Image
+print(embedder.embed([embedder.prepare(Image.new("RGB", (300, 400), "teal"))]).shape)
+print(sorted({"torch", "torchvision"} & set(sys.modules)))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStarts:
+    cache: Path
+    printed: list[str]
+    logged: list[str]
+
+
+@pytest.fixture(scope="module")
+def first_starts(tmp_path_factory: pytest.TempPathFactory) -> FirstStarts:
+    """Return what two processes said that began to load the same weights, never exported before, together."""
+    cache = tmp_path_factory.mktemp("cache") / "made" / "on the way"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOAD, str(cache)],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=600) for process in started]
+    return FirstStarts(cache, [out for out, _ in said], [err for _, err in said])
+
+
+@pytest.fixture
+def cache(first_starts: FirstStarts, tmp_path: Path) -> Path:
+    """Return a cache of the test's own, with the export of the untrained weights in it."""
+    return Path(shutil.copytree(first_starts.cache, tmp_path / "cache"))
+
+
+@pytest.fixture
+def exports(first_starts: FirstStarts, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Return the weights exported during the test: each export is a copy of the first one."""
+    done: list[str] = []
+
+    def export(weights: str, found: object, cache: Path, hub: Path, pictures: object) -> None:
+        done.append(weights)
+        for file in export_paths(first_starts.cache, untrained_weights().passport):
+            shutil.copy(file, cache)
+
+    monkeypatch.setattr(onnx_model, "_run_export", export)
+    return done
+
+
+def load(cache: Path) -> OnnxEmbedder:
+    return onnx_model.load_embedder(UNTRAINED, cache=cache, hub=cache)
+
+
+def paths(cache: Path) -> tuple[Path, Path]:
+    return export_paths(cache, untrained_weights().passport)
+
+
+# The first start
+
+
+def test_two_first_starts_share_one_export(first_starts: FirstStarts) -> None:
+    assert [out.splitlines()[0] for out in first_starts.printed] == [f"(1, {DIMENSION})"] * 2, first_starts.logged
+    assert "".join(first_starts.logged).count("Exporting the weights untrained") == 1
+
+
+def test_a_process_that_embeds_with_it_never_imports_torch(first_starts: FirstStarts) -> None:
+    assert [out.splitlines()[1] for out in first_starts.printed] == ["[]", "[]"]
+
+
+def test_the_card_says_what_the_export_is(first_starts: FirstStarts) -> None:
+    model, card = paths(first_starts.cache)
+    noted = json.loads(card.read_text())
+    assert noted["sha256"] == onnx_model.sha256_of(model)
+    assert 0 <= noted["largest_difference"] <= TOLERANCE
+    assert noted["pictures_compared"] >= 8
+    assert not list(first_starts.cache.glob(".export-*"))
+
+
+# What it computes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> OnnxEmbedder:
+    if not WEIGHTS.is_file() or not CLOTHING.is_dir():
+        pytest.skip("needs IMAGESEARCH_WEIGHTS and the photographs")
+    cache = tmp_path_factory.mktemp("trained")
+    return onnx_model.load_embedder(str(WEIGHTS), cache=cache, hub=cache, pictures=CLOTHING)
+
+
+def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder) -> None:
+    from search.engine.model.torch_model import load_embedder
+
+    reference = load_embedder(str(WEIGHTS), device="cpu")
+    photographs = list(probe_pictures(trained.transform, folder=CLOTHING))
+    assert len(photographs) == 24
+    vectors = trained.embed(photographs)
+    assert np.abs(vectors - reference.embed(photographs)).max() <= TOLERANCE
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
+    assert trained.passport == reference.passport
+    assert trained.min_side == reference.min_side
+
+
+def test_untrained_vectors_are_those_of_torch(cache: Path) -> None:
+    from search.engine.model.torch_model import load_untrained_embedder
+
+    embedder, reference = load(cache), load_untrained_embedder(device="cpu")
+    pictures = list(probe_pictures(embedder.transform))
+    assert np.abs(embedder.embed(pictures) - reference.embed(pictures)).max() <= TOLERANCE
+    assert embedder.passport == reference.passport
+
+
+def test_a_picture_has_one_vector_in_any_batch_and_thread(cache: Path) -> None:
+    embedder = load(cache)
+    pictures = [np.roll(picture, shift, axis=1) for picture in probe_pictures(embedder.transform) for shift in range(5)]
+    together = embedder.embed(pictures)  # [40, 960]
+    with ThreadPoolExecutor(4) as threads:
+        alone = np.concatenate(list(threads.map(lambda picture: embedder.embed([picture]), pictures)))
+    assert np.abs(together - alone).max() <= TOLERANCE
+    assert np.abs(together[0] - together[1]).max() > 10 * TOLERANCE  # so the order is theirs
+
+
+# What is wrong in the cache is made anew
+
+
+@pytest.mark.parametrize("damage", ["a flipped byte", "cut short", "no network", "no card", "half a card", "an update"])
+def test_a_damaged_export_is_made_anew(cache: Path, exports: list[str], damage: str) -> None:
+    model, card = paths(cache)
+    match damage:
+        case "a flipped byte":
+            content = bytearray(model.read_bytes())
+            content[len(content) // 2] ^= 1
+            model.write_bytes(content)
+        case "cut short":
+            model.write_bytes(model.read_bytes()[:-1])
+        case "no network":
+            model.unlink()
+        case "no card":
+            card.unlink()
+        case "half a card":
+            card.write_text(card.read_text()[:40])
+        case "an update":
+            card.write_text(json.dumps(json.loads(card.read_text()) | {"onnxruntime": "1.0"}))
+    assert load(cache).embed(list(probe_pictures(TRANSFORMS["IMAGENET1K_V1"]))).shape == (8, DIMENSION)
+    assert exports == [UNTRAINED]
+    load(cache)
+    assert exports == [UNTRAINED]
+
+
+def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path, exports: list[str]) -> None:
+    command = [sys.executable, "-m", "search.engine.model.export", UNTRAINED, str(tmp_path), str(tmp_path), ""]
+    process = subprocess.Popen(command, cwd=PROJECT)
+    while not any(tmp_path.glob(".export-*/*")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("*.onnx")) + list(tmp_path.glob("*.json"))
+    load(tmp_path)
+    assert exports == [UNTRAINED]
+    assert not list(tmp_path.glob(".export-*"))
+
+
+# Where it cannot be used
+
+
+def test_an_export_that_torch_disagrees_with_is_refused_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exports: list[str]
+) -> None:
+    from search.engine.model import export
+    from search.engine.model.torch_model import load_untrained_embedder
+
+    monkeypatch.setattr(export, "TOLERANCE", -1)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    export.export(load_untrained_embedder(device="cpu"), cache=cache, pictures=None)
+    assert list(cache.iterdir()) == [paths(cache)[1]]
+    with pytest.raises(OnnxUnusable, match="differ from torch's"):
+        load(cache)
+    assert exports == []
+
+
+def broken(**_: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.CompletedProcess([], -signal.SIGKILL, "")
+
+
+def test_torch_steps_in_with_one_line_in_the_log(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.CACHE_DIR, settings.DEVICE = tmp_path, "cpu"
+    monkeypatch.setattr(onnx_model.subprocess, "run", lambda *_, **options: broken(**options))
+    embedder = runtime.untrained_embedder()
+    assert "torch" in embedder.libraries
+    assert runtime.untrained_embedder() is embedder
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "ONNX Runtime cannot run the weights untrained (the export ended with status -9" in warning.message
+
+
+@pytest.mark.parametrize("cache", ["file/cache", "file"])
+def test_a_cache_that_cannot_be_written_leaves_it_to_torch(tmp_path: Path, cache: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OnnxUnusable, match="cannot be used"):
+        load(tmp_path / cache)
+
+
+def test_without_onnxruntime_it_is_left_to_torch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(OnnxUnusable, match="cannot be imported"):
+        load(cache)
+
+
+# Weights that are not there
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
+    """Return how to let every export fail with a message; its result counts them."""
+    monkeypatch.setattr(onnx_model, "_refusals", {})
+
+    def with_message(message: str) -> list[int]:
+        calls: list[int] = []
+
+        def run(*_: object, **__: object) -> "subprocess.CompletedProcess[str]":
+            calls.append(1)
+            return subprocess.CompletedProcess([], onnx_model.WEIGHTS_UNAVAILABLE, message)
+
+        monkeypatch.setattr(onnx_model.subprocess, "run", run)
+        return calls
+
+    return with_message
+
+
+def test_weights_that_cannot_be_had_are_not_asked_for_by_every_request(
+    tmp_path: Path, refuse: Callable[[str], list[int]]
+) -> None:
+    calls = refuse("no network")
+    for _ in range(3):
+        with pytest.raises(WeightsUnavailable, match="no network"):
+            onnx_model.load_embedder("IMAGENET1K_V1", cache=tmp_path, hub=tmp_path)
+    assert len(calls) == 1
+
+
+def test_weights_put_there_meanwhile_are_tried_at_once(tmp_path: Path, refuse: Callable[[str], list[int]]) -> None:
+    calls = refuse("no good")
+    for _ in range(2):
+        with pytest.raises(WeightsUnavailable):
+            onnx_model.load_embedder("IMAGENET1K_V1", cache=tmp_path, hub=tmp_path)
+        path = entry_path("IMAGENET1K_V1", hub=tmp_path)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"weights")
+    assert len(calls) == 2
+
+
+def test_a_file_that_is_no_state_dict_is_told_by_name(tmp_path: Path) -> None:
+    weights = tmp_path / "mine.pth"
+    weights.write_bytes(b"no weights")
+    with pytest.raises(WeightsUnavailable, match=r"The weights file .*/mine\.pth cannot be read"):
+        onnx_model.load_embedder(str(weights), cache=tmp_path, hub=tmp_path)
+
+
+def test_a_name_that_is_neither_a_file_nor_an_entry(tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailable, match="'IMAGENET1K_V3' is neither a file nor a weights entry"):
+        find_weights("IMAGENET1K_V3", hub=tmp_path)
+
+
+# What torch and torchvision would say
+
+
+def test_entries_and_files_are_those_of_torchvision() -> None:
+    from search.engine.model.torch_model import MobileNet_V3_Large_Weights
+
+    assert {entry.name: entry.url.rpartition("/")[2] for entry in MobileNet_V3_Large_Weights} == ENTRY_FILES
+
+
+def test_entries_at_hand_are_those_downloaded(tmp_path: Path) -> None:
+    assert entries_at_hand(hub=tmp_path) == []
+    path = entry_path("IMAGENET1K_V2", hub=tmp_path)
+    path.parent.mkdir()
+    path.touch()
+    assert entries_at_hand(hub=tmp_path) == ["IMAGENET1K_V2"]
+
+
+def test_downloads_are_looked_for_where_torch_keeps_them() -> None:
+    show = """
+import importlib, os, torch
+os.environ.update(SECRET_KEY="x", HOME="/home/acme")
+from imagesearch import settings
+for name, value in ("X", ""), ("XDG_CACHE_HOME", "/var/cache"), ("TORCH_HOME", "/srv/torch"), ("TORCH_HOME", "~/torch"):
+    os.environ[name] = value
+    importlib.reload(settings)
+    print(settings.TORCH_HOME / "hub" == importlib.import_module("pathlib").Path(torch.hub.get_dir()))
+"""
+    result = subprocess.run([sys.executable, "-c", show], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True"] * 4
