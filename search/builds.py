@@ -5,7 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,10 +15,13 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from search import pictures, runtime
+from search import overlay, pictures, runtime
 from search.companies import demo
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
+from search.engine.build.republish import republish
+from search.engine.errors import ModelMismatch
+from search.engine.index.index import ImageIndex
 from search.engine.model.embedder import Embedder
 from tenants.models import BuildStopped, Company, IndexBuild, SkippedImage
 
@@ -85,10 +89,38 @@ def _fold(build: IndexBuild, heart: "_Heart") -> BuildOutcome:
     def report(written: int, total: int) -> None:
         heart.report(BuildProgress(found=total, reused=written))
 
-    index = pictures.fold(build.company, report=report, confirm=build.hold)
+    index = _publish_live_changes(build.company, report=report, confirm=build.hold)
     heart.beat(weights=index.info.weights or "")
     progress = BuildProgress(found=len(index), reused=len(index))
     return BuildOutcome(progress, [], len(index), full_reason="", published=True)
+
+
+def _publish_live_changes(
+    company: Company, *, report: Callable[[int, int], None], confirm: Callable[[], AbstractContextManager[object]]
+) -> ImageIndex:
+    """Publish the company's index with its live changes as a new generation; return what was published.
+
+    report is called with the number of pictures written and their total. Raises ModelMismatch where a change was
+    made with another model than the index: a build embeds it again.
+    """
+    company.refresh_from_db(fields=["live_sequence"])
+    index = overlay.index_or_empty(company)
+    storage.require_undamaged(company.embeddings_directory, beat=lambda: report(0, len(index)))
+    info = index.info
+    passport = runtime.embedder().passport if info.fingerprint is None and not len(index.records) else info.passport
+    if passport:
+        info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
+        if company.live_changes.exclude(vector=None).exclude(fingerprint=passport.fingerprint).exists():
+            raise ModelMismatch(f"Pictures of {company} were put with another model than {passport}: reindex it")
+    republish(
+        index,
+        company.embeddings_directory,
+        info=replace(info, live_sequence=company.live_sequence),
+        keep=settings.KEEP_GENERATIONS,
+        report=lambda written: report(written, len(index)),
+        confirm=confirm,
+    )
+    return index
 
 
 def _reason(error: BaseException) -> str:

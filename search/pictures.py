@@ -9,27 +9,19 @@ import hashlib
 import logging
 import os
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from weakref import WeakKeyDictionary
 
-import numpy as np
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from search import runtime
-from search.engine import storage
-from search.engine.build.republish import republish
-from search.engine.errors import IndexNotBuilt, ModelMismatch
-from search.engine.index.index import ImageIndex, LiveImage, empty_index
+from search import overlay, runtime
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
 from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
@@ -58,64 +50,12 @@ class Put(StrEnum):
     UNCHANGED = "unchanged"
 
 
-@dataclass(frozen=True, slots=True)
-class _Overlay:
-    """An index with the live changes up to sequence laid over it. Replaced whole, never changed."""
-
-    sequence: int
-    index: ImageIndex
-
-
-# By the built index below, which is not held: when the cache lets go of it, the overlay goes as well.
-_overlays: WeakKeyDictionary[ImageIndex, _Overlay] = WeakKeyDictionary()
-_empty_indexes: dict[int, ImageIndex] = {}  # by company, of those that have none yet
-_overlays_lock = threading.Lock()  # guards both
-
-
-def live_index(company: Company) -> ImageIndex:
-    """Return the company's index as of now, with all live changes. Raises IndexNotBuilt and IndexCorrupt.
-
-    company: freshly read from the database.
-    """
-    try:
-        base = runtime.index_cache().get(company.embeddings_directory)
-    except IndexNotBuilt:
-        if not company.live_sequence:
-            raise
-        with _overlays_lock:
-            base = _empty_indexes.setdefault(company.pk, empty_index())
-    folded = base.info.live_sequence or 0
-    if company.live_sequence <= folded:
-        return base
-    with _overlays_lock:
-        overlay = _overlays.get(base, _Overlay(folded, base))
-        if overlay.sequence < company.live_sequence:
-            overlay = _overlays[base] = _caught_up(overlay, company, base.info.fingerprint)
-    return overlay.index
-
-
-def _caught_up(overlay: _Overlay, company: Company, made_by: str | None) -> _Overlay:
-    changes = list(LiveChange.objects.filter(company=company, sequence__gt=overlay.sequence))
-    index = overlay.index.with_changes([_live_image(change, made_by) for change in changes])
-    return _Overlay(max([company.live_sequence, *(change.sequence for change in changes)]), index)
-
-
-def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
-    record = ImageRecord(change.path, change.image_id)
-    if change.vector is None:
-        return LiveImage(record, None)
-    if made_by and change.fingerprint != made_by:
-        logger.warning("%s was put with another model than the index's: the next build embeds it again", change.path)
-        return LiveImage(record, None)
-    return LiveImage(record, np.frombuffer(change.vector, np.float32))
-
-
 def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -> tuple[ImageRecord, Put]:
     """Store a picture under path in the company's folder and make it searchable; tell what that changed.
 
     Raises PathRefused, FolderUnusable, ImageUnreadable, and what embedding raises.
     """
-    index = _index_or_empty(company)
+    index = overlay.index_or_empty(company)
     target = _target(company, path)
     known = index.find_path(path)
     if known is not None and _holds(target, content):
@@ -143,7 +83,7 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
 
     Raises PathRefused and FolderUnusable.
     """
-    index = _index_or_empty(company)
+    index = overlay.index_or_empty(company)
     target = _target(company, path)
     record = index.find_path(path)
     if record is None and not target.is_file():
@@ -167,41 +107,6 @@ def fold_later(company: Company, *, changes: int) -> None:
     elif changes == 1:  # the first; the task takes the others along
         later = timezone.now() + timedelta(seconds=settings.FOLD_SECONDS)
         fold_live_changes.using(run_after=later).enqueue(company.pk)
-
-
-def fold(
-    company: Company, *, report: Callable[[int, int], None], confirm: Callable[[], AbstractContextManager[object]]
-) -> ImageIndex:
-    """Publish the company's index with its live changes as a new generation; return what was published.
-
-    report is called with the number of pictures written and their total. Raises ModelMismatch where a change was
-    made with another model than the index: a build embeds it again.
-    """
-    company.refresh_from_db(fields=["live_sequence"])
-    index = _index_or_empty(company)
-    storage.require_undamaged(company.embeddings_directory, beat=lambda: report(0, len(index)))
-    info = index.info
-    passport = runtime.embedder().passport if info.fingerprint is None and not len(index.records) else info.passport
-    if passport:
-        info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
-        if company.live_changes.exclude(vector=None).exclude(fingerprint=passport.fingerprint).exists():
-            raise ModelMismatch(f"Pictures of {company} were put with another model than {passport}: reindex it")
-    republish(
-        index,
-        company.embeddings_directory,
-        info=replace(info, live_sequence=company.live_sequence),
-        keep=settings.KEEP_GENERATIONS,
-        report=lambda written: report(written, len(index)),
-        confirm=confirm,
-    )
-    return index
-
-
-def _index_or_empty(company: Company) -> ImageIndex:
-    try:
-        return live_index(company)
-    except IndexNotBuilt:
-        return empty_index()
 
 
 def _write_change(company: Company, record: ImageRecord, sequence: int, vector: bytes | None, fingerprint: str) -> None:

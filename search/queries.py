@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from django.conf import settings
 
-from search import pictures, runtime
+from search import overlay, runtime
 from search.engine import storage
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.index import ImageIndex, IndexInfo, Match
@@ -95,7 +95,7 @@ def company_index(company: Company) -> ImageIndex:
     """
     try:
         with stage("index"):
-            return pictures.live_index(company)
+            return overlay.live_index(company)
     except IndexNotBuilt as error:
         raise IndexNotBuilt(
             f"Company '{company}' has no index yet: run manage.py build_embeddings --company {company}"

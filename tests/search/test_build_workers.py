@@ -19,7 +19,8 @@ from django.test import Client
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, build_index
 from search.engine.index.index import ImageIndex
-from search.pictures import delete_image, live_index, put_image
+from search.overlay import live_index
+from search.pictures import delete_image, put_image
 from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint, picture

@@ -14,7 +14,7 @@ from django.contrib.auth.models import User
 from django.db import close_old_connections, connections
 from django.test import Client
 
-from search import pictures
+from search import overlay
 from search.engine import storage
 from search.tasks import carry_out_build
 from tenants.models import Company, IndexBuild, LiveChange
@@ -249,4 +249,4 @@ def test_an_interrupted_put_is_nowhere(acme: Company, staff: dict[str, str], mon
         assert put(staff).status_code == 503
     assert not LiveChange.objects.exists()
     assert not (acme.image_directory / "green.png").exists()
-    assert pictures.live_index(Company.objects.get()).find_path("green.png") is None
+    assert overlay.live_index(Company.objects.get()).find_path("green.png") is None

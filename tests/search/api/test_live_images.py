@@ -9,7 +9,7 @@ from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
 from django.test import Client
 
-from search import pictures, runtime
+from search import overlay, pictures, runtime
 from search.engine import storage
 from search.engine.storage.cache import IndexCache
 from search.tasks import carry_out_build, fold_live_changes
@@ -121,7 +121,7 @@ def test_live_changes_reach_other_processes_and_survive_restarts(
 ) -> None:
     put(client, "g.png", GREEN, staff)
     delete(client, "Warm/red.png", staff)
-    monkeypatch.setattr(pictures, "_overlays", WeakKeyDictionary())  # what a new process starts with
+    monkeypatch.setattr(overlay, "_overlays", WeakKeyDictionary())  # what a new process starts with
     other_process = IndexCache(2**30)
     monkeypatch.setattr(runtime, "index_cache", lambda: other_process)
     assert found(client, GREEN) == ["g.png", "Cold/blue.png"]
