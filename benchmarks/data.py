@@ -8,8 +8,8 @@ from PIL import Image
 from search.companies import demo
 from search.engine.index.index import IndexInfo
 from search.engine.index.records import ImageRecord, image_id
-from search.engine.model.embedder import DIMENSION, Vectors
 from search.engine.storage import IndexWriter
+from search.engine.vectors import DIMENSION, Vectors
 
 _BLOCK = 8192
 

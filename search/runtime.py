@@ -12,7 +12,8 @@ from PIL import Image
 from search.engine.errors import EngineError, WeightsUnavailable
 from search.engine.index.index import ImageIndex
 from search.engine.model import onnx_model
-from search.engine.model.embedder import UNTRAINED, Embedder
+from search.engine.model.embedder import Embedder
+from search.engine.model.passport import UNTRAINED
 from search.engine.model.weights import entries_at_hand
 from search.engine.storage.cache import IndexCache
 from search.monitoring.metrics import CountedCache

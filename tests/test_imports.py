@@ -53,6 +53,19 @@ def test_the_engine_works_without_django(tmp_path: Path) -> None:
     assert modules.isdisjoint(MODEL_LIBRARIES)
 
 
+@pytest.mark.parametrize("module", ["search.engine.vectors", "search.engine.index.index", "search.engine.storage"])
+def test_vectors_and_indexes_are_read_without_pillow(module: str, tmp_path: Path) -> None:
+    modules = loaded_by(f"import {module}", tmp_path)
+    assert module in modules
+    assert "PIL" not in modules
+
+
+def test_vectors_need_numpy_alone(tmp_path: Path) -> None:
+    modules = loaded_by("import search.engine.vectors", tmp_path)
+    assert "numpy" in modules
+    assert not {name for name in modules if name.partition(".")[0] in {"faiss", "filelock", "onnxruntime"}}
+
+
 def test_the_rows_work_without_the_engine(tmp_path: Path) -> None:
     code = (
         "import django; from django.conf import settings\n"

@@ -29,7 +29,7 @@ from search.companies import removal
 from search.companies.rollback import roll_back
 from search.engine import storage
 from search.engine.errors import EngineError
-from search.engine.model.embedder import UNTRAINED
+from search.engine.model.passport import UNTRAINED
 from search.engine.pictures.intake import Intake, IntakeLimits, Upload, take_in
 from search.management.progress import format_seconds
 from tenants import audit

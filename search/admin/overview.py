@@ -11,7 +11,7 @@ from django.utils import timezone
 from search.engine import storage
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
-from search.engine.model.embedder import UNTRAINED
+from search.engine.model.passport import UNTRAINED
 from search.engine.pictures.folder import ImageFile, find_images
 from search.management.progress import format_seconds
 from tenants.models import Company, IndexBuild

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from search.engine.model.embedder import DIMENSION, ModelPassport, Vectors, unit_length
+from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels
+from search.engine.vectors import DIMENSION, Vectors, unit_length
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

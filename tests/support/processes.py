@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from search.engine.model.embedder import Vectors
 from search.engine.model.transform import Pixels
+from search.engine.vectors import Vectors
 from tests.support.fakes import FakeEmbedder
 from tests.support.waiting import eventually
 

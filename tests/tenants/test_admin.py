@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import reverse
 
 from search.builds import run_build
-from search.engine.model.embedder import UNTRAINED, ModelPassport
+from search.engine.model.passport import UNTRAINED, ModelPassport
 from tenants.models import Company, IndexBuild
 from tests.conftest import Colleague
 from tests.support.fakes import BLUE, RED, FakeEmbedder

@@ -20,10 +20,11 @@ from search.engine.build.workspace import Workspace
 from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace, NothingToIndex
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, image_id
-from search.engine.model.embedder import DIMENSION, Embedder, Vectors, read_prepared
+from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.model.transform import Pixels
 from search.engine.pictures.folder import SkippedFile
 from search.engine.storage import SIGNATURE
+from search.engine.vectors import DIMENSION, Vectors
 
 _SAME_VECTOR = 1e-5  # of each number; what a full rebuild may differ from an incremental one
 _SAMPLES = 8

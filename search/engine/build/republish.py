@@ -11,8 +11,10 @@ from search.engine import storage
 from search.engine.errors import ImageUnreadable, NothingToIndex
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, ids_no_path_gives
-from search.engine.model.embedder import Embedder, ModelPassport, Vectors, unit_length
+from search.engine.model.embedder import Embedder
+from search.engine.model.passport import ModelPassport
 from search.engine.pictures.decode import open_image
+from search.engine.vectors import Vectors, unit_length
 
 UNKNOWN_MODEL = ModelPassport("weights unknown here", "unknown")
 

@@ -19,8 +19,8 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from search.engine.model.embedder import DIMENSION, Vectors
 from search.engine.storage import SIGNATURE
+from search.engine.vectors import DIMENSION, Vectors
 
 _ROW_BYTES = 4 * DIMENSION
 _HASH_BYTES = 32

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.index.vector_file import VectorFile
-from search.engine.model.embedder import DIMENSION, Vector, Vectors
+from search.engine.vectors import DIMENSION, Vector, Vectors
 
 MIN_IMAGES = 10_000  # below, the exact scan takes a few milliseconds
 MIN_RECALL = 0.999

@@ -9,7 +9,8 @@ from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.index.coarse import CoarseIndex, CoarseSearch
 from search.engine.index.records import ImageRecord, ListRecords, Records, Rows
 from search.engine.index.vector_file import VectorFile
-from search.engine.model.embedder import DIMENSION, MODEL, ModelPassport, Vector, Vectors
+from search.engine.model.passport import MODEL, ModelPassport
+from search.engine.vectors import DIMENSION, Vector, Vectors
 
 _ROUNDING = 1e-5  # of a product of unit vectors in float32, many times over
 _BLOCK = 4096

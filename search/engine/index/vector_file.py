@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.errors import IndexCorrupt
-from search.engine.model.embedder import DIMENSION, Vectors
+from search.engine.vectors import DIMENSION, Vectors
 
 _ROW_BYTES = 4 * DIMENSION
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from search.engine.errors import WeightsUnavailable
-from search.engine.model.embedder import UNTRAINED
 from search.engine.model.onnx_model import (
     TOLERANCE,
     UNFINISHED,
@@ -23,6 +22,7 @@ from search.engine.model.onnx_model import (
     runtime_version,
     sha256_of,
 )
+from search.engine.model.passport import UNTRAINED
 from search.engine.model.probes import probe_pictures
 from search.engine.model.torch_model import TorchEmbedder, load_embedder, load_untrained_embedder
 

@@ -24,9 +24,10 @@ from filelock import FileLock
 from PIL import Image
 
 from search.engine.errors import WeightsUnavailable
-from search.engine.model.embedder import ModelPassport, Vectors, unit_length
+from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels, Transform
 from search.engine.model.weights import Weights, find_weights
+from search.engine.vectors import Vectors, unit_length
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
-from search.engine.model.embedder import Vectors, unit_length
 from search.engine.model.probes import probe_pictures
 from search.engine.model.transform import Pixels, Transform
 from search.engine.model.weights import Weights, entry_path, find_weights, untrained_weights
+from search.engine.vectors import Vectors, unit_length
 
 logger = logging.getLogger(__name__)
 

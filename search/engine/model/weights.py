@@ -6,8 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from search.engine.errors import WeightsUnavailable
-from search.engine.model.embedder import DIMENSION, UNTRAINED, ModelPassport
+from search.engine.model.passport import UNTRAINED, ModelPassport
 from search.engine.model.transform import TRANSFORMS, Transform
+from search.engine.vectors import DIMENSION
 
 # The files of torchvision's MobileNet_V3_Large_Weights, by entry (a test compares the two).
 ENTRY_FILES = {

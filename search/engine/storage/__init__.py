@@ -55,7 +55,7 @@ from search.engine.index.records import (
     parse_entry,
 )
 from search.engine.index.vector_file import VectorFile
-from search.engine.model.embedder import DIMENSION, Vectors
+from search.engine.vectors import DIMENSION, Vectors
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from search.engine.errors import IndexCorrupt
 from search.engine.index.coarse import MIN_RECALL
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import LineRecords
-from search.engine.model.embedder import Vectors
+from search.engine.vectors import Vectors
 
 _SAMPLES = 100
 _NEIGHBOURS = 10

@@ -13,7 +13,7 @@ from search.companies.transfer import TransferRefused, import_archive
 from search.engine import storage
 from search.engine.build.republish import UNKNOWN_MODEL, agreement, same_model, take_over
 from search.engine.errors import EngineError
-from search.engine.model.embedder import ModelPassport
+from search.engine.model.passport import ModelPassport
 from tenants import audit
 from tenants.models import Company
 

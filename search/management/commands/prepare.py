@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 from search.companies import demo
 from search.companies.adoption import adopt_companies, get_or_create_company
 from search.engine import storage
-from search.engine.model.embedder import UNTRAINED
+from search.engine.model.passport import UNTRAINED
 from tenants.models import Company
 
 _UNTRAINED_NOTICE = """

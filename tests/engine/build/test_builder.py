@@ -16,7 +16,8 @@ from search.engine.build import builder
 from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index, estimate_build
 from search.engine.errors import NotEnoughSpace, NothingToIndex, PublishRefused
 from search.engine.index.index import ImageIndex
-from search.engine.model.embedder import Vectors, read_prepared, unit_length
+from search.engine.model.embedder import read_prepared
+from search.engine.vectors import Vectors, unit_length
 from tests.conftest import paint
 from tests.support.fakes import BLUE, GREEN, RED, WHITE, FakeEmbedder
 

@@ -8,8 +8,9 @@ from PIL import Image
 from search.engine import storage
 from search.engine.build.republish import agreement, same_model, take_over
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, NothingToIndex, PublishRefused
-from search.engine.model.embedder import DIMENSION, ModelPassport, Vectors
+from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels
+from search.engine.vectors import DIMENSION, Vectors
 from tests.conftest import paint
 from tests.engine.storage.test_storage import FLASK_FILES, flask_directory, publish, some_records, some_vectors
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from search.engine.build.workspace import Workspace
-from search.engine.model.embedder import DIMENSION, Vectors
 from search.engine.storage import SIGNATURE
+from search.engine.vectors import DIMENSION, Vectors
 
 MODEL = {"fingerprint": "f" * 64, "libraries": {"fake": "1"}}
 

@@ -10,7 +10,7 @@ from search.engine.errors import IndexCorrupt
 from search.engine.index import coarse
 from search.engine.index.index import IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, image_id
-from search.engine.model.embedder import DIMENSION, Vectors, unit_length
+from search.engine.vectors import DIMENSION, Vectors, unit_length
 
 PICTURES = 1_500
 

@@ -12,7 +12,8 @@ from search.engine import storage
 from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, ListRecords
-from search.engine.model.embedder import DIMENSION, ModelPassport, Vector, Vectors, unit_length
+from search.engine.model.passport import ModelPassport
+from search.engine.vectors import DIMENSION, Vector, Vectors, unit_length
 
 MakeIndex = Callable[[Vectors], ImageIndex]
 

@@ -15,7 +15,8 @@ from search.engine import storage
 from search.engine.build.builder import BuildOptions, build_index
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
 from search.engine.index.index import ImageIndex
-from search.engine.model.embedder import UNTRAINED, Embedder, read_prepared
+from search.engine.model.embedder import Embedder, read_prepared
+from search.engine.model.passport import UNTRAINED
 from search.engine.model.transform import TRANSFORMS, Transform
 from search.engine.model.weights import ENTRY_FILES
 from tests.conftest import CLOTHING, WEIGHTS

@@ -19,11 +19,12 @@ import pytest
 from search import runtime
 from search.engine.errors import WeightsUnavailable
 from search.engine.model import onnx_model
-from search.engine.model.embedder import DIMENSION, UNTRAINED
 from search.engine.model.onnx_model import TOLERANCE, OnnxEmbedder, OnnxUnusable, export_paths
+from search.engine.model.passport import UNTRAINED
 from search.engine.model.probes import probe_pictures
 from search.engine.model.transform import TRANSFORMS
 from search.engine.model.weights import ENTRY_FILES, entries_at_hand, entry_path, find_weights, untrained_weights
+from search.engine.vectors import DIMENSION
 from tests.conftest import CLOTHING, WEIGHTS
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -22,7 +22,8 @@ from search.engine import storage
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, PublishRefused
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, metadata_entry
-from search.engine.model.embedder import DIMENSION, ModelPassport, Vectors, unit_length
+from search.engine.model.passport import ModelPassport
+from search.engine.vectors import DIMENSION, Vectors, unit_length
 
 OUR_FILES = [
     "faiss_index.bin",

@@ -28,7 +28,7 @@ from search.admin import companies as admin
 from search.admin import overview
 from search.builds import run_build
 from search.engine import storage
-from search.engine.model.embedder import UNTRAINED, ModelPassport
+from search.engine.model.passport import UNTRAINED, ModelPassport
 from search.engine.pictures.intake import IntakeLimits
 from tenants.models import Company, IndexBuild, LiveChange, SkippedImage
 from tests.conftest import Colleague, paint, picture

@@ -12,8 +12,9 @@ from PIL import Image
 
 from search import runtime
 from search.engine import storage
-from search.engine.model.embedder import ModelPassport, Vectors
+from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels
+from search.engine.vectors import Vectors
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint, picture
 from tests.engine.storage.test_storage import FLASK_FILES, flask_directory, publish, some_records, some_vectors

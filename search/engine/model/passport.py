@@ -1,0 +1,15 @@
+from dataclasses import dataclass
+
+MODEL = "MobileNetV3-Large"
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPassport:
+    """Which model made a vector: vectors of two fingerprints are never compared."""
+
+    weights: str  # a torchvision weights entry, a file's name, or "untrained"
+    fingerprint: str  # hex digest over architecture, weights and transform
+
+    def __str__(self) -> str:
+        return f"{self.weights} ({self.fingerprint[:12]})"
