@@ -23,7 +23,7 @@ from search.api.answers import (
     search_body,
     validated,
 )
-from search.engine.storage import timestamp
+from search.engine.timestamps import timestamp
 from search.http.bodies import ImageFormParser
 from search.http.limits import count_search
 from search.http.permissions import readable_company, visible_companies

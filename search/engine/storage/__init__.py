@@ -55,6 +55,7 @@ from search.engine.index.records import (
     parse_entry,
 )
 from search.engine.index.vector_file import VectorFile
+from search.engine.timestamps import timestamp
 from search.engine.vectors import DIMENSION, Vectors
 
 logger = logging.getLogger(__name__)
@@ -634,11 +635,6 @@ def _write_sums(generation: Path, sums: dict[str, str]) -> None:
 def info_entries(index_info: IndexInfo) -> dict[str, Any]:
     """Return what is known of the index, as in index_info.json."""
     return {name: value for name, value in asdict(index_info).items() if value is not None}
-
-
-def timestamp(moment: datetime | None = None) -> str:
-    """Return moment, or now, as every timestamp of the contract is written: UTC, 2025-10-27T12:00:00.000Z."""
-    return (moment or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from search import queries
 from search.api.answers import result
 from search.engine import storage
 from search.engine.errors import EngineError
+from search.engine.timestamps import timestamp
 from search.http.errors import error_body
 
 
@@ -54,7 +55,7 @@ class Command(BaseCommand):
             "results": results,
             "total_results": len(results),
             "query_processed": True,
-            "timestamp": storage.timestamp(),
+            "timestamp": timestamp(),
         }
         self.stdout.write(json.dumps(body, indent=2))
 
