@@ -7,7 +7,6 @@ folds into the index what lies in the folder.
 
 import hashlib
 import logging
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from search import overlay, runtime
+from search.engine import durable
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
 from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
@@ -143,8 +143,7 @@ def _holds(target: Path, content: bytes) -> bool:
     try:
         if target.is_symlink() or target.stat().st_size != len(content):
             return False
-        with target.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest() == hashlib.sha256(content).digest()
+        return durable.sha256(target) == hashlib.sha256(content).digest()
     except OSError:
         return False
 
@@ -168,10 +167,7 @@ def _uploaded(folder: Path, content: bytes) -> Iterator[Path]:
             abandoned.unlink(missing_ok=True)
     uploaded = uploads / secrets.token_hex(16)
     try:
-        with uploaded.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        durable.write(uploaded, content)
         yield uploaded
     finally:
         uploaded.unlink(missing_ok=True)

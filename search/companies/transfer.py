@@ -2,7 +2,6 @@
 
 import filecmp
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from django.db import transaction
 
 from search.builds import run_build
 from search.companies.adoption import record_index
-from search.engine import storage
+from search.engine import durable, storage
 from search.engine.errors import ArchiveRefused, IndexNotBuilt, NotEnoughSpace
 from search.engine.pictures.folder import ImageFile, find_images
 from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, new_archive, open_archive
@@ -213,8 +212,4 @@ def _move_pictures(pictures: Path, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         return  # the same, see _require_same_pictures
     pictures.replace(folder)
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.sync(folder.parent)

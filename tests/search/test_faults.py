@@ -20,6 +20,7 @@ from search.tasks import carry_out_build
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import paint, picture
 from tests.search.management.test_check_index import check, flip_a_byte
+from tests.support.disks import fill_up
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import Site
 
@@ -82,13 +83,8 @@ def healed_build(company: Company) -> None:
 @pytest.mark.parametrize("name", ["faiss_index.bin", "metadata.json", "given_ids.json", "index_info.json"])
 def test_a_disk_that_fills_up_during_a_build(acme: Company, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     paint(acme.image_directory / "green.png", GREEN)
-    real = storage.IndexWriter._open
-
-    def open_on_full_disk(writer: storage.IndexWriter, wanted: str) -> Any:
-        return Path("/dev/full").open("wb", buffering=1 << 20) if wanted == name else real(writer, wanted)
-
     with monkeypatch.context() as patch:
-        patch.setattr(storage.IndexWriter, "_open", open_on_full_disk)
+        fill_up(patch, name)
         failed_build(acme, "No space left on device")
     assert not list(acme.embeddings_directory.parent.glob(".generations/acme/.writing-*"))
     healed_build(acme)

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL
 
-from search.engine import storage
-from search.engine.build.plan import EMBED, TIME_GRAIN_NS, Plan, content_hash, make_plan
+from search.engine import durable, storage
+from search.engine.build.plan import EMBED, TIME_GRAIN_NS, Plan, make_plan
 from search.engine.build.workspace import Workspace
 from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace, NothingToIndex
 from search.engine.index.index import ImageIndex, IndexInfo
@@ -229,7 +229,7 @@ class _Build:
             path = before.records[int(row)].path
             try:
                 with (self._folder / path).open("rb") as file:
-                    if content_hash(file) != before.signatures[row]["sha256"].tobytes():
+                    if durable.sha256(file) != before.signatures[row]["sha256"].tobytes():
                         continue
                     pixels = self._prepare(file, path)
             except (OSError, ImageUnreadable):
@@ -343,7 +343,7 @@ class _Build:
         try:
             with (self._folder / path).open("rb") as file:
                 stat = os.fstat(file.fileno())
-                sha256 = content_hash(file)
+                sha256 = durable.sha256(file)
                 signature["size"], signature["mtime_ns"] = stat.st_size, stat.st_mtime_ns
                 signature["sha256"] = np.frombuffer(sha256, np.uint8)
                 if (row := self._rows_by_content.find(sha256)) is not None:

@@ -1,17 +1,15 @@
 """What a build has to do: which pictures keep their vectors and which are to be embedded."""
 
-import hashlib
 import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from search.engine import durable
 from search.engine.errors import NothingToIndex
 from search.engine.index.index import ImageIndex
 from search.engine.pictures.folder import ImageFile, SkippedFile, find_images
@@ -126,12 +124,6 @@ class _Comparison:
             return True
         try:
             with (self._folder / file.path).open("rb") as opened:
-                return content_hash(opened) == signature["sha256"].tobytes()
+                return durable.sha256(opened) == signature["sha256"].tobytes()
         except OSError:
             return False  # reading it again will tell why
-
-
-def content_hash(file: BinaryIO) -> bytes:
-    """Return the SHA-256 of file from its start."""
-    file.seek(0)
-    return hashlib.file_digest(cast(BufferedReader, file), "sha256").digest()

@@ -9,7 +9,6 @@ written before their lines: a line without a vector cannot be, and what follows 
 
 import contextlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from search.engine import durable
 from search.engine.storage import SIGNATURE
 from search.engine.vectors import DIMENSION, Vectors
 
@@ -165,5 +165,5 @@ def _write_durably(file: IO[bytes], data: bytes, start: int) -> int:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
-    os.fsync(file.fileno())
+    durable.sync(file)
     return start + len(data)

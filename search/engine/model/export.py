@@ -1,7 +1,6 @@
 """python -m search.engine.model.export WEIGHTS CACHE HUB PICTURES: what onnx_model runs to get its network."""
 
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from search.engine import durable
 from search.engine.errors import WeightsUnavailable
 from search.engine.model.onnx_model import (
     TOLERANCE,
@@ -20,7 +20,6 @@ from search.engine.model.onnx_model import (
     OnnxEmbedder,
     export_paths,
     runtime_version,
-    sha256_of,
 )
 from search.engine.model.passport import UNTRAINED
 from search.engine.model.probes import probe_pictures
@@ -54,9 +53,9 @@ def export(reference: TorchEmbedder, *, cache: Path, pictures: Path | None) -> E
         made.write(card)
         # The card moves last: without it, or when it tells of another file, nobody takes the network for whole.
         for file in (model, card) if made.sha256 else (card,):
-            _settle(file)
+            durable.sync(file)
             file.replace(cache / file.name)
-        _settle(cache)
+        durable.sync(cache)
     return made
 
 
@@ -68,22 +67,13 @@ def _compare(reference: TorchEmbedder, model: Path, folder: Path | None) -> Expo
     truth = reference.embed(probes)
     difference = float(max(np.abs(truth - alone).max(), np.abs(truth - exported.embed(probes)).max()))
     return Export(
-        sha256=sha256_of(model) if difference <= TOLERANCE else None,
+        sha256=durable.sha256(model).hex() if difference <= TOLERANCE else None,
         weights=reference.passport.weights,
         largest_difference=difference,
         pictures_compared=len(probes),
         onnxruntime=runtime_version(),
         torch=version("torch"),
     )
-
-
-def _settle(path: Path) -> None:
-    """Have what is written on the disk before anything relies on it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ would stay in the memory of the one that serves. Of each fingerprint the folder 
 says what it is; see Export. Who exports holds the folder's lock, everybody else waits for it.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
+from search.engine import durable
 from search.engine.errors import WeightsUnavailable
 from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels, Transform
@@ -145,7 +145,7 @@ def _is_finished(weights: Weights, cache: Path) -> bool:
     export = _read_card(card)
     if export is None or export.onnxruntime != runtime_version():
         return False
-    return export.sha256 is None or export.sha256 == sha256_of(model)
+    return export.sha256 is None or _holds(model, export.sha256)
 
 
 def _read_card(card: Path) -> Export | None:
@@ -155,12 +155,11 @@ def _read_card(card: Path) -> Export | None:
         return None
 
 
-def sha256_of(file: Path) -> str | None:
+def _holds(model: Path, sha256: str) -> bool:
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return durable.sha256(model).hex() == sha256
     except OSError:
-        return None
+        return False
 
 
 def _export_once(weights: str, cache: Path, hub: Path, pictures: Path | None) -> Weights:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from search.engine import durable
 from search.engine.errors import WeightsUnavailable
 from search.engine.model.passport import UNTRAINED, ModelPassport
 from search.engine.model.transform import TRANSFORMS, Transform
@@ -64,8 +65,7 @@ def entries_at_hand(*, hub: Path) -> list[str]:
 
 def _weights(path: Path, *, label: str, transform: Transform) -> Weights:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = durable.sha256(path).hex()
     except OSError as error:
         raise WeightsUnavailable(f"The weights file {path} cannot be read ({error}): provide it anew") from error
     return Weights(path, ModelPassport(label, _fingerprint(digest, transform)), transform)

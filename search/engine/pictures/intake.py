@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import IO, Any, BinaryIO, Self, cast
+from typing import IO, BinaryIO, Self, cast
 
+from search.engine.durable import BoundedReads
 from search.engine.errors import ImageUnreadable
 from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension, open_image
 from search.engine.pictures.folder import SkippedFile
@@ -127,7 +128,8 @@ def _entries(uploads: Sequence[Upload], limits: IntakeLimits) -> Iterator[_Entry
 
 def _zip_entries(upload: Upload, limits: IntakeLimits) -> Iterator[_Entry]:
     try:
-        archive = zipfile.ZipFile(cast(IO[bytes], _BoundedReads(upload.file)))
+        bounded = BoundedReads(upload.file, limit=_MAX_DIRECTORY_BYTES, refuse=_list_too_large)
+        archive = zipfile.ZipFile(cast(IO[bytes], bounded))
         infos = [info for info in archive.infolist() if not info.is_dir()]
         if len(infos) > limits.entries:
             raise _Refused(f"it holds {len(infos)} files, at most {limits.entries} are taken at a time")
@@ -171,20 +173,8 @@ def _refusal(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-class _BoundedReads:
-    """A file that refuses to be read in huge pieces, which zipfile asks for to read its list of entries."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._file.read(_MAX_DIRECTORY_BYTES + 1 if size < 0 else min(size, _MAX_DIRECTORY_BYTES + 1))
-        if len(content) > _MAX_DIRECTORY_BYTES:
-            raise _Refused(f"its list of entries is larger than {_MAX_DIRECTORY_BYTES // 2**20} MB")
-        return content
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+def _list_too_large() -> Exception:
+    return _Refused(f"its list of entries is larger than {_MAX_DIRECTORY_BYTES // 2**20} MB")
 
 
 def _checked_path(entry: _Entry, location: str) -> str:

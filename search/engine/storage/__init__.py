@@ -20,7 +20,6 @@ becomes a generation when the first one of ours is published in its place.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ import faiss
 import numpy as np
 from filelock import FileLock, Timeout
 
+from search.engine import durable
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
 from search.engine.index.coarse import CoarseIndex, CoarseSearch, build_coarse, read_coarse, write_coarse
 from search.engine.index.index import ImageIndex, IndexInfo
@@ -88,7 +88,6 @@ _FLAT_HEADER = struct.Struct("<4siqqq?iQ")
 _FLAT_IP = b"IxFI"
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
-_HASH_BLOCK = 1 << 22
 
 _POINTER = b"version https://git-lfs"
 _NOT_WORTH_KEEPING = frozenset({".gitkeep", ".DS_Store"})
@@ -154,7 +153,7 @@ def _damaged_files(generation: Path, beat: Callable[[], None]) -> list[str]:
     damaged += [f"{name} is not in {SUMS}" for name in sorted(present - sums.keys())]
     for name in sorted(present & sums.keys()):
         try:
-            if _sha256(generation / name, beat) != sums[name]:
+            if durable.sha256(generation / name, beat=beat).hex() != sums[name]:
                 damaged.append(f"{name} has changed since it was published")
         except OSError as error:
             damaged.append(str(_unreadable(generation / name, error)))
@@ -183,15 +182,6 @@ def _has_format(generation: Path, number: int) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(found, int) and found >= number
-
-
-def _sha256(path: Path, beat: Callable[[], None] = lambda: None) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-            beat()
-    return digest.hexdigest()
 
 
 def _read_whole(directory: Path, read: Callable[[Path], T]) -> T:
@@ -477,14 +467,14 @@ class Draft:
         keep: how many earlier generations stay. confirm: entered around the switch; raising there leaves the old
         index in place.
         """
-        _fsync(self.path)
+        durable.sync(self.path)
         with _publish_lock(self._directory):
             given_up = _rolled_back_from(self._directory)
             name = _next_name(self._directory)
             with confirm():
                 (self.path / LOCK).unlink()
                 self.path.rename(_home(self._directory) / name)
-                _fsync(_home(self._directory))
+                durable.sync(_home(self._directory))
                 _link(self._directory, _home(self._directory) / name)
             for generation in given_up:
                 shutil.rmtree(generation, ignore_errors=True)
@@ -562,9 +552,7 @@ class IndexWriter:
         beat: called now and then.
         confirm: entered around the switch; raising there leaves the old index in place.
         """
-        with self._open(GIVEN_IDS) as file:
-            file.write(json.dumps(given_ids or {}).encode())
-            _close_durably(file)
+        durable.write(self._draft.path / GIVEN_IDS, json.dumps(given_ids or {}).encode())
         self._finish_files(replace(info, total_images=len(self._ids), timestamp=timestamp()), beat)
         return Published(self._draft.publish(keep=keep, confirm=confirm), len(self._ids))
 
@@ -595,7 +583,8 @@ class IndexWriter:
         self._write_headers()
         self._metadata.write(_METADATA_END)
         for file in (self._faiss, self._embeddings, self._metadata):
-            _close_durably(file)
+            durable.sync(file)
+            file.close()
         id_keys = np.empty(len(self._ids), dtype=ID_KEY)
         id_keys["key"], id_keys["row"] = self._ids, np.arange(len(self._ids))
         self._save(OFFSETS, np.array(self._offsets, dtype="<i8"))
@@ -603,11 +592,11 @@ class IndexWriter:
         if self._signatures:
             self._save(SIGNATURES, np.concatenate(self._signatures))
         info = replace(info, coarse=self._write_codes(beat))
-        with self._open(INFO) as file:
-            file.write(json.dumps(info_entries(info) | {"format": FORMAT}, indent=2).encode())
-            _close_durably(file)
+        entries = info_entries(info) | {"format": FORMAT}
+        durable.write(self._draft.path / INFO, json.dumps(entries, indent=2).encode())
         names = [name for name in PARTS - {SUMS} if (self._draft.path / name).exists()]
-        _write_sums(self._draft.path, {name: _sha256(self._draft.path / name, beat) for name in names})
+        sums = {name: durable.sha256(self._draft.path / name, beat=beat).hex() for name in names}
+        _write_sums(self._draft.path, sums)
 
     def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
         if not self._ids:
@@ -616,20 +605,17 @@ class IndexWriter:
         if coarse is None:
             return None
         write_coarse(coarse, self._draft.path / CODES)
-        with (self._draft.path / CODES).open("rb") as file:
-            os.fsync(file.fileno())
+        durable.sync(self._draft.path / CODES)
         return coarse.search
 
     def _save(self, name: str, values: Any) -> None:
         with self._open(name) as file:
             np.save(file, values)
-            _close_durably(file)
+            durable.sync(file)
 
 
 def _write_sums(generation: Path, sums: dict[str, str]) -> None:
-    with (generation / SUMS).open("wb") as file:
-        file.write("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
-        _close_durably(file)
+    durable.write(generation / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
 def info_entries(index_info: IndexInfo) -> dict[str, Any]:
@@ -660,11 +646,9 @@ def keep_ids(generation: Path, company: str) -> None:
     if not (generation / GIVEN_IDS).exists():
         return  # then they are read from its metadata
     kept = given_ids(generation, company) | ids_no_path_gives(company, load(generation).records)
-    with (generation / GIVEN_IDS).open("wb") as file:
-        file.write(json.dumps(kept).encode())
-        _close_durably(file)
+    durable.write(generation / GIVEN_IDS, json.dumps(kept).encode())
     if sums := _read_sums(generation):  # of the other files they stay as they came, to be compared
-        _write_sums(generation, sums | {GIVEN_IDS: _sha256(generation / GIVEN_IDS)})
+        _write_sums(generation, sums | {GIVEN_IDS: durable.sha256(generation / GIVEN_IDS).hex()})
 
 
 def generations(directory: Path) -> list[Generation]:
@@ -805,7 +789,7 @@ def _link(directory: Path, generation: Path) -> None:
         # rename() cannot put a link over a directory. Until the link is there, _resolve finds the new generation.
         directory.rename(_home(directory) / f"{datetime.fromtimestamp(0, UTC):{_NAME}}-{secrets.token_hex(4)}")
     link.replace(directory)
-    _fsync(directory.parent)
+    durable.sync(directory.parent)
 
 
 def _rolled_back_from(directory: Path) -> list[Path]:
@@ -835,17 +819,3 @@ def _drop_old_generations(directory: Path, *, keep: int) -> None:
     for entry in _home(directory).glob(".writing-*"):
         with contextlib.suppress(Timeout), FileLock(entry / LOCK, timeout=0):
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _close_durably(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-
-
-def _fsync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

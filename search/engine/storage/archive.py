@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+from search.engine import durable
+from search.engine.durable import BoundedReads
 from search.engine.errors import ArchiveRefused
 from search.engine.pictures.decode import has_allowed_extension
 from search.engine.storage import PARTS
@@ -118,8 +120,7 @@ def new_archive(target: Path, about: dict[str, Any], *, replace: bool) -> Iterat
                 writer = ArchiveWriter(tar, manifest, about)
                 yield writer
                 writer.finish()
-            file.flush()
-            os.fsync(file.fileno())
+            durable.sync(file)
             _require_free(target, replace)
             part.replace(target)
         except BaseException:
@@ -152,7 +153,7 @@ class Archive:
     """An archive whose manifest is whole; unpack() tells whether the rest is."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        self._file, self._path = _BoundedReads(file), path
+        self._file, self._path = BoundedReads(file, limit=_CHUNK, refuse=_too_long), path
         self._size = os.fstat(file.fileno()).st_size
         self._manifest = self._find_manifest()
         self.about = self._read_about()
@@ -240,7 +241,7 @@ class Archive:
                 file.write(chunk)
             if digest.hexdigest() != listed.sha256:
                 raise _Refused(f"{_shown(info.name)} is damaged")
-            os.fsync(file.fileno())
+            durable.sync(file)
         os.utime(target, ns=(listed.mtime_ns, listed.mtime_ns))
 
     @contextmanager
@@ -256,19 +257,8 @@ class Archive:
             raise ArchiveRefused(f"{self._path} is refused: {error}") from error
 
 
-class _BoundedReads:
-    """A file that refuses to be read in huge pieces, which hostile headers make tarfile ask for."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _CHUNK:
-            raise tarfile.ReadError("a header of it is too long")
-        return self._file.read(size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+def _too_long() -> Exception:
+    return tarfile.ReadError("a header of it is too long")
 
 
 @contextmanager

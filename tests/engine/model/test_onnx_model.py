@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from search import runtime
+from search.engine import durable
 from search.engine.errors import WeightsUnavailable
 from search.engine.model import onnx_model
 from search.engine.model.onnx_model import TOLERANCE, OnnxEmbedder, OnnxUnusable, export_paths
@@ -109,7 +110,7 @@ def test_a_process_that_embeds_with_it_never_imports_torch(first_starts: FirstSt
 def test_the_card_says_what_the_export_is(first_starts: FirstStarts) -> None:
     model, card = paths(first_starts.cache)
     noted = json.loads(card.read_text())
-    assert noted["sha256"] == onnx_model.sha256_of(model)
+    assert noted["sha256"] == durable.sha256(model).hex()
     assert 0 <= noted["largest_difference"] <= TOLERANCE
     assert noted["pictures_compared"] >= 8
     assert not list(first_starts.cache.glob(".export-*"))

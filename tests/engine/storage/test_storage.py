@@ -24,6 +24,7 @@ from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, metadata_entry
 from search.engine.model.passport import ModelPassport
 from search.engine.vectors import DIMENSION, Vectors, unit_length
+from tests.support.disks import fill_up
 
 OUR_FILES = [
     "faiss_index.bin",
@@ -890,12 +891,7 @@ def test_draft_is_not_cleared_between_its_making_and_its_locking(
 
 def test_full_disk_leaves_the_old_index_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path / "acme", some_records(2), some_vectors(2))
-    real = storage.IndexWriter._open
-
-    def open_on_full_disk(writer: storage.IndexWriter, name: str) -> Any:
-        return Path("/dev/full").open("wb", buffering=1 << 20) if name == "embeddings.npy" else real(writer, name)
-
-    monkeypatch.setattr(storage.IndexWriter, "_open", open_on_full_disk)
+    fill_up(monkeypatch, "embeddings.npy")
     with pytest.raises(OSError, match="No space"):
         publish(tmp_path / "acme", some_records(5), some_vectors(5))
     assert drafts(tmp_path / "acme") == []

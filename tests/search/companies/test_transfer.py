@@ -1,5 +1,6 @@
 """Companies exported to an archive and imported from it, on real files; hostile archives; processes that are killed."""
 
+import hashlib
 import io
 import json
 import os
@@ -16,7 +17,6 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 
 from search.engine import storage
-from search.engine.storage import archive as archives
 from search.engine.storage.archive import new_archive
 from search.pictures import delete_image, put_image
 from tenants.audit import on_command_line
@@ -233,20 +233,14 @@ def test_a_full_disk_leaves_the_archive_before(acme: Company, tmp_path: Path, mo
     target.parent.mkdir()
     export(target)
     before = target.read_bytes()
-    monkeypatch.setattr(archives, "os", _FullDisk())
+    monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(CommandError, match="No space left"):
         export(target, "--force")
     assert (target.read_bytes(), list(target.parent.iterdir())) == (before, [target])
 
 
-class _FullDisk:
-    """The module os on a disk without room for what is written."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
-
-    def fsync(self, descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+def no_space(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
 
 
 # Refused imports: nothing of them is left
@@ -309,7 +303,7 @@ def forged(path: Path, change: Forge, **about: Any) -> Path:
         change(tar, lines)
         about = {"format": "imagesearch company", "version": 1, "company": "acme", "settings": {}, **about}
         text = b"".join(json.dumps(line).encode() + b"\n" for line in (about, *lines))
-        text += json.dumps({"sha256": archives.hashlib.sha256(text).hexdigest()}).encode() + b"\n"
+        text += json.dumps({"sha256": hashlib.sha256(text).hexdigest()}).encode() + b"\n"
         add(tar, "MANIFEST", text)
     return path
 
@@ -321,7 +315,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes = b"x", lines: Any = Non
         setattr(info, field, value)
     tar.addfile(info, io.BytesIO(content))
     if lines is not None:
-        sha256 = archives.hashlib.sha256(content).hexdigest()
+        sha256 = hashlib.sha256(content).hexdigest()
         lines.append({"name": name, "bytes": len(content), "sha256": sha256, "mtime_ns": 0})
 
 
@@ -456,7 +450,7 @@ def test_a_name_that_differs_in_case_is_taken(archive: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(archive: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "os", _FullDisk())
+    monkeypatch.setattr(os, "fsync", no_space)
     assert_refused(archive, settings, said="No space left")
 
 
