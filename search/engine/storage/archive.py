@@ -25,7 +25,7 @@ from search.engine import durable
 from search.engine.durable import BoundedReads
 from search.engine.errors import ArchiveRefused
 from search.engine.pictures.decode import has_allowed_extension
-from search.engine.storage import PARTS
+from search.engine.storage.layout import PARTS
 
 IMAGES = "images"
 INDEX = "index"

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search.engine import storage
 from search.engine.errors import IndexUnusable
 from search.engine.index.index import ImageIndex
+from search.engine.storage import reading
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class IndexCache:
     load of one company never delays another's search.
     """
 
-    def __init__(self, budget_bytes: int, load: Callable[[Path], ImageIndex] = storage.load) -> None:
+    def __init__(self, budget_bytes: int, load: Callable[[Path], ImageIndex] = reading.load) -> None:
         self._budget_bytes = budget_bytes
         self._load = load
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class IndexCache:
             entry = self._entries.setdefault(directory, _Entry())
             self._entries.move_to_end(directory)
         index = entry.index
-        if index is not None and entry.version == storage.version(directory):
+        if index is not None and entry.version == reading.version(directory):
             with self._lock:
                 self.counts.hits += 1
             return index
@@ -76,7 +76,7 @@ class IndexCache:
             return sum(entry.index.nbytes for entry in self._entries.values() if entry.index is not None)
 
     def _refresh(self, directory: Path, entry: _Entry) -> ImageIndex:
-        version = storage.version(directory)
+        version = reading.version(directory)
         if entry.index is not None and entry.version == version:
             return entry.index  # another request loaded it while this one waited
         try:

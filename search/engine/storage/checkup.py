@@ -7,11 +7,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from search.engine import storage
 from search.engine.errors import IndexCorrupt
 from search.engine.index.coarse import MIN_RECALL
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import LineRecords
+from search.engine.storage.checksums import damaged_files, has_checksums
+from search.engine.storage.layout import CODES, EMBEDDINGS, ID_KEYS, METADATA
+from search.engine.storage.reading import load
 from search.engine.vectors import Vectors
 
 _SAMPLES = 100
@@ -40,22 +42,22 @@ def examine(directory: Path, *, pictures: Path | None = None) -> Checkup:
     pictures: the folder that the index's paths are relative to, to look for a sample's files.
     """
     try:
-        index = storage.load(directory)
+        index = load(directory)
     except IndexCorrupt as error:
-        problems = list(dict.fromkeys([str(error), *storage.damaged_files(directory)]))
-        return Checkup(0, storage.has_checksums(directory), problems, None, 0, 0)
+        problems = list(dict.fromkeys([str(error), *damaged_files(directory)]))
+        return Checkup(0, has_checksums(directory), problems, None, 0, 0)
     sample = np.unique(np.linspace(0, len(index.vectors) - 1, num=min(_SAMPLES, len(index.vectors)), dtype=int))
-    problems = [*storage.damaged_files(directory), *_code_problems(index), *_record_problems(index)]
+    problems = [*damaged_files(directory), *_code_problems(index), *_record_problems(index)]
     unfit, best = _scan(index.vectors, sample)
     recall = None
     if unfit:
-        problems.append(f"{storage.EMBEDDINGS}: {unfit} vectors are not finite numbers of length 1")
+        problems.append(f"{EMBEDDINGS}: {unfit} vectors are not finite numbers of length 1")
     elif not problems and len(sample):
         recall, lost = _search_sample(index, sample, best)
         problems += _search_problems(recall, lost)
     return Checkup(
         images=len(index.vectors),
-        checksums=storage.has_checksums(directory),
+        checksums=has_checksums(directory),
         problems=problems,
         recall=recall,
         sampled=len(sample),
@@ -65,7 +67,7 @@ def examine(directory: Path, *, pictures: Path | None = None) -> Checkup:
 
 def _code_problems(index: ImageIndex) -> Iterator[str]:
     if index.info.coarse is not None and index.coarse is None:
-        yield f"{storage.CODES} cannot be read: every search scans all vectors"
+        yield f"{CODES} cannot be read: every search scans all vectors"
 
 
 def _record_problems(index: ImageIndex) -> Iterator[str]:
@@ -76,16 +78,16 @@ def _record_problems(index: ImageIndex) -> Iterator[str]:
             record = index.records[row]
             found = index.records.row_of_id(record.id)
         except (IndexCorrupt, IndexError) as error:
-            yield f"{storage.METADATA}: {error}"
+            yield f"{METADATA}: {error}"
             return
         if in_order and row and record.path <= before:
-            yield f"{storage.METADATA}: {record.path!r} comes after {before!r}"
+            yield f"{METADATA}: {record.path!r} comes after {before!r}"
             return
         if found != row:
-            yield f"{storage.ID_KEYS if in_order else storage.METADATA}: the id of {record.path!r} leads elsewhere"
+            yield f"{ID_KEYS if in_order else METADATA}: the id of {record.path!r} leads elsewhere"
             return
         if record.path.startswith("/") or ".." in PurePosixPath(record.path).parts:
-            yield f"{storage.METADATA}: {record.path!r} leads out of the folder of pictures"
+            yield f"{METADATA}: {record.path!r} leads out of the folder of pictures"
             return
         before = record.path
 
@@ -125,9 +127,9 @@ def _search_sample(index: ImageIndex, sample: npt.NDArray[np.int64], best: Vecto
 
 def _search_problems(recall: float, lost: int) -> Iterator[str]:
     if lost:
-        yield f"{storage.CODES}: {lost} of the pictures tried do not find themselves"
+        yield f"{CODES}: {lost} of the pictures tried do not find themselves"
     if recall < MIN_RECALL - _SAMPLING_ERROR:
-        yield f"{storage.CODES}: searches find {recall:.4f} of the true neighbours, less than {MIN_RECALL}"
+        yield f"{CODES}: searches find {recall:.4f} of the true neighbours, less than {MIN_RECALL}"
 
 
 def _missing(index: ImageIndex, sample: npt.NDArray[np.int64], pictures: Path) -> int:

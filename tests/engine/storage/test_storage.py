@@ -23,6 +23,8 @@ from search.engine.errors import IndexCorrupt, IndexNotBuilt, PublishRefused
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, metadata_entry
 from search.engine.model.passport import ModelPassport
+from search.engine.storage import reading, writing
+from search.engine.storage.generations import drop_old_generations
 from search.engine.vectors import DIMENSION, Vectors, unit_length
 from tests.support.disks import fill_up
 
@@ -765,7 +767,7 @@ def test_reader_between_the_steps_of_a_first_publication_sees_a_whole_index(
         directory = tmp_path / f"acme{nth}"
         flask_generation(directory)
         with monkeypatch.context() as patch:
-            real, calls = storage._resolve, iter(range(1, 1000))
+            real, calls = reading.resolve, iter(range(1, 1000))
 
             def resolve_and_publish(
                 place: Path, real: Any = real, calls: Any = calls, nth: int = nth, directory: Path = directory
@@ -775,7 +777,7 @@ def test_reader_between_the_steps_of_a_first_publication_sees_a_whole_index(
                     publish_generation(directory, 1, keep=0)
                 return found
 
-            patch.setattr(storage, "_resolve", resolve_and_publish)
+            patch.setattr(reading, "resolve", resolve_and_publish)
             assert storage.has_index(directory)
             require_one_generation(storage.load(directory))
             assert storage.info(directory).weights in (None, "generation 1")
@@ -824,14 +826,14 @@ def test_reader_whose_generation_is_pruned_while_it_loads_gets_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_generation(tmp_path / "acme", 1)
-    real = storage._flat_shape
+    real = reading._flat_shape
 
     def publish_first(generation: Path) -> tuple[int, int]:
-        monkeypatch.setattr(storage, "_flat_shape", real)
+        monkeypatch.setattr(reading, "_flat_shape", real)
         publish_generation(tmp_path / "acme", 2, keep=0)
         return real(generation)
 
-    monkeypatch.setattr(storage, "_flat_shape", publish_first)
+    monkeypatch.setattr(reading, "_flat_shape", publish_first)
     assert require_one_generation(storage.load(tmp_path / "acme")) == 2
 
 
@@ -877,12 +879,12 @@ def test_draft_is_not_cleared_between_its_making_and_its_locking(
     class ClearedJustBefore(FileLock):
         def acquire(self, *args: Any, **options: Any) -> Any:
             if Path(self.lock_file).parent.name.startswith(".writing-"):
-                monkeypatch.setattr(storage, "FileLock", FileLock)
+                monkeypatch.setattr(writing, "FileLock", FileLock)
                 with suppress(Timeout), FileLock(hidden_home(directory) / ".lock", timeout=0):
-                    storage._drop_old_generations(directory, keep=1)
+                    drop_old_generations(directory, keep=1)
             return super().acquire(*args, **options)
 
-    monkeypatch.setattr(storage, "FileLock", ClearedJustBefore)
+    monkeypatch.setattr(writing, "FileLock", ClearedJustBefore)
     with storage.IndexWriter(directory) as writer:
         writer.add(some_vectors(3), some_records(3))
         writer.publish(INFO, keep=5)

@@ -1,0 +1,78 @@
+"""The checksums of an index's files, recorded when it is published."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from search.engine import durable
+from search.engine.errors import IndexCorrupt
+from search.engine.storage.layout import INFO, PARTS, SUMS, resolve
+from search.engine.storage.reading import parse_object, read_whole, unreadable
+
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
+
+
+def has_checksums(directory: Path) -> bool:
+    """Return whether the checksums of the index in directory were recorded when it was published."""
+    return (resolve(directory) / SUMS).exists()
+
+
+def damaged_files(directory: Path, *, beat: Callable[[], None] = lambda: None) -> list[str]:
+    """Return which files are not what was published, and how, by the checksums recorded then.
+
+    Nothing where no checksums were recorded. beat is called now and then.
+    """
+    return read_whole(directory, lambda generation: _damaged_files(generation, beat))
+
+
+def require_undamaged(directory: Path, *, beat: Callable[[], None] = lambda: None) -> None:
+    """Raise IndexCorrupt where files are not what was published; see damaged_files."""
+    if damaged := damaged_files(directory, beat=beat):
+        raise IndexCorrupt("; ".join(damaged))
+
+
+def _damaged_files(generation: Path, beat: Callable[[], None]) -> list[str]:
+    try:
+        sums = read_sums(generation)
+    except IndexCorrupt as error:
+        return [str(error)]
+    if sums is None:
+        return []
+    present = {name for name in PARTS - {SUMS} if (generation / name).exists()}
+    damaged = [f"{name} is missing" for name in sorted(sums.keys() - present)]
+    damaged += [f"{name} is not in {SUMS}" for name in sorted(present - sums.keys())]
+    for name in sorted(present & sums.keys()):
+        try:
+            if durable.sha256(generation / name, beat=beat).hex() != sums[name]:
+                damaged.append(f"{name} has changed since it was published")
+        except OSError as error:
+            damaged.append(str(unreadable(generation / name, error)))
+    return damaged
+
+
+def read_sums(generation: Path) -> dict[str, str] | None:
+    """Return the checksums by file, None where none were recorded. Raises IndexCorrupt."""
+    path = generation / SUMS
+    try:
+        lines = path.read_text(encoding="ascii").splitlines(keepends=True)
+        sums = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
+        if len(sums) != len(lines) or not sums.keys() <= PARTS:
+            raise ValueError("it is not a list of checksums")
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not _has_format(generation, 2):
+            return None
+        raise unreadable(path, error) from error
+    return sums
+
+
+def write_sums(generation: Path, sums: dict[str, str]) -> None:
+    durable.write(generation / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
+
+
+def _has_format(generation: Path, number: int) -> bool:
+    """Return whether index_info.json names this format or a later one; what else is wrong with it others tell."""
+    try:
+        found = parse_object((generation / INFO).read_bytes()).get("format")
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, int) and found >= number

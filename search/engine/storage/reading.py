@@ -1,0 +1,308 @@
+"""What an index on disk says, read whole while others are published."""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import faiss
+import numpy as np
+
+from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable
+from search.engine.index.coarse import CoarseIndex, CoarseSearch, read_coarse
+from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.records import ID_KEY, LineRecords, ListRecords, ids_no_path_gives, parse_entry
+from search.engine.index.vector_file import VectorFile
+from search.engine.storage.layout import (
+    CODES,
+    EMBEDDINGS,
+    FAISS_INDEX,
+    FLAT_HEADER,
+    FLAT_IP,
+    GIVEN_IDS,
+    ID_KEYS,
+    INFO,
+    METADATA,
+    METADATA_END,
+    OFFSETS,
+    PARTS,
+    SIGNATURE,
+    SIGNATURES,
+    complete_generations,
+    resolve,
+)
+from search.engine.vectors import DIMENSION, Vectors
+
+logger = logging.getLogger(__name__)
+
+_POINTER = b"version https://git-lfs"
+
+T = TypeVar("T")
+
+
+def has_index(directory: Path) -> bool:
+    """Return whether directory holds the two files that every index has."""
+    return version(directory) != ""
+
+
+def version(directory: Path) -> str:
+    """Return a text that changes whenever another index is published into directory; "" where there is none."""
+    return read_whole(directory, _stamp)
+
+
+def info(directory: Path) -> IndexInfo:
+    """Return what the index in directory says of itself. Raises IndexNotBuilt and IndexCorrupt."""
+    return read_whole(directory, lambda generation: read_info(generation)[0])
+
+
+def load(directory: Path) -> ImageIndex:
+    """Return the published index, memory-mapped where its files allow it.
+
+    Raises IndexNotBuilt where there is none, and IndexCorrupt, naming the file, where the files
+    cannot be read or disagree in number or dimension.
+    """
+    return read_whole(directory, _load_generation)
+
+
+def given_ids(directory: Path, company: str) -> dict[str, str]:
+    """Return, by path, the ids that the index's pictures have and that image_id(company, path) does not give.
+
+    Another program gave them. They are read from whatever is whole, also of a damaged index and of earlier
+    generations, because a picture keeps its id for ever.
+    """
+    given: dict[str, str] = {}
+    for generation in [*complete_generations(directory), resolve(directory)]:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if (generation / GIVEN_IDS).exists():
+                given |= parse_object((generation / GIVEN_IDS).read_bytes())
+            else:
+                given |= ids_no_path_gives(company, map(parse_entry, json.loads((generation / METADATA).read_bytes())))
+    return given
+
+
+@contextlib.contextmanager
+def open_files(directory: Path) -> Iterator[list[tuple[str, IO[bytes]]]]:
+    """Yield the names and the open files of the published index, in order of their names; they stay whole if another
+    is published meanwhile. Raises IndexNotBuilt and IndexCorrupt.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def open_all(generation: Path) -> list[tuple[str, IO[bytes]]]:
+            read_info(generation)
+            names = sorted(name for name in PARTS if (generation / name).exists())
+            try:
+                return [(name, stack.enter_context((generation / name).open("rb"))) for name in names]
+            except OSError as error:
+                raise IndexCorrupt(f"A file of {directory.name}'s index cannot be opened: {error.strerror}") from error
+
+        yield read_whole(directory, open_all)
+
+
+def read_whole(directory: Path, read: Callable[[Path], T]) -> T:
+    """Return what read makes of the published files, read again where others were published meanwhile.
+
+    A generation of ours never changes, but it may be dropped while it is read, and a plain directory is moved away
+    by the first publication.
+    """
+    while True:
+        generation = resolve(directory)
+        stamp = _stamp(generation)
+        try:
+            found = read(generation)
+        except IndexUnusable:
+            if (resolve(directory), _stamp(generation)) == (generation, stamp):
+                raise
+        else:
+            if (resolve(directory), _stamp(generation)) == (generation, stamp):
+                return found
+
+
+def _stamp(generation: Path) -> str:
+    try:
+        stats = [(generation / name).stat() for name in (FAISS_INDEX, METADATA)]
+    except OSError:
+        return ""
+    return f"{generation.name} " + " ".join(f"{s.st_ino}-{s.st_mtime_ns}-{s.st_size}" for s in stats)
+
+
+def _load_generation(generation: Path) -> ImageIndex:
+    index_info, ours = read_info(generation)
+    vectors = _read_vectors(generation, ours)
+    if vectors.shape != (index_info.total_images, index_info.embedding_dimension):
+        raise IndexCorrupt(
+            f"{INFO} says {index_info.total_images} vectors of {index_info.embedding_dimension} numbers, "
+            f"{FAISS_INDEX} holds {vectors.shape[0]} of {vectors.shape[1]}"
+        )
+    records = _map_records(generation) if ours else _parse_records(generation / METADATA)
+    if len(records) != len(vectors):
+        raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {len(vectors)} vectors")
+    signatures = _read_signatures(generation, len(vectors))
+    codes = _read_codes(generation, index_info)
+    vector_file = _open_vectors(generation, len(vectors)) if codes else None
+    return ImageIndex(index_info, records, vectors, signatures, codes, vector_file)
+
+
+def _map_records(generation: Path) -> LineRecords:
+    offsets, id_keys = _map_array(generation / OFFSETS), _map_array(generation / ID_KEYS)
+    try:
+        text = np.memmap(generation / METADATA, dtype=np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise unreadable(generation / METADATA, error) from error
+    if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) == 0:
+        raise IndexCorrupt(f"{OFFSETS} holds {offsets.dtype} {offsets.shape}")
+    if offsets[-1] + len(METADATA_END) != len(text):
+        raise IndexCorrupt(f"{METADATA} has another length than {OFFSETS} says")
+    if id_keys.dtype != ID_KEY or id_keys.shape != (len(offsets) - 1,):
+        raise IndexCorrupt(f"{ID_KEYS} holds {id_keys.dtype} {id_keys.shape}, {OFFSETS} {len(offsets) - 1} entries")
+    return LineRecords(text, offsets, id_keys)
+
+
+def _parse_records(path: Path) -> ListRecords:
+    try:
+        return ListRecords([parse_entry(entry) for entry in json.loads(path.read_bytes())])
+    except (OSError, ValueError, TypeError) as error:
+        raise unreadable(path, error) from error
+
+
+def _read_signatures(generation: Path, count: int) -> Any:
+    path = generation / SIGNATURES
+    if not path.exists():
+        return None
+    signatures = _map_array(path)
+    if signatures.dtype != SIGNATURE or signatures.shape != (count,):
+        raise IndexCorrupt(f"{path.name} does not fit the {count} vectors")
+    return signatures
+
+
+def _read_codes(generation: Path, index_info: IndexInfo) -> CoarseIndex | None:
+    if index_info.coarse is None:
+        return None
+    try:
+        return read_coarse(generation / CODES, index_info.coarse, images=index_info.total_images)
+    except (OSError, ValueError) as error:
+        logger.warning("%s of %s cannot be read, the exact scan serves: %s", CODES, generation, error)
+        return None
+
+
+def read_info(generation: Path) -> tuple[IndexInfo, bool]:
+    """Return the info and whether the files are ours; the Flask service may have left no info at all."""
+    missing = [name for name in (FAISS_INDEX, METADATA) if not (generation / name).exists()]
+    if len(missing) == 2:
+        raise IndexNotBuilt(f"{generation} holds no index")
+    if missing:
+        raise IndexCorrupt(f"{missing[0]} is missing")
+    path = generation / INFO
+    ours = (generation / OFFSETS).exists()
+    try:
+        entries = parse_object(path.read_bytes())
+        known = {field.name: entries[field.name] for field in fields(IndexInfo) if field.name in entries}
+        known |= {name: int(known[name]) for name in ("total_images", "embedding_dimension") if name in known}
+        known["coarse"] = _coarse_search(known.get("coarse"))
+    except (OSError, ValueError, TypeError) as error:
+        if ours or not isinstance(error, FileNotFoundError):
+            raise unreadable(path, error) from error
+        return IndexInfo(*_flat_shape(generation)), False
+    return replace(IndexInfo(*_flat_shape(generation)), **known), ours or "format" in entries
+
+
+def _coarse_search(entry: Any) -> CoarseSearch | None:
+    """Return None for one that another version wrote in fields of its own, too: the exact scan serves it."""
+    known = {field.name for field in fields(CoarseSearch)}
+    return CoarseSearch(**entry) if isinstance(entry, dict) and entry.keys() == known else None
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    entries = json.loads(text)
+    if not isinstance(entries, dict):
+        raise ValueError("it is not a JSON object")
+    return entries
+
+
+def _flat_shape(generation: Path) -> tuple[int, int]:
+    """Return (vectors, dimension) as the header of faiss_index.bin and its length say."""
+    path = generation / FAISS_INDEX
+    try:
+        with path.open("rb") as file:
+            start = file.read(FLAT_HEADER.size)
+            length = os.fstat(file.fileno()).st_size
+        if not start.startswith(FLAT_IP) or len(start) < FLAT_HEADER.size:
+            raise ValueError("it is not an IndexFlatIP of FAISS")
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    _, dimension, count, _, _, _, metric, floats = FLAT_HEADER.unpack(start)
+    if metric != faiss.METRIC_INNER_PRODUCT or dimension != DIMENSION or floats != count * dimension:
+        raise IndexCorrupt(f"{path.name} is not an inner product index of {DIMENSION} numbers a vector")
+    if length != FLAT_HEADER.size + 4 * floats:
+        raise IndexCorrupt(f"{path.name} is {length} bytes long, its header says {FLAT_HEADER.size + 4 * floats}")
+    return count, dimension
+
+
+def _read_vectors(generation: Path, ours: bool) -> Vectors:
+    shape = _flat_shape(generation)
+    path = generation / EMBEDDINGS
+    if not ours and not path.exists():
+        return _copy_vectors(generation)
+    vectors = _map_array(path)
+    if vectors.shape != shape or vectors.dtype != np.float32:
+        raise IndexCorrupt(f"{path.name} holds {vectors.dtype} {vectors.shape}, {FAISS_INDEX} float32 {shape}")
+    if _same_samples(generation / FAISS_INDEX, vectors):
+        return vectors.view(np.ndarray)
+    if ours:
+        raise IndexCorrupt(f"{path.name} and {FAISS_INDEX} hold different vectors")
+    return _copy_vectors(generation)  # the Flask service searched what FAISS held, normalised or not elsewhere
+
+
+def _open_vectors(generation: Path, count: int) -> VectorFile:
+    try:
+        return VectorFile(generation / EMBEDDINGS, count)
+    except OSError as error:
+        raise unreadable(generation / EMBEDDINGS, error) from error
+
+
+def _map_array(path: Path) -> Any:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> IndexCorrupt:
+    """Return what is wrong with a file of an index, in words that name it without its directory."""
+    if isinstance(error, FileNotFoundError):
+        return IndexCorrupt(f"{path.name} is missing")
+    if isinstance(error, OSError):
+        return IndexCorrupt(f"{path.name} cannot be read: {error.strerror}")
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            return IndexCorrupt(f"{path.name} is a Git LFS pointer: run `git lfs pull` where it came from")
+    return IndexCorrupt(f"{path.name} cannot be read: {error}")
+
+
+def _copy_vectors(generation: Path) -> Vectors:
+    path = generation / FAISS_INDEX
+    try:
+        flat = faiss.read_index(str(path))
+    except RuntimeError as error:  # FAISS's only error, whatever happened
+        raise IndexCorrupt(f"{path.name} cannot be read by FAISS") from error
+    vectors: Vectors = flat.reconstruct_n(0, flat.ntotal)
+    return vectors
+
+
+def _same_samples(faiss_index: Path, vectors: Vectors) -> bool:
+    """Return whether the first, middle and last vectors are those of faiss_index.bin."""
+    if not len(vectors):
+        return True
+    row_bytes = 4 * vectors.shape[1]
+    try:
+        with faiss_index.open("rb") as file:
+            for row in {0, len(vectors) // 2, len(vectors) - 1}:
+                file.seek(FLAT_HEADER.size + row * row_bytes)
+                if file.read(row_bytes) != vectors[row].tobytes():
+                    return False
+    except OSError as error:
+        raise unreadable(faiss_index, error) from error
+    return True

@@ -1,0 +1,255 @@
+"""New generations of an index, written beside the published one."""
+
+import contextlib
+import json
+import secrets
+import shutil
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import faiss
+import numpy as np
+from filelock import FileLock
+
+from search.engine import durable
+from search.engine.index.coarse import CoarseSearch, build_coarse, write_coarse
+from search.engine.index.index import IndexInfo
+from search.engine.index.records import ID_KEY, ImageRecord, id_key, ids_no_path_gives, metadata_entry
+from search.engine.index.vector_file import VectorFile
+from search.engine.storage.checksums import read_sums, write_sums
+from search.engine.storage.generations import (
+    drop_old_generations,
+    link,
+    next_name,
+    publish_lock,
+    require_index_or_nothing,
+    rolled_back_from,
+)
+from search.engine.storage.layout import (
+    CODES,
+    EMBEDDINGS,
+    FAISS_INDEX,
+    FLAT_HEADER,
+    FLAT_IP,
+    FORMAT,
+    GIVEN_IDS,
+    ID_KEYS,
+    INFO,
+    LOCK,
+    METADATA,
+    METADATA_END,
+    METADATA_START,
+    OFFSETS,
+    PARTS,
+    SIGNATURES,
+    SUMS,
+    home,
+)
+from search.engine.storage.reading import given_ids, load
+from search.engine.timestamps import timestamp
+from search.engine.vectors import DIMENSION, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    generation: str
+    total_images: int
+
+
+class Draft:
+    """A generation that is being written into path, beside the published one.
+
+    Used as a context manager: left without publish(), it is removed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Raises PublishRefused where directory holds something that is no part of an index."""
+        self._directory = directory
+        require_index_or_nothing(directory)
+        home(directory).mkdir(parents=True, exist_ok=True)
+        self.path = home(directory) / f".writing-{secrets.token_hex(8)}"
+        self._lock = FileLock(self.path / LOCK)
+        with publish_lock(directory):  # whoever clears drafts away holds it
+            self.path.mkdir()
+            self._lock.acquire()  # while this process lives, the draft stays
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def publish(self, *, keep: int, confirm: Callable[[], AbstractContextManager[object]] = nullcontext) -> str:
+        """Make the files in path, which are on the disk, the index of the directory; return the generation's name.
+
+        keep: how many earlier generations stay. confirm: entered around the switch; raising there leaves the old
+        index in place.
+        """
+        durable.sync(self.path)
+        with publish_lock(self._directory):
+            given_up = rolled_back_from(self._directory)
+            name = next_name(self._directory)
+            with confirm():
+                (self.path / LOCK).unlink()
+                self.path.rename(home(self._directory) / name)
+                durable.sync(home(self._directory))
+                link(self._directory, home(self._directory) / name)
+            for generation in given_up:
+                shutil.rmtree(generation, ignore_errors=True)
+            drop_old_generations(self._directory, keep=keep)
+        return name
+
+
+class IndexWriter:
+    """Writes a generation beside the published one, row by row in flat memory, and publishes it.
+
+    Used as a context manager: left without publish(), it removes what it wrote.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Raises PublishRefused where directory holds something that is no part of an index."""
+        self._draft = Draft(directory)
+        self._offsets = array("q", [len(METADATA_START)])
+        self._ids = array("Q")
+        self._last_path: str | None = None
+        self._signatures: list[Any] = []
+        self._faiss = self._open(FAISS_INDEX)
+        self._embeddings = self._open(EMBEDDINGS)
+        self._metadata = self._open(METADATA)
+        self._write_headers()
+        self._metadata.write(METADATA_START)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in (self._faiss, self._embeddings, self._metadata):
+            with contextlib.suppress(OSError):  # a full disk; what is left to write is thrown away in any case
+                file.close()
+        self._draft.__exit__(kind, error, trace)
+
+    def add(self, vectors: Vectors, records: Sequence[ImageRecord], signatures: Any = None) -> None:
+        """Append pictures, all of them in the order of their paths.
+
+        vectors: float32 [n, 960], unit length; records: n; signatures: SIGNATURE [n], or None for all pictures.
+        """
+        rows = np.ascontiguousarray(vectors, dtype="<f4")
+        if rows.shape != (len(records), DIMENSION):
+            raise ValueError(f"{len(records)} records with vectors of shape {rows.shape}")
+        self._faiss.write(rows.data)
+        self._embeddings.write(rows.data)
+        if signatures is not None:
+            self._signatures.append(np.asarray(signatures))
+        for record in records:
+            self._add_record(record)
+
+    def _add_record(self, record: ImageRecord) -> None:
+        if self._last_path is not None and record.path <= self._last_path:
+            raise ValueError(f"{record.path!r} comes after {self._last_path!r}: paths are unique and in order")
+        line = (b",\n" if self._ids else b"") + json.dumps(metadata_entry(record)).encode()
+        self._metadata.write(line)
+        self._offsets.append(self._offsets[-1] + len(line))
+        self._ids.append(id_key(record.id))
+        self._last_path = record.path
+
+    def publish(
+        self,
+        info: IndexInfo,
+        *,
+        keep: int,
+        given_ids: dict[str, str] | None = None,
+        beat: Callable[[], None] = lambda: None,
+        confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Published:
+        """Make what was added the index of the directory, at once for every reader, and drop old generations.
+
+        info: what is to be said of the index; its number of images and its timestamp are filled in here.
+        keep: how many earlier generations stay for a rollback. given_ids: see the function of that name.
+        beat: called now and then.
+        confirm: entered around the switch; raising there leaves the old index in place.
+        """
+        durable.write(self._draft.path / GIVEN_IDS, json.dumps(given_ids or {}).encode())
+        self._finish_files(replace(info, total_images=len(self._ids), timestamp=timestamp()), beat)
+        return Published(self._draft.publish(keep=keep, confirm=confirm), len(self._ids))
+
+    def _open(self, name: str) -> IO[bytes]:
+        return (self._draft.path / name).open("wb", buffering=1 << 20)
+
+    def _write_headers(self) -> None:
+        shape = (len(self._ids), DIMENSION)
+        self._faiss.seek(0)
+        unused = 1 << 20  # what FAISS itself writes there
+        self._faiss.write(
+            FLAT_HEADER.pack(
+                FLAT_IP,
+                DIMENSION,
+                shape[0],
+                unused,
+                unused,
+                True,
+                faiss.METRIC_INNER_PRODUCT,
+                shape[0] * DIMENSION,
+            )
+        )
+        self._embeddings.seek(0)
+        # NumPy pads this header so that it keeps its length whatever the number of rows.
+        np.lib.format.write_array_header_1_0(self._embeddings, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+    def _finish_files(self, info: IndexInfo, beat: Callable[[], None]) -> None:
+        self._write_headers()
+        self._metadata.write(METADATA_END)
+        for file in (self._faiss, self._embeddings, self._metadata):
+            durable.sync(file)
+            file.close()
+        id_keys = np.empty(len(self._ids), dtype=ID_KEY)
+        id_keys["key"], id_keys["row"] = self._ids, np.arange(len(self._ids))
+        self._save(OFFSETS, np.array(self._offsets, dtype="<i8"))
+        self._save(ID_KEYS, np.sort(id_keys, order="key"))
+        if self._signatures:
+            self._save(SIGNATURES, np.concatenate(self._signatures))
+        info = replace(info, coarse=self._write_codes(beat))
+        entries = info_entries(info) | {"format": FORMAT}
+        durable.write(self._draft.path / INFO, json.dumps(entries, indent=2).encode())
+        names = [name for name in PARTS - {SUMS} if (self._draft.path / name).exists()]
+        sums = {name: durable.sha256(self._draft.path / name, beat=beat).hex() for name in names}
+        write_sums(self._draft.path, sums)
+
+    def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
+        if not self._ids:
+            return None
+        coarse = build_coarse(VectorFile(self._draft.path / EMBEDDINGS, len(self._ids)), beat=beat)
+        if coarse is None:
+            return None
+        write_coarse(coarse, self._draft.path / CODES)
+        durable.sync(self._draft.path / CODES)
+        return coarse.search
+
+    def _save(self, name: str, values: Any) -> None:
+        with self._open(name) as file:
+            np.save(file, values)
+            durable.sync(file)
+
+
+def keep_ids(generation: Path, company: str) -> None:
+    """Note in a draft whose files came from a company of another name the ids that its paths do not give here."""
+    if not (generation / GIVEN_IDS).exists():
+        return  # then they are read from its metadata
+    kept = given_ids(generation, company) | ids_no_path_gives(company, load(generation).records)
+    durable.write(generation / GIVEN_IDS, json.dumps(kept).encode())
+    if sums := read_sums(generation):  # of the other files they stay as they came, to be compared
+        write_sums(generation, sums | {GIVEN_IDS: durable.sha256(generation / GIVEN_IDS).hex()})
+
+
+def info_entries(index_info: IndexInfo) -> dict[str, Any]:
+    """Return what is known of the index, as in index_info.json."""
+    return {name: value for name, value in asdict(index_info).items() if value is not None}
