@@ -1,0 +1,24 @@
+"""The rows. company imports its builds, keys and usage; they refer to it by a string, so there is no import circle."""
+
+from tenants.models.audit import AuditEvent
+from tenants.models.builds import BuildCancelled, BuildStopped, IndexBuild, LeaseLost, SkippedImage
+from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
+from tenants.models.keys import ApiKey, ApiKeyQuerySet
+from tenants.models.live_changes import LiveChange
+from tenants.models.usage import SearchUsage
+
+__all__ = [
+    "NAME_PATTERN",
+    "ApiKey",
+    "ApiKeyQuerySet",
+    "AuditEvent",
+    "BuildCancelled",
+    "BuildStopped",
+    "Company",
+    "CompanyQuerySet",
+    "IndexBuild",
+    "LeaseLost",
+    "LiveChange",
+    "SearchUsage",
+    "SkippedImage",
+]

@@ -1,0 +1,155 @@
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator, RegexValidator
+from django.db import IntegrityError, models, transaction
+from django.db.models.functions import Lower
+
+from tenants.models.builds import IndexBuild
+from tenants.models.keys import ApiKey
+from tenants.models.usage import SearchUsage
+from tenants.signals import build_queued
+
+# A folder's name and a URL's segment on every system: no separator, no leading dot, nothing to escape.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
+
+
+class CompanyQuerySet(models.QuerySet["Company"]):
+    def active(self) -> "CompanyQuerySet":
+        return self.filter(active=True)
+
+
+class Company(models.Model):
+    """One customer: its pictures in image_folder, its index in embeddings/<name>."""
+
+    name = models.CharField(
+        max_length=64,
+        validators=[
+            RegexValidator(
+                re.compile(rf"\A{NAME_PATTERN.pattern}\Z"),
+                "A company's name has 1 to 64 letters, digits, '-', '_' and '.', "
+                "begins with a letter or a digit and does not end in a dot.",
+            )
+        ],
+        help_text="Names its folder and its URLs, so it cannot be changed later.",
+    )
+    active = models.BooleanField(default=True, help_text="A company that is switched off is unknown to the API.")
+    image_folder = models.CharField(
+        max_length=1000,
+        blank=True,
+        help_text="Where its pictures lie; empty for the folder of its own name in the media directory.",
+    )
+    requires_api_key = models.BooleanField(
+        default=False,
+        verbose_name="requires an API key",
+        help_text="Without one of its keys it is unknown to the API, whatever IMAGESEARCH_API_KEYS says.",
+    )
+    daily_quota = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Searches that the API answers a day (UTC); empty for any number.",
+    )
+    notes = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    live_sequence = models.PositiveBigIntegerField(default=0, editable=False)
+
+    objects = CompanyQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "companies"
+        constraints = [
+            # Not told apart by case, because some file systems do not either.
+            models.UniqueConstraint(
+                Lower("name"), name="company_name_unique", violation_error_message="This name is taken."
+            )
+        ]
+        permissions = [("reindex_company", "Can start and cancel index builds")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        super().clean()
+        media = Path(settings.MEDIA_ROOT).resolve()
+        roots = [media, *(root.resolve() for root in settings.IMAGE_ROOTS)]
+        try:
+            folder = self.image_directory.resolve()
+        except (ValueError, RuntimeError) as error:  # a NUL, links in a circle
+            raise ValidationError({"image_folder": f"{self.image_directory} is no folder: {error}."}) from error
+        if folder == media:
+            raise ValidationError({"image_folder": f"{folder} holds every company's pictures: name one below it."})
+        if not any(folder.is_relative_to(root) for root in roots):
+            allowed = ", ".join(str(root) for root in roots)
+            raise ValidationError(
+                {"image_folder": f"{folder} lies outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}
+            )
+
+    @property
+    def image_directory(self) -> Path:
+        """Where its pictures lie; a relative image_folder is one below the media directory."""
+        return Path(settings.MEDIA_ROOT) / (self.image_folder or self.name)
+
+    @property
+    def embeddings_directory(self) -> Path:
+        return Path(settings.EMBEDDINGS_DIR) / self.name
+
+    def queue_build(
+        self,
+        *,
+        full: bool = False,
+        checksum: bool = False,
+        allow_empty: bool = False,
+        fold: bool = False,
+        requested_by: Any = None,
+    ) -> IndexBuild:
+        """Return the company's queued build: a new one, or the active one, which does more if it still can.
+
+        Asked for while one runs, another follows it, because what has changed since may be missing from it.
+        full: embed every picture anew. checksum: compare contents where size and time say unchanged.
+        allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
+        """
+        wishes = {"full": full, "checksum": checksum, "allow_empty": allow_empty}
+        while True:
+            try:
+                with transaction.atomic():
+                    build = IndexBuild.objects.create(company=self, fold=fold, requested_by=requested_by, **wishes)
+                    build_queued.send(IndexBuild, build=build)
+                    return build
+            except IntegrityError:  # the constraint: there is an active one
+                active = self.builds.active().first()
+                if active is None:  # it has just finished
+                    continue
+                if fold or active.ask_for_more(**wishes):
+                    return active
+
+    def issue_key(
+        self, name: str, *, can_write: bool = False, expires: datetime | None = None, created_by: Any = None
+    ) -> tuple[ApiKey, str]:
+        """Return a new key of the company and the text that its holder sends, which nobody can tell again.
+
+        Raises ValidationError.
+        """
+        key = ApiKey(company=self, name=name, can_write=can_write, expires=expires, created_by=created_by)
+        text = key.draw()
+        key.full_clean()
+        key.save()
+        return key, text
+
+    def count_search(self) -> bool:
+        """Count one search of today, UTC; False where the quota is used up, and nothing is counted.
+
+        Without a quota nothing is counted either: a search then does not wait for who writes to the database.
+        """
+        return self.daily_quota is None or SearchUsage.objects.count_one(self.pk, quota=self.daily_quota)
+
+    def next_live_sequence(self) -> int:
+        """Return the number of the next live change. Call it in a transaction: the row stays locked until its end."""
+        Company.objects.filter(pk=self.pk).update(live_sequence=models.F("live_sequence") + 1)
+        self.refresh_from_db(fields=["live_sequence"])
+        return self.live_sequence

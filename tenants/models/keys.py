@@ -1,0 +1,112 @@
+import logging
+import re
+import secrets
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, models
+from django.db.models.functions import Now
+from django.utils import timezone
+from django.utils.crypto import constant_time_compare, salted_hmac
+
+logger = logging.getLogger(__name__)
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def usable(self) -> "ApiKeyQuerySet":
+        """Those that are neither revoked nor expired nor of a company that is switched off."""
+        return self.filter(
+            models.Q(expires=None) | models.Q(expires__gt=Now()), revoked=None, company__active=True
+        ).select_related("company")
+
+    def find(self, text: str) -> "ApiKey | None":
+        """Return the usable key whose text this is, or None. text: anything a stranger may send."""
+        parts = ApiKey.PATTERN.fullmatch(text)
+        key = self.usable().filter(prefix=parts["prefix"]).first() if parts else None
+        return key if key and parts and key.has_secret(parts["secret"]) else None
+
+
+class ApiKey(models.Model):
+    """Lets its holder search one company. The text is `<prefix>.<secret>`; only a digest of the secret is kept."""
+
+    PATTERN = re.compile(r"(?P<prefix>[0-9a-f]{12})\.(?P<secret>[A-Za-z0-9_-]{43})")
+    USE_NOTED_EVERY = timedelta(minutes=1)
+
+    company = models.ForeignKey("tenants.Company", on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=100, help_text="Who holds it, or what for.")
+    prefix = models.CharField(max_length=12, unique=True, editable=False)
+    digest = models.CharField(max_length=64, editable=False)
+    can_write = models.BooleanField(
+        default=False, help_text="May also put and delete pictures, and start and cancel builds."
+    )
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False
+    )
+    created = models.DateTimeField(auto_now_add=True)
+    expires = models.DateTimeField(null=True, blank=True, help_text="From then on it is refused; empty for never.")
+    last_used = models.DateTimeField(null=True, editable=False, help_text="To the minute.")
+    revoked = models.DateTimeField(null=True, editable=False)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API key"
+        ordering = ["company__name", "-created"]
+
+    def __str__(self) -> str:
+        return f"{self.prefix} ({self.name})"
+
+    @property
+    def state(self) -> str:
+        if self.revoked:
+            return "revoked"
+        return "expired" if self.expires and self.expires <= timezone.now() else "valid"
+
+    @property
+    def description(self) -> str:
+        """What the key is for, in the audit's words."""
+        until = f", expires {self.expires:%Y-%m-%d %H:%M} UTC" if self.expires else ""
+        return f"{self}{', may write' if self.can_write else ''}{until}"
+
+    def draw(self) -> str:
+        """Give a key that is not saved yet its secret; return the text, which the row does not hold."""
+        secret = secrets.token_urlsafe(32)
+        self.prefix = secrets.token_hex(6)
+        self.digest = _digest(secret, settings.SECRET_KEY)
+        return f"{self.prefix}.{secret}"
+
+    def has_secret(self, secret: str) -> bool:
+        """Tell whether the secret is the key's, in a time that tells nothing about it; note that the key is used."""
+        for secret_key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+            if constant_time_compare(self.digest, _digest(secret, secret_key)):
+                self._note_use(secret)
+                return True
+        return False
+
+    def _note_use(self, secret: str) -> None:
+        # Also where two processes find the minute over at once, it is written once: the condition is asked in SQL.
+        due = timezone.now() - self.USE_NOTED_EVERY
+        if self.last_used and self.last_used > due:
+            return
+        try:
+            ApiKey.objects.filter(models.Q(last_used=None) | models.Q(last_used__lte=due), pk=self.pk).update(
+                last_used=Now(),
+                digest=_digest(secret, settings.SECRET_KEY),  # where it was a fallback's, that one can go
+            )
+        except DatabaseError:  # busy or full: a search does not fail over it
+            logger.warning("The use of the key %s could not be noted", self.prefix, exc_info=True)
+
+    def revoke(self) -> bool:
+        """Have the key refused from the next request on; False where it was revoked before."""
+        revoked = ApiKey.objects.filter(pk=self.pk, revoked=None).update(revoked=Now())
+        self.refresh_from_db(fields=["revoked"])
+        return bool(revoked)
+
+
+def _digest(secret: str, secret_key: str) -> str:
+    """Return what is kept of a key's secret: 64 hexadecimal digits.
+
+    A fast hash, because 256 random bits cannot be guessed however fast the guessing; made with SECRET_KEY, so that who
+    can only write to the database, or restores a backup of it elsewhere, has no key that works.
+    """
+    return salted_hmac("tenants.ApiKey", secret, secret=secret_key, algorithm="sha256").hexdigest()

@@ -1,0 +1,26 @@
+from django.db import models
+
+
+class LiveChange(models.Model):
+    """A picture put or deleted since the company's index was built: every search lays these over the index.
+
+    sequence counts the company's changes; an index says up to which one it holds them.
+    """
+
+    company = models.ForeignKey("tenants.Company", on_delete=models.CASCADE, related_name="live_changes")
+    sequence = models.PositiveBigIntegerField()
+    path = models.TextField()
+    image_id = models.CharField(max_length=36)
+    vector = models.BinaryField(null=True, help_text="float32 [960]; empty for a deleted picture.")
+    fingerprint = models.CharField(max_length=64, blank=True, help_text="The model that made the vector.")
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["sequence"]
+        constraints = [
+            models.UniqueConstraint(fields=["company", "path"], name="one_live_change_per_path"),
+            models.UniqueConstraint(fields=["company", "sequence"], name="live_changes_are_numbered"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.company} {'put' if self.vector else 'deleted'} {self.path}"
