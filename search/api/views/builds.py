@@ -12,9 +12,8 @@ from rest_framework.views import APIView
 from search.api.answers import BuildAnswer, ErrorBody, ReindexForm, build_body, validated
 from search.api.views.images import FORBIDDEN, UNAUTHORISED
 from search.api.views.search import FAULT, NOT_FOUND
-from search.http.access import ApiKeyAuthentication, actor_of, caller_key
+from search.http.access import ApiKeyAuthentication, actor_of, caller_key, staff_or_key, writable_company
 from search.http.bodies import SmallFormParser, SmallJSONParser, SmallMultiPartParser
-from search.http.permissions import staff_or_key, writable_company
 from tenants import audit
 from tenants.models import IndexBuild
 

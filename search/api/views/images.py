@@ -22,9 +22,8 @@ from search.api.answers import (
 )
 from search.api.views.search import FAULT, NO_KEY, NOT_FOUND, UNUSABLE
 from search.engine.index.records import metadata_entry
-from search.http.access import ApiKeyAuthentication, actor_of
+from search.http.access import ApiKeyAuthentication, actor_of, readable_company, staff_or_key, writable_company
 from search.http.bodies import ImageBodyParser, ImageFormParser
-from search.http.permissions import readable_company, staff_or_key, writable_company
 from search.queries import ImageNotFound
 
 IMAGES_A_PAGE = 100

@@ -24,9 +24,9 @@ from search.api.answers import (
     validated,
 )
 from search.engine.timestamps import timestamp
+from search.http.access import readable_company, visible_companies
 from search.http.bodies import ImageFormParser
 from search.http.limits import count_search
-from search.http.permissions import readable_company, visible_companies
 from tenants.models import Company
 
 NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown, switched off, or not the caller's")
