@@ -31,7 +31,7 @@ from search.engine import storage
 from search.engine.errors import EngineError
 from search.engine.model.passport import UNTRAINED
 from search.engine.pictures.intake import Intake, IntakeLimits, Upload, take_in
-from search.management.progress import format_seconds
+from search.monitoring.durations import format_seconds
 from tenants import audit
 from tenants.admin import ReadOnlyAdmin
 from tenants.models import ApiKey, Company, IndexBuild, LiveChange, SearchUsage, SkippedImage

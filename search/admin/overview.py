@@ -13,7 +13,7 @@ from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
 from search.engine.model.passport import UNTRAINED
 from search.engine.pictures.folder import ImageFile, find_images
-from search.management.progress import format_seconds
+from search.monitoring.durations import format_seconds
 from tenants.models import Company, IndexBuild
 
 COUNT_LIMIT = 20_000

@@ -5,6 +5,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from search.engine.build.builder import BuildProgress
+from search.monitoring.durations import format_seconds
 
 
 class ProgressDisplay:
@@ -48,8 +49,3 @@ class ProgressDisplay:
             rate = (progress.done - self._initial) / seconds
             text += f", {rate:.1f} a second, {format_seconds((progress.found - progress.done) / rate)} left"
         self._stream.write(text)
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a length of time as 1:02:03, or 2:03 below an hour."""
-    return str(tqdm.format_interval(seconds))

@@ -14,7 +14,8 @@ from search.builds import StopRequested, run_build
 from search.companies.adoption import get_or_create_company
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
-from search.management.progress import ProgressDisplay, format_seconds
+from search.management.progress import ProgressDisplay
+from search.monitoring.durations import format_seconds
 from tenants import audit
 from tenants.models import BuildStopped, Company, IndexBuild
 

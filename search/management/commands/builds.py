@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from search.management.progress import format_seconds
+from search.monitoring.durations import format_seconds
 from tenants.models import IndexBuild
 
 
