@@ -1,7 +1,6 @@
 """The generations of an index: which one is published, which came before, and how they go."""
 
 import contextlib
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,15 +15,20 @@ from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable, Pub
 from search.engine.index.index import IndexInfo
 from search.engine.storage.checksums import require_undamaged
 from search.engine.storage.layout import (
-    GENERATION_NAME,
-    GENERATIONS,
     LOCK,
     NOT_WORTH_KEEPING,
     PARTS,
     complete_generations,
+    drafts,
+    generation_name,
     home,
     is_published_link,
+    link_target,
+    new_grave,
+    new_link,
+    publication_moment,
     resolve,
+    unused_links,
 )
 from search.engine.storage.reading import load, read_info
 
@@ -104,7 +108,7 @@ def erase(directory: Path) -> None:
     """
     if not directory.is_symlink():
         require_index_or_nothing(directory)
-    removed = directory.parent / GENERATIONS / f".removed-{secrets.token_hex(8)}"
+    removed = new_grave(directory)
     removed.mkdir(parents=True)
     # Renamed as a whole, and before the link, because readers fall back on the newest generation that they find.
     with contextlib.suppress(FileNotFoundError):
@@ -147,12 +151,12 @@ def publish_lock(directory: Path) -> Iterator[None]:
 
 def link(directory: Path, generation: Path) -> None:
     """Point directory at generation. The link moves last: a reader sees the old index or the new one."""
-    link = home(directory) / f".link-{secrets.token_hex(8)}"
-    link.symlink_to(Path(GENERATIONS, directory.name, generation.name))
+    new = new_link(directory)
+    new.symlink_to(link_target(directory, generation.name))
     if directory.is_dir() and not directory.is_symlink():
         # rename() cannot put a link over a directory. Until the link is there, resolve finds the new generation.
-        directory.rename(home(directory) / f"{datetime.fromtimestamp(0, UTC):{GENERATION_NAME}}-{secrets.token_hex(4)}")
-    link.replace(directory)
+        directory.rename(home(directory) / generation_name(datetime.fromtimestamp(0, UTC)))
+    new.replace(directory)
     durable.sync(directory.parent)
 
 
@@ -167,9 +171,8 @@ def next_name(directory: Path) -> str:
     moment = datetime.now(UTC)
     for newest in complete_generations(directory)[-1:]:
         with contextlib.suppress(ValueError):
-            after = datetime.strptime(newest.name.partition("-")[0], GENERATION_NAME).replace(tzinfo=UTC)
-            moment = max(moment, after + timedelta(microseconds=1))
-    return f"{moment:{GENERATION_NAME}}-{secrets.token_hex(4)}"
+            moment = max(moment, publication_moment(newest.name) + timedelta(microseconds=1))
+    return generation_name(moment)
 
 
 def drop_old_generations(directory: Path, *, keep: int) -> None:
@@ -178,8 +181,8 @@ def drop_old_generations(directory: Path, *, keep: int) -> None:
     earlier = [entry for entry in complete_generations(directory) if entry.name != current.name]
     for entry in earlier[: max(0, len(earlier) - keep)]:
         shutil.rmtree(entry, ignore_errors=True)
-    for entry in home(directory).glob(".link-*"):
+    for entry in unused_links(directory):
         entry.unlink()
-    for entry in home(directory).glob(".writing-*"):
+    for entry in drafts(directory):
         with contextlib.suppress(Timeout), FileLock(entry / LOCK, timeout=0):
             shutil.rmtree(entry, ignore_errors=True)

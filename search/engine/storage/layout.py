@@ -1,4 +1,4 @@
-"""An index on disk; the only file that knows file names.
+"""An index on disk; the only module that knows the names of files and directories.
 
     <parent>/AOF                                     symbolic link to the published generation
     <parent>/.generations/AOF/<generation>/          never changes once it has this name
@@ -13,13 +13,19 @@
         index_info.json        IndexInfo; its "format" says that the files are ours
         SHA256SUMS             of all the others, for `sha256sum --check` as well; since format 2
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
+    <parent>/.generations/AOF/.link-<hex>            the link, about to be moved into its place
+    <parent>/.generations/AOF/.lock                  held by whoever publishes
     <parent>/.generations/AOF/.building/             what unfinished builds have embedded, see workspace.py
+    <parent>/.generations/.removed-<hex>/            an index that is being erased
 
 A plain directory with the first four files (those of the Flask service, which lack the rest) is an index too; it
 becomes a generation when the first one of ours is published in its place.
 """
 
+import secrets
 import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +42,12 @@ INFO = "index_info.json"
 SUMS = "SHA256SUMS"
 PARTS = frozenset({FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, CODES, GIVEN_IDS, INFO, SUMS})
 
-GENERATIONS = ".generations"
+LOCK = ".lock"  # of a company's generations, and of each draft
 FORMAT = 2
-LOCK = ".lock"
-GENERATION_NAME = "%Y%m%dT%H%M%S%f"  # of a generation, when it was published, before a random rest
+
+_GENERATIONS = ".generations"
+_MOMENT = "%Y%m%dT%H%M%S%f"  # a generation's name begins with when it was published
+_DRAFT, _LINK, _REMOVED = ".writing-", ".link-", ".removed-"
 
 SIGNATURE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,))])
 
@@ -55,7 +63,8 @@ NOT_WORTH_KEEPING = frozenset({".gitkeep", ".DS_Store"})
 
 
 def home(directory: Path) -> Path:
-    return directory.parent / GENERATIONS / directory.name
+    """Return where the generations of the index in directory lie, and all that belongs to them."""
+    return directory.parent / _GENERATIONS / directory.name
 
 
 def complete_generations(directory: Path) -> list[Path]:
@@ -80,7 +89,45 @@ def resolve(directory: Path) -> Path:
 
 
 def is_published_link(directory: Path) -> bool:
-    return directory.is_symlink() and directory.readlink().parts[:1] == (GENERATIONS,)
+    return directory.is_symlink() and directory.readlink().parts[:1] == (_GENERATIONS,)
+
+
+def link_target(directory: Path, generation: str) -> Path:
+    """Return what directory links to when this generation is the published one."""
+    return Path(_GENERATIONS, directory.name, generation)
+
+
+def generation_name(moment: datetime) -> str:
+    """Return a new name for a generation published at this moment; names sort by it."""
+    return f"{moment:{_MOMENT}}-{secrets.token_hex(4)}"
+
+
+def publication_moment(generation: str) -> datetime:
+    """Return when a generation of this name was published. Raises ValueError for a name of another kind."""
+    return datetime.strptime(generation.partition("-")[0], _MOMENT).replace(tzinfo=UTC)
+
+
+def new_draft(directory: Path) -> Path:
+    """Return where a generation can be written."""
+    return home(directory) / f"{_DRAFT}{secrets.token_hex(8)}"
+
+
+def drafts(directory: Path) -> Iterator[Path]:
+    return home(directory).glob(f"{_DRAFT}*")
+
+
+def new_link(directory: Path) -> Path:
+    """Return where a link can be made that is moved into the place of directory."""
+    return home(directory) / f"{_LINK}{secrets.token_hex(8)}"
+
+
+def unused_links(directory: Path) -> Iterator[Path]:
+    return home(directory).glob(f"{_LINK}*")
+
+
+def new_grave(directory: Path) -> Path:
+    """Return where the index in directory can be moved to be erased."""
+    return directory.parent / _GENERATIONS / f"{_REMOVED}{secrets.token_hex(8)}"
 
 
 def workspace(directory: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import secrets
 import shutil
 from array import array
 from collections.abc import Callable, Sequence
@@ -49,6 +48,7 @@ from search.engine.storage.layout import (
     SIGNATURES,
     SUMS,
     home,
+    new_draft,
 )
 from search.engine.storage.reading import given_ids, load
 from search.engine.timestamps import timestamp
@@ -72,7 +72,7 @@ class Draft:
         self._directory = directory
         require_index_or_nothing(directory)
         home(directory).mkdir(parents=True, exist_ok=True)
-        self.path = home(directory) / f".writing-{secrets.token_hex(8)}"
+        self.path = new_draft(directory)
         self._lock = FileLock(self.path / LOCK)
         with publish_lock(directory):  # whoever clears drafts away holds it
             self.path.mkdir()
