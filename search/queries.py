@@ -9,7 +9,8 @@ from django.conf import settings
 from search import overlay, runtime
 from search.engine import storage
 from search.engine.errors import IndexNotBuilt
-from search.engine.index.index import ImageIndex, IndexInfo, Match
+from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.match import Match
 from search.engine.model.embedder import read_prepared
 from search.monitoring.observation import note_company, stage
 from tenants.models import Company, CompanyQuerySet

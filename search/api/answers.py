@@ -2,7 +2,8 @@ from typing import Any
 
 from rest_framework import serializers
 
-from search.engine.index.index import IndexInfo, Match
+from search.engine.index.index import IndexInfo
+from search.engine.index.match import Match
 from search.engine.index.records import metadata_entry
 from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.engine.storage import info_entries

@@ -20,21 +20,21 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from search.engine.index.exact import ROUNDING, best_scores
 from search.engine.index.vector_file import VectorFile
 from search.engine.vectors import DIMENSION, Vector, Vectors
 
 MIN_IMAGES = 10_000  # below, the exact scan takes a few milliseconds
 MIN_RECALL = 0.999
+NEIGHBOURS = 10  # that the recall is measured over
 
 _SEED = 7
 _TRAINING_ROWS = 20_000
 _ROWS_A_BLOCK = 16_384
 _QUERIES = 200
-_NEIGHBOURS = 10
 _CANDIDATES_A_RESULT = (5, 10, 20, 50, 100)
 _SHARES_OF_LISTS = (1 / 8, 2 / 8, 3 / 8, 4 / 8, 6 / 8, 1)
 _CODES_A_CANDIDATE = 100  # are scanned in the time that it takes to score one candidate exactly
-_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class CoarseIndex:
         faiss.omp_set_num_threads(1)  # for this thread: requests are served side by side
         count = min(self.search.candidates_per_result * top_k, self.codes.ntotal)
         rotated = self._rotation @ vector
-        rows = self._scan(rotated, count, self._measured if top_k <= _NEIGHBOURS else self._everywhere)
+        rows = self._scan(rotated, count, self._measured if top_k <= NEIGHBOURS else self._everywhere)
         if len(rows) < count:
             rows = self._scan(rotated, count, self._everywhere)
         return np.sort(rows)
@@ -87,7 +87,7 @@ def build_coarse(vectors: VectorFile, *, beat: Callable[[], None]) -> CoarseInde
         return None
     codes = _encode(vectors, beat)
     queries = vectors[_spread(len(vectors), _QUERIES)]
-    least_scores = _exact_scores(queries, vectors, beat)[:, -1:]
+    least_scores = _neighbour_scores(queries, vectors, beat)[:, -1:]
     plans = _plans(codes, queries, vectors, least_scores, beat)
     _, lists_probed, candidates, recall = min(plans, default=(0, 0, 0, 0.0))
     if not candidates:
@@ -152,12 +152,11 @@ def _encode(vectors: VectorFile, beat: Callable[[], None]) -> Any:
     return rotated
 
 
-def _exact_scores(queries: Vectors, vectors: VectorFile, beat: Callable[[], None]) -> Vectors:
+def _neighbour_scores(queries: Vectors, vectors: VectorFile, beat: Callable[[], None]) -> Vectors:
     """Return the scores of the vectors closest to each query, by a scan of all, float32 [queries, 10], best first."""
-    best = np.full((len(queries), _NEIGHBOURS), -np.inf, np.float32)
+    best = np.empty((len(queries), 0), np.float32)
     for block in vectors.blocks(_ROWS_A_BLOCK):
-        scores = np.hstack([best, queries @ block.T])  # [queries, 10 + block]
-        best = np.partition(scores, -_NEIGHBOURS, axis=1)[:, -_NEIGHBOURS:]
+        best = best_scores(best, queries, block, NEIGHBOURS)
         beat()
     return np.sort(best, axis=1)[:, ::-1]
 
@@ -170,20 +169,20 @@ def _plans(
     least_scores: float32 [queries, 1], the score of the last true neighbour of each query. What scores as high is
     found: of several copies of a picture any will do.
     """
-    lists, depth = _lists(len(vectors)), _CANDIDATES_A_RESULT[-1] * _NEIGHBOURS
+    lists, depth = _lists(len(vectors)), _CANDIDATES_A_RESULT[-1] * NEIGHBOURS
     for share in _SHARES_OF_LISTS:
         probed = max(1, round(lists * share))
         probing = faiss.SearchParametersPreTransform(index_params=_probing(probed))  # type: ignore[call-arg]
         _, proposed = codes.search(queries, min(depth, len(vectors)), params=probing)
         found = np.empty(proposed.shape, bool)
         for query, rows, least, hits in zip(queries, proposed, least_scores, found, strict=True):
-            hits[:] = (vectors[np.maximum(rows, 0)] @ query >= least - _ROUNDING) & (rows >= 0)
+            hits[:] = (vectors[np.maximum(rows, 0)] @ query >= least - ROUNDING) & (rows >= 0)
         beat()
-        reached = np.minimum(np.cumsum(found, axis=1), _NEIGHBOURS) / _NEIGHBOURS  # [queries, depth], recall by depth
+        reached = np.minimum(np.cumsum(found, axis=1), NEIGHBOURS) / NEIGHBOURS  # [queries, depth], recall by depth
         for candidates in _CANDIDATES_A_RESULT:
-            recall = float(reached[:, min(candidates * _NEIGHBOURS, reached.shape[1]) - 1].mean())
+            recall = float(reached[:, min(candidates * NEIGHBOURS, reached.shape[1]) - 1].mean())
             if recall >= MIN_RECALL:
-                cost = probed / lists * len(vectors) + candidates * _NEIGHBOURS * _CODES_A_CANDIDATE
+                cost = probed / lists * len(vectors) + candidates * NEIGHBOURS * _CODES_A_CANDIDATE
                 yield cost, probed, candidates, recall
                 if candidates == _CANDIDATES_A_RESULT[0]:
                     return  # more lists can only cost more

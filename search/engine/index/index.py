@@ -7,19 +7,12 @@ import numpy.typing as npt
 
 from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.index.coarse import CoarseIndex, CoarseSearch
+from search.engine.index.exact import contenders, exact_scores
+from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, ListRecords, Records, Rows
 from search.engine.index.vector_file import VectorFile
 from search.engine.model.passport import MODEL, ModelPassport
 from search.engine.vectors import DIMENSION, Vector, Vectors
-
-_ROUNDING = 1e-5  # of a product of unit vectors in float32, many times over
-_BLOCK = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    image: ImageRecord
-    score: float  # cosine similarity, -1..1, higher is closer
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +155,7 @@ class ImageIndex:
             rows, exact = self._best_of_proposed(self.coarse, vector, top_k)
         else:
             rows = self._best_of_all(vector, top_k, location)
-            exact = _exact_scores(self.vectors, rows, vector)
+            exact = exact_scores(self.vectors, rows, vector)
         best = np.lexsort((rows, -exact))[:top_k]
         return [Match(self.records[int(rows[place])], float(exact[place])) for place in best]
 
@@ -177,7 +170,7 @@ class ImageIndex:
         depth = top_k
         while True:
             rows = coarse.propose(vector, depth)
-            exact = _exact_scores(self.single_vectors, rows, vector)
+            exact = exact_scores(self.single_vectors, rows, vector)
             hidden = np.isin(rows, self.hidden, assume_unique=True)
             visible = np.sort(exact[~hidden])[::-1]
             last = visible[top_k - 1] if len(visible) >= top_k else -np.inf
@@ -192,7 +185,7 @@ class ImageIndex:
         scores = self.vectors[below] @ vector  # [below]
         hidden = self._hidden_places(below)
         scores[hidden] = -np.inf
-        places = _contenders(scores, min(top_k, len(scores) - len(hidden)))
+        places = contenders(scores, min(top_k, len(scores) - len(hidden)))
         return places + below.start if isinstance(below, slice) else below[places]
 
     def _hidden_places(self, rows: Rows) -> npt.NDArray[np.int64]:
@@ -202,7 +195,7 @@ class ImageIndex:
         return np.flatnonzero(np.isin(rows, self.hidden))
 
     def _search_added(self, vector: Vector, location: str) -> list[Match]:
-        scores = _exact_scores(self.added_vectors, np.arange(len(self.added)), vector)  # [added]
+        scores = exact_scores(self.added_vectors, np.arange(len(self.added)), vector)  # [added]
         return [
             Match(record, float(score))
             for record, score in zip(self.added, scores, strict=True)
@@ -213,21 +206,3 @@ class ImageIndex:
 def empty_index() -> ImageIndex:
     """Return the index of a company that has none yet, for live changes to be laid over."""
     return ImageIndex(IndexInfo(total_images=0), ListRecords([]), np.empty((0, DIMENSION), np.float32))
-
-
-def _contenders(scores: Vector, top_k: int) -> npt.NDArray[np.int64]:
-    """Return the places of the top_k highest scores and of all that rounding may have put below them."""
-    if top_k <= 0:
-        return np.empty(0, np.int64)
-    threshold = np.partition(scores, -top_k)[-top_k]
-    return np.flatnonzero(scores >= threshold - _ROUNDING)
-
-
-def _exact_scores(vectors: Vectors | VectorFile, rows: npt.NDArray[np.int64], vector: Vector) -> Vector:
-    """Return the products of some vectors with vector, float32 [rows].
-
-    Not by BLAS, which rounds a row by where it stands in the matrix, so that copies of a picture would differ.
-    """
-    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-    products = [np.einsum("ij,j->i", vectors[block], vector) for block in blocks]
-    return np.concatenate([np.empty(0, np.float32), *products])

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.errors import IndexCorrupt
-from search.engine.index.coarse import MIN_RECALL
+from search.engine.index.coarse import MIN_RECALL, NEIGHBOURS
+from search.engine.index.exact import ROUNDING, best_scores
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import LineRecords
 from search.engine.storage.checksums import damaged_files, has_checksums
@@ -17,10 +18,8 @@ from search.engine.storage.reading import load
 from search.engine.vectors import Vectors
 
 _SAMPLES = 100
-_NEIGHBOURS = 10
 _ROWS_A_BLOCK = 8192
 _UNIT = 1e-3  # how far a vector's length may be from 1
-_SAME_SCORE = 1e-5
 _SAMPLING_ERROR = 0.01  # of the recall over 100 pictures, other ones than the build has measured it over
 
 
@@ -105,9 +104,7 @@ def _scan(vectors: Vectors, sample: npt.NDArray[np.int64]) -> tuple[int, Vectors
             block = vectors[start : start + _ROWS_A_BLOCK]
             lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
             unfit += int(np.count_nonzero(~(np.abs(lengths - 1) <= _UNIT)))
-            scores = np.hstack([best, queries @ block.T])  # [sample, 10 + block]
-            closest = min(_NEIGHBOURS, scores.shape[1])
-            best = np.partition(scores, -closest, axis=1)[:, -closest:]
+            best = best_scores(best, queries, block, NEIGHBOURS)
     return unfit, best
 
 
@@ -120,8 +117,8 @@ def _search_sample(index: ImageIndex, sample: npt.NDArray[np.int64], best: Vecto
     for row, scores in zip(sample.tolist(), best, strict=True):
         vector = np.array(index.vectors[row])
         matches = index.search(vector, len(scores))
-        found += sum(match.score >= scores.min() - _SAME_SCORE for match in matches)
-        lost += not matches or matches[0].score < float(vector @ vector) - _SAME_SCORE
+        found += sum(match.score >= scores.min() - ROUNDING for match in matches)
+        lost += not matches or matches[0].score < float(vector @ vector) - ROUNDING
     return float(found / best.size), lost
 
 

@@ -1,0 +1,9 @@
+from dataclasses import dataclass
+
+from search.engine.index.records import ImageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    image: ImageRecord
+    score: float  # cosine similarity, -1..1, higher is closer
