@@ -19,7 +19,8 @@ from search.engine import storage
 from search.tasks import carry_out_build
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import paint, picture
-from tests.search.management.test_check_index import check, flip_a_byte
+from tests.search.management.test_check_index import check
+from tests.support.damage import flip_a_byte
 from tests.support.disks import fill_up
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import Site

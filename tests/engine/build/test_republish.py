@@ -12,8 +12,8 @@ from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels
 from search.engine.vectors import DIMENSION, Vectors
 from tests.conftest import paint
-from tests.engine.storage.test_storage import FLASK_FILES, flask_directory, publish, some_records, some_vectors
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.indexes import FLASK_FILES, flask_directory, publish, some_records, some_vectors
 
 PASSPORT = ModelPassport("known-weights", "b" * 64)
 PATHS = ["z.png", "Abstract/Adelaide.png", "Abstract.png", "caf\u00e9/\U0001f600.jpg"]

@@ -10,7 +10,8 @@ from search.engine.errors import IndexCorrupt
 from search.engine.index import coarse
 from search.engine.index.index import IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, image_id
-from search.engine.vectors import DIMENSION, Vectors, unit_length
+from search.engine.vectors import Vectors
+from tests.support.indexes import clustered
 
 PICTURES = 1_500
 
@@ -19,13 +20,6 @@ PICTURES = 1_500
 def _codes_for_small_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarse, "MIN_IMAGES", 1_000)
     monkeypatch.setattr(coarse, "_QUERIES", 50)
-
-
-def clustered(count: int, *, seed: int) -> Vectors:
-    """Return unit vectors, without negative numbers as the network's, around 40 centres."""
-    centres = np.random.default_rng(0).random((40, DIMENSION)) ** 3
-    rng = np.random.default_rng(seed)
-    return unit_length((centres[rng.integers(40, size=count)] + rng.random((count, DIMENSION)) ** 3).astype(np.float32))
 
 
 def publish(vectors: Vectors, directory: Path) -> None:

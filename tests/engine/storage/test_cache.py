@@ -12,7 +12,7 @@ from search.engine import storage
 from search.engine.errors import IndexCorrupt, IndexNotBuilt
 from search.engine.index.index import ImageIndex
 from search.engine.storage.cache import IndexCache
-from tests.engine.storage.test_storage import flask_directory, publish, some_records, some_vectors
+from tests.support.indexes import flask_directory, publish, some_records, some_vectors
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])

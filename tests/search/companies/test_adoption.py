@@ -11,8 +11,8 @@ from PIL import Image
 
 from tenants.models import Company, IndexBuild
 from tests.conftest import picture
-from tests.engine.storage.test_storage import flask_directory, publish, some_records, some_vectors
 from tests.support.fakes import BLUE, RED, FakeEmbedder
+from tests.support.indexes import flask_directory, publish, some_records, some_vectors
 
 pytestmark = pytest.mark.django_db
 

@@ -16,7 +16,8 @@ from search.tasks import carry_out_build
 from tenants.audit import on_command_line
 from tenants.models import AuditEvent, Company, IndexBuild
 from tests.conftest import Colleague, paint, picture
-from tests.search.management.test_check_index import flip_a_byte, make_flask_company
+from tests.search.management.test_check_index import make_flask_company
+from tests.support.damage import flip_a_byte
 from tests.support.fakes import BLUE, GREEN, RED
 
 COMPANIES = reverse("admin:tenants_company_changelist")

@@ -22,9 +22,10 @@ from search.pictures import delete_image, put_image
 from tenants.audit import on_command_line
 from tenants.models import AuditEvent, Company
 from tests.conftest import paint, picture
-from tests.engine.storage.test_storage import ODD_NAMES
-from tests.search.management.test_check_index import FILES, flip_a_byte, make_flask_company
+from tests.search.management.test_check_index import FILES, make_flask_company
+from tests.support.damage import flip_a_byte
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.indexes import ODD_NAMES
 from tests.support.processes import KILLED, Site
 from tests.support.waiting import eventually
 

@@ -16,8 +16,8 @@ from search.engine import storage
 from search.engine.errors import WeightsUnavailable
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint
-from tests.engine.storage.test_storage import flask_directory, some_vectors
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.indexes import flask_directory, some_vectors
 
 PROJECT = Path(__file__).resolve().parents[3]
 COLOURS = {

@@ -20,9 +20,9 @@ from search.engine.index.index import IndexInfo
 from search.tasks import carry_out_build
 from tenants.models import Company
 from tests.conftest import picture
-from tests.engine.index.test_coarse import clustered
-from tests.engine.storage.test_storage import OUR_FILES, flask_directory, some_records, some_vectors
+from tests.support.damage import flip_a_byte
 from tests.support.fakes import BLUE, GREEN, RED
+from tests.support.indexes import OUR_FILES, clustered, flask_directory, some_records, some_vectors
 
 MakeCompany = Callable[..., Company]
 
@@ -52,15 +52,6 @@ def failed_check(*arguments: str, **options: bool) -> str:
 def search(client: Client) -> tuple[int, list[str]]:
     response = client.post("/api/search/acme", {"image": picture(RED), "top_k": 3})
     return response.status_code, [entry["fullPath"] for entry in response.json().get("results", [])]
-
-
-def flip_a_byte(path: Path, place: int) -> None:
-    """Change a bit in place, as a failing disk does."""
-    with path.open("r+b") as file:
-        file.seek(place)
-        byte = file.read(1)[0]
-        file.seek(place)
-        file.write(bytes([byte ^ 0x20]))
 
 
 def forget_checksums(directory: Path) -> None:

@@ -17,8 +17,8 @@ from search.engine.model.transform import Pixels
 from search.engine.vectors import Vectors
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint, picture
-from tests.engine.storage.test_storage import FLASK_FILES, flask_directory, publish, some_records, some_vectors
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.indexes import FLASK_FILES, flask_directory, publish, some_records, some_vectors
 
 COLOURS = {"z/red.png": RED, "Warm/orange.png": (255, 128, 0), "blue.png": BLUE, "green.png": GREEN}
 
