@@ -2,9 +2,10 @@ from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
-from tenants.models import ApiKey, Company
+from search.management.companies import find_company
+from tenants.models import ApiKey
 
 
 class Command(BaseCommand):
@@ -16,9 +17,7 @@ class Command(BaseCommand):
     def handle(self, *, company: str | None, **options: Any) -> None:
         keys = ApiKey.objects.select_related("company")
         if company:
-            if not Company.objects.filter(name=company).exists():
-                raise CommandError(f"No company {company}")
-            keys = keys.filter(company__name=company)
+            keys = keys.filter(company=find_company(company))
         for key in keys:
             self.stdout.write(_line(key))
 

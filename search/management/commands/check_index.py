@@ -5,6 +5,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from search.engine.errors import IndexNotBuilt
 from search.engine.storage.checkup import Checkup, examine
+from search.management.companies import find_company
 from tenants.models import Company
 
 
@@ -18,7 +19,7 @@ class Command(BaseCommand):
     def handle(self, *, companies: list[str], **options: Any) -> None:
         if bool(companies) == options["all"]:
             raise CommandError("Name the companies, or give --all")
-        chosen = list(Company.objects.all()) if options["all"] else [_company(name) for name in companies]
+        chosen = list(Company.objects.all()) if options["all"] else [find_company(name) for name in companies]
         damaged = [company.name for company in chosen if not self._check(company)]
         if damaged:
             raise CommandError(f"{len(damaged)} of {len(chosen)} companies have a damaged index: {', '.join(damaged)}")
@@ -48,10 +49,3 @@ def _summary(checkup: Checkup) -> str:
     if checkup.pictures_missing:
         parts.append(f"{checkup.pictures_missing} of {checkup.sampled} pictures looked for are not in the folder")
     return ", ".join(parts)
-
-
-def _company(name: str) -> Company:
-    try:
-        return Company.objects.get(name=name)
-    except Company.DoesNotExist as error:
-        raise CommandError(f"There is no company {name}") from error

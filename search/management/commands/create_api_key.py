@@ -7,8 +7,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils import timezone
 
+from search.management.companies import find_company
 from tenants import audit
-from tenants.models import Company
 
 
 class Command(BaseCommand):
@@ -23,9 +23,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, company: str, name: str, write: bool, expires: date | None, **options: Any) -> None:
-        found = Company.objects.filter(name=company).first()
-        if found is None:
-            raise CommandError(f"No company {company}: build_embeddings --company {company} makes it")
+        found = find_company(company)
         ends = datetime.combine(expires + timedelta(days=1), time(), UTC) if expires else None
         if ends and ends <= timezone.now():
             raise CommandError(f"--expires {expires} is past: nobody could use the key")

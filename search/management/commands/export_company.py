@@ -6,8 +6,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from search.companies.transfer import TransferRefused, export_company
 from search.engine.errors import EngineError
+from search.management.companies import find_company
 from tenants import audit
-from tenants.models import BuildStopped, Company
+from tenants.models import BuildStopped
 
 
 class Command(BaseCommand):
@@ -20,9 +21,7 @@ class Command(BaseCommand):
         parser.add_argument("--force", action="store_true", help="replace a file that is there already")
 
     def handle(self, *, company: str, to: Path, with_images: bool, force: bool, **options: Any) -> None:
-        found = Company.objects.filter(name=company).first()
-        if found is None:
-            raise CommandError(f"There is no company {company}")
+        found = find_company(company)
         try:
             exported = export_company(found, to.absolute(), with_images=with_images, replace=force)
         except (EngineError, TransferRefused, BuildStopped, OSError) as error:

@@ -5,8 +5,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from search.companies.rollback import BuildActive, roll_back
 from search.engine.errors import EngineError
+from search.management.companies import find_company
 from tenants import audit
-from tenants.models import Company
 
 
 class Command(BaseCommand):
@@ -17,9 +17,7 @@ class Command(BaseCommand):
         parser.add_argument("--cancel-build", action="store_true", help="cancel the build that is queued or running")
 
     def handle(self, *, company: str, cancel_build: bool, **options: Any) -> None:
-        found = Company.objects.filter(name=company).first()
-        if found is None:
-            raise CommandError(f"There is no company {company}")
+        found = find_company(company)
         try:
             index = roll_back(found, cancel_build=cancel_build)
         except (BuildActive, EngineError) as error:
