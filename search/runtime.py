@@ -1,10 +1,11 @@
-"""The process's one embedder and one IndexCache, made from the settings on first use and shared by all threads."""
+"""The process's embedders and its IndexCache, made from the settings on first use and shared by all threads."""
 
 import logging
 import threading
 import time
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from django.conf import settings
 from PIL import Image
@@ -22,23 +23,62 @@ logger = logging.getLogger(__name__)
 
 _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, WSL, AMD
 _WARM_UP_AGAIN_SECONDS = 300  # an attempt may cost a download and seconds of torch
-_model_lock = threading.Lock()  # the first requests wait for one load instead of each making their own
+
+T = TypeVar("T")
 
 
-@cache
+class _MadeOnce(Generic[T]):
+    """What is made when it is first asked for. lock guards the making: the first requests wait for one instance."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: T | None = None
+
+    @property
+    def is_made(self) -> bool:
+        return self._made is not None
+
+    def get(self) -> T:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def put(self, made: T | None) -> None:
+        """Put something in its place; None: it is made anew when it is next asked for."""
+        with self._lock:
+            self._made = made
+
+
+_configured: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(settings.WEIGHTS))
+_untrained: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(UNTRAINED))
+_indexes: _MadeOnce[IndexCache] = _MadeOnce(lambda: CountedCache(settings.CACHE_BYTES))
+
+
+def use(embedder: Embedder) -> None:
+    """Make an embedder the process's own, in place of the one of the configured weights, until reset()."""
+    _configured.put(embedder)
+
+
+def reset() -> None:
+    """Forget the embedders and the indexes, so that the process is as one that has just begun."""
+    for each in (_configured, _untrained, _indexes):
+        each.put(None)
+
+
 def index_cache() -> IndexCache:
-    return CountedCache(settings.CACHE_BYTES)
+    return _indexes.get()
 
 
 def embedder() -> Embedder:
     """Return the embedder of the configured weights. Raises WeightsUnavailable and DeviceUnavailable."""
-    with _model_lock:
-        return _load_embedder()
+    return _configured.get()
 
 
 def has_model() -> bool:
     """Tell whether the embedder of the configured weights is loaded, without loading it."""
-    return _load_embedder.cache_info().currsize > 0
+    return _configured.is_made
 
 
 def warm_up() -> None:
@@ -47,19 +87,19 @@ def warm_up() -> None:
     model.embed([model.prepare(Image.new("RGB", (256, 256)))])
 
 
-def warm_up_now_or_later() -> None:
-    """Warm up; where that fails, the log says why and a thread tries on until it succeeds.
+def warm_up_now_or_later(*, again_seconds: float = _WARM_UP_AGAIN_SECONDS) -> None:
+    """Warm up; where that fails, the log says why and a thread tries on, every again_seconds, until it succeeds.
 
     Searches answer 503 meanwhile, and everything else works. A process that is not ready is sent no search that would
     load the model.
     """
     if not _warms_up():
-        threading.Thread(target=_warm_up_later, name="warm-up", daemon=True).start()
+        threading.Thread(target=_warm_up_later, args=[again_seconds], name="warm-up", daemon=True).start()
 
 
-def _warm_up_later() -> None:
+def _warm_up_later(again_seconds: float) -> None:
     while True:
-        time.sleep(_WARM_UP_AGAIN_SECONDS)
+        time.sleep(again_seconds)
         if _warms_up():
             return
 
@@ -75,8 +115,7 @@ def _warms_up() -> bool:
 
 def untrained_embedder() -> Embedder:
     """Return the embedder that the demo falls back on."""
-    with _model_lock:
-        return _load_untrained_embedder()
+    return _untrained.get()
 
 
 def embedder_or_untrained() -> Embedder:
@@ -99,16 +138,6 @@ def embedder_for(index: ImageIndex) -> Embedder:
 def embedders_at_hand() -> list[Embedder]:
     """Return the embedders of torchvision's weights entries that need no download, the configured one left out."""
     return [_load(name) for name in entries_at_hand(hub=_hub()) if name != settings.WEIGHTS]
-
-
-@cache
-def _load_embedder() -> Embedder:
-    return _load(settings.WEIGHTS)
-
-
-@cache
-def _load_untrained_embedder() -> Embedder:
-    return _load(UNTRAINED)
 
 
 def _load(weights: str) -> Embedder:

@@ -1,7 +1,6 @@
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,14 @@ def _own_directories(settings: Any, tmp_path: Path) -> Iterator[None]:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one takes a second
     shared_cache.clear()  # rates
     yield
-    for cached in (runtime.index_cache, runtime._load_embedder, runtime._load_untrained_embedder):
-        if hasattr(cached, "cache_clear"):
-            cached.cache_clear()
+    runtime.reset()
 
 
 @pytest.fixture
-def embedder(monkeypatch: pytest.MonkeyPatch) -> FakeEmbedder:
+def embedder() -> FakeEmbedder:
+    """Return the process's own embedder until the end of the test."""
     fake = FakeEmbedder()
-    monkeypatch.setattr(runtime, "_load_embedder", cache(lambda: fake))
+    runtime.use(fake)
     return fake
 
 

@@ -112,7 +112,8 @@ def town(site: Site, settings: Any, embedder: FakeEmbedder) -> Town:
     made = Town()
     one = storage.load(Company.objects.get(name="acme").embeddings_directory).nbytes
     settings.CACHE_BYTES = 2 * one  # of five: they drive each other out all the time
-    runtime.index_cache.cache_clear()
+    runtime.reset()
+    runtime.use(embedder)
     return made
 
 

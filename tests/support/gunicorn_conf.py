@@ -1,6 +1,5 @@
 """The server's own configuration, with a model that needs no weights."""
 
-from functools import cache
 from typing import Any
 
 from imagesearch.gunicorn_conf import *  # noqa: F403
@@ -10,5 +9,5 @@ def post_worker_init(worker: Any) -> None:
     from search import runtime
     from tests.support.fakes import FakeEmbedder
 
-    runtime._load_embedder = cache(FakeEmbedder)  # type: ignore[assignment]
+    runtime.use(FakeEmbedder())
     runtime.warm_up()

@@ -278,8 +278,7 @@ def _configured(order: dict[str, Any], desk: Path) -> Iterator[None]:
     settings.BUILD_LEASE_SECONDS = order["lease_seconds"]
     if order["die_after"]:
         _die_after(*order["die_after"].split(":"))
-    embedder = _PatientEmbedder(desk)
-    runtime._load_embedder = lambda: embedder  # type: ignore[assignment]
+    runtime.use(_PatientEmbedder(desk))
     builder._FLUSH_SECONDS = 0.0  # tests embed in milliseconds what takes a real model minutes
     with database(order["database_url"]):
         yield

@@ -1,7 +1,6 @@
 import errno
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ from django.db import connection
 from django.test import Client
 
 from search import runtime
-from search.engine.errors import WeightsUnavailable
 from tenants.models import Company
 from tests.support.fakes import RED, FakeEmbedder
 from tests.support.waiting import eventually
@@ -49,7 +47,7 @@ def assert_missing(client: Client, part: str) -> str:
     return str(body["checks"][part])
 
 
-@pytest.mark.usefixtures("db", "embedder")
+@pytest.mark.usefixtures("db")
 def test_a_model_that_is_not_loaded_is_told_and_not_loaded(client: Client) -> None:
     assert "not loaded" in assert_missing(client, "model")
     assert not runtime.has_model()
@@ -86,25 +84,13 @@ def test_the_embeddings_are_only_read(client: Client, settings: Any) -> None:
 
 
 @pytest.mark.usefixtures("db")
-def test_a_model_that_could_not_be_loaded_at_the_start_is_tried_again(
-    client: Client, embedder: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime, "_WARM_UP_AGAIN_SECONDS", 0)
-    outcomes = iter([WeightsUnavailable("no network"), WeightsUnavailable("no network"), None])
-    go_on, real = threading.Event(), runtime.warm_up
-
-    def fail_twice() -> None:
-        error = next(outcomes)
-        if error is None:
-            assert go_on.wait(30)
-            return real()
-        raise error
-
-    monkeypatch.setattr(runtime, "warm_up", fail_twice)
-    runtime.warm_up_now_or_later()
+def test_a_model_that_could_not_be_loaded_at_the_start_is_tried_again(client: Client, settings: Any) -> None:
+    settings.WEIGHTS, settings.DEVICE = "/nowhere/weights.pth", "cpu"
+    runtime.warm_up_now_or_later(again_seconds=0.01)
     assert_missing(client, "model")
-    go_on.set()
-    eventually(runtime.has_model, "the model is loaded")
+    fake = FakeEmbedder()
+    runtime.use(fake)  # as if the weights were there now
+    eventually(lambda: fake.embedded, "the model is run")
     assert client.get("/api/health/ready").status_code == 200
 
 

@@ -2,16 +2,14 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
 from django.test import Client
 
-from search import overlay, pictures, runtime
+from search import pictures, runtime
 from search.engine import storage
-from search.engine.storage.cache import IndexCache
 from search.tasks import carry_out_build, fold_live_changes
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import picture
@@ -117,13 +115,12 @@ def test_deleting_what_is_not_there_is_a_404(client: Client, acme: Company, staf
 
 
 def test_live_changes_reach_other_processes_and_survive_restarts(
-    client: Client, acme: Company, staff: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    client: Client, acme: Company, staff: dict[str, str], embedder: FakeEmbedder
 ) -> None:
     put(client, "g.png", GREEN, staff)
     delete(client, "Warm/red.png", staff)
-    monkeypatch.setattr(overlay, "_overlays", WeakKeyDictionary())  # what a new process starts with
-    other_process = IndexCache(2**30)
-    monkeypatch.setattr(runtime, "index_cache", lambda: other_process)
+    runtime.reset()
+    runtime.use(embedder)
     assert found(client, GREEN) == ["g.png", "Cold/blue.png"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.test import Client
 
+from search import runtime
 from tenants.models import Company
 from tests.conftest import picture
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
@@ -194,10 +195,8 @@ def test_trailing_slash_makes_no_difference(client: Client, acme: Company) -> No
         assert client.post(path, {"image": picture(RED)}).json()["total_results"] == 4
 
 
-def test_index_of_another_model_is_refused_naming_both(
-    client: Client, acme: Company, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("search.runtime._load_embedder", lambda: FakeEmbedder("e" * 64))
+def test_index_of_another_model_is_refused_naming_both(client: Client, acme: Company) -> None:
+    runtime.use(FakeEmbedder("e" * 64))
     response = search(client, "acme")
     assert response.status_code == 503
     assert "ffffffffffff" in response.json()["error"]

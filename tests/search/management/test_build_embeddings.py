@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
+from search import runtime
 from search.engine import storage
-from search.engine.errors import WeightsUnavailable
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
@@ -233,17 +233,13 @@ def test_folder_without_pictures_fails_by_its_name(
     assert not storage.has_index(settings.EMBEDDINGS_DIR / "globex")
 
 
-def test_build_without_weights_fails_before_touching_anything(
-    acme: Company, monkeypatch: pytest.MonkeyPatch, settings: Any
-) -> None:
-    def refuse() -> None:
-        raise WeightsUnavailable("Wanted: mobilenet_v3_large.pth")
-
-    monkeypatch.setattr("search.runtime._load_embedder", refuse)
-    with pytest.raises(CommandError, match="mobilenet_v3_large"):
+def test_build_without_weights_fails_before_touching_anything(acme: Company, settings: Any) -> None:
+    runtime.reset()
+    settings.WEIGHTS, settings.DEVICE = "/nowhere/weights.pth", "cpu"
+    with pytest.raises(CommandError, match=r"/nowhere/weights\.pth"):
         build(company="acme")
     assert list(settings.EMBEDDINGS_DIR.iterdir()) == []
-    assert "mobilenet_v3_large" in acme.builds.get().error
+    assert "/nowhere/weights.pth" in acme.builds.get().error
 
 
 # Ids ----------------------------------------------------------------------------------------------------------------
@@ -323,7 +319,7 @@ RUN_WITH_FAKE_MODEL = """
 import runpy
 from search import runtime
 from tests.support.fakes import FakeEmbedder
-runtime._load_embedder = FakeEmbedder
+runtime.use(FakeEmbedder())
 runpy.run_path("manage.py", run_name="__main__")
 """
 

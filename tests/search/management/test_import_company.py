@@ -146,7 +146,7 @@ def test_pictures_tell_that_the_vectors_are_those_of_the_configured_weights(
 
 
 def test_pictures_tell_that_the_vectors_are_those_of_another_entry(
-    client: Client, tmp_path: Path, images: Path, at_hand: list[FakeEmbedder], monkeypatch: pytest.MonkeyPatch
+    client: Client, tmp_path: Path, images: Path, at_hand: list[FakeEmbedder]
 ) -> None:
     at_hand.append(MirrorEmbedder())
     flask(tmp_path / "flask", made_by=MirrorEmbedder())
@@ -155,7 +155,7 @@ def test_pictures_tell_that_the_vectors_are_those_of_another_entry(
     refused = search(client)
     assert refused.status_code == 503
     assert "mirror-weights" in refused.json()["error"]
-    monkeypatch.setattr(runtime, "_load_embedder", MirrorEmbedder)
+    runtime.use(MirrorEmbedder())
     assert search(client).json()["results"][0]["fullPath"] == "z/red.png"
 
 

@@ -10,6 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 
+from search import runtime
 from tenants.models import Company
 from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
@@ -120,10 +121,8 @@ def test_damaged_index_is_an_error_that_names_the_file(run: Run, acme: Company, 
     require_error(run("--query_image", query, "--company", "acme"), "metadata.json")
 
 
-def test_index_of_another_model_is_an_error(
-    run: Run, acme: Company, query: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("search.runtime._load_embedder", lambda: FakeEmbedder("e" * 64))
+def test_index_of_another_model_is_an_error(run: Run, acme: Company, query: Path) -> None:
+    runtime.use(FakeEmbedder("e" * 64))
     require_error(run("--query_image", query, "--company", "acme"), "eeeeeeeeeeee")
     require_error(run("--query_image", query, "--embeddings_dir", acme.embeddings_directory), "ffffffffffff")
 
