@@ -9,7 +9,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from search.api.answers import BuildAnswer, ErrorBody, ReindexForm, build_body, validated
+from search.api.answers import BuildAnswer, ErrorBody, build_body
+from search.api.forms import ReindexForm, validated
 from search.api.views.images import FORBIDDEN, UNAUTHORISED
 from search.api.views.search import FAULT, NOT_FOUND
 from search.http.access import ApiKeyAuthentication, actor_of, caller_key, staff_or_key, writable_company

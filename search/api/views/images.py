@@ -11,15 +11,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from search import pictures, queries
-from search.api.answers import (
-    ErrorBody,
-    ImageAnswer,
-    ImageForm,
-    ImageListAnswer,
-    ImageListForm,
-    PutAnswer,
-    validated,
-)
+from search.api.answers import ErrorBody, ImageAnswer, ImageListAnswer, PutAnswer
+from search.api.forms import ImageForm, ImageListForm, validated
 from search.api.views.search import FAULT, NO_KEY, NOT_FOUND, UNUSABLE
 from search.engine.index.records import metadata_entry
 from search.http.access import ApiKeyAuthentication, actor_of, readable_company, staff_or_key, writable_company

@@ -23,6 +23,7 @@ from search.api.answers import (
     search_body,
     validated,
 )
+from search.api.forms import SearchForm, SimilarForm, filters, validated
 from search.engine.timestamps import timestamp
 from search.http.access import readable_company, visible_companies
 from search.http.bodies import ImageFormParser

@@ -1,0 +1,94 @@
+"""What the API reads: forms, their limits and the words of their refusals."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
+from search.queries import DEFAULT_TOP_K, MAX_TOP_K, Filters
+
+_NO_IMAGE = "No image: send the picture as a multipart field named image"
+_IMAGE_MESSAGES: dict[str, Any] = {
+    "required": _NO_IMAGE,
+    "invalid": _NO_IMAGE,
+    "empty": "The image is empty",
+    "no_name": "The image has no file name",
+}
+
+
+def _whole_number_message(name: str) -> dict[str, Any]:
+    message = f"{name} must be a whole number of at least 1"
+    return {"invalid": message, "min_value": message, "max_string_length": message}
+
+
+class SimilarForm(serializers.Serializer[Any]):
+    top_k = serializers.IntegerField(
+        default=DEFAULT_TOP_K,
+        min_value=1,
+        error_messages=_whole_number_message("top_k"),
+        help_text=f"How many results; larger values are held to {MAX_TOP_K}.",
+    )
+    min_score = serializers.FloatField(
+        required=False,
+        min_value=-1,
+        max_value=1,
+        error_messages=dict.fromkeys(
+            ("invalid", "min_value", "max_value", "max_string_length"), "min_score must be a number from -1 to 1"
+        ),
+        help_text="Only pictures that score at least this.",
+    )
+    location = serializers.CharField(
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=1000,
+        help_text="Only pictures in this folder and the folders below it.",
+    )
+
+    def validate_min_score(self, score: float) -> float:
+        if not -1 <= score <= 1:  # not a number passes the field's own limits
+            raise serializers.ValidationError("min_score must be a number from -1 to 1")
+        return score
+
+    def validate_location(self, location: str) -> str:
+        return location.strip("/")
+
+
+class SearchForm(SimilarForm):
+    image = serializers.FileField(
+        error_messages=_IMAGE_MESSAGES,
+        help_text=f"The picture to search with; {', '.join(ALLOWED_EXTENSIONS)}; at most 16 MB.",
+    )
+
+    def validate_image(self, image: Any) -> Any:
+        if not has_allowed_extension(image.name):
+            raise serializers.ValidationError(f"File type not allowed. Allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
+        return image
+
+
+class ImageForm(serializers.Serializer[Any]):
+    image = serializers.FileField(error_messages=_IMAGE_MESSAGES, help_text="The picture; at most 16 MB.")
+
+
+class ImageListForm(serializers.Serializer[Any]):
+    location = SimilarForm().fields["location"]
+    page = serializers.IntegerField(default=1, min_value=1, error_messages=_whole_number_message("page"))
+
+
+class ReindexForm(serializers.Serializer[Any]):
+    full = serializers.BooleanField(default=False, help_text="Embed every picture anew.")
+    checksum = serializers.BooleanField(default=False, help_text="Compare contents, not only sizes and times.")
+
+
+def validated(form: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
+    """Return the form's fields. Raises ValidationError.
+
+    data: a mapping; of a QueryDict the last value of each field counts, and an empty one is not a missing one.
+    """
+    bound = form(data={name: data[name] for name in data})
+    bound.is_valid(raise_exception=True)
+    return dict(bound.validated_data)
+
+
+def filters(form: dict[str, Any]) -> Filters:
+    return Filters(location=form["location"], min_score=form.get("min_score"))
