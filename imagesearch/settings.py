@@ -225,7 +225,7 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "1.0.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,  # or the image of a search is told to be the address of one
-    "PREPROCESSING_HOOKS": ["search.api.views.search.drop_slashed_paths"],
+    "PREPROCESSING_HOOKS": ["search.api.openapi.drop_slashed_paths"],
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "search.api.openapi.add_limits"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

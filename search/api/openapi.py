@@ -29,6 +29,11 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
         ]
 
 
+def drop_slashed_paths(endpoints: list[Any]) -> list[Any]:
+    """Leave the second spelling of each path, the one with a trailing slash, out of the schema."""
+    return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
+
+
 def add_limits(result: Any, **_: object) -> Any:
     """Tell of every operation but the probes that it may be refused for coming too often."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}

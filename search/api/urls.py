@@ -5,9 +5,10 @@ from django.urls.converters import IntConverter, StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from search.api.views.builds import BuildView, CancelBuildView, ReindexView
+from search.api.views.companies import CompaniesView, StatsView
 from search.api.views.images import ImagesView, ImageView
-from search.api.views.probes import LiveView, ReadyView
-from search.api.views.search import CompaniesView, HealthView, SearchView, SimilarView, StatsView
+from search.api.views.probes import HealthView, LiveView, ReadyView
+from search.api.views.search import SearchView, SimilarView
 
 
 def _with_and_without_slash(route: str, view: Any, name: str | None = None) -> list[URLPattern]:

@@ -11,8 +11,7 @@ from rest_framework.views import APIView
 
 from search.api.answers import BuildAnswer, ErrorBody, build_body
 from search.api.forms import ReindexForm, validated
-from search.api.views.images import FORBIDDEN, UNAUTHORISED
-from search.api.views.search import FAULT, NOT_FOUND
+from search.api.responses import FAULT, FORBIDDEN, NOT_FOUND, UNAUTHORISED
 from search.http.access import ApiKeyAuthentication, actor_of, caller_key, staff_or_key, writable_company
 from search.http.bodies import SmallFormParser, SmallJSONParser, SmallMultiPartParser
 from tenants import audit

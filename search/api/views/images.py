@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 from search import pictures, queries
 from search.api.answers import ErrorBody, ImageAnswer, ImageListAnswer, PutAnswer
 from search.api.forms import ImageForm, ImageListForm, validated
-from search.api.views.search import FAULT, NO_KEY, NOT_FOUND, UNUSABLE
+from search.api.responses import FAULT, FORBIDDEN, NO_KEY, NOT_FOUND, UNAUTHORISED, UNUSABLE
 from search.engine.index.records import metadata_entry
 from search.http.access import ApiKeyAuthentication, actor_of, readable_company, staff_or_key, writable_company
 from search.http.bodies import ImageBodyParser, ImageFormParser
@@ -21,8 +21,6 @@ from search.queries import ImageNotFound
 
 IMAGES_A_PAGE = 100
 
-UNAUTHORISED = OpenApiResponse(ErrorBody, "Neither a staff user nor the holder of a valid API key")
-FORBIDDEN = OpenApiResponse(ErrorBody, "A staff user without the permission, or a key that cannot write")
 _NO_IMAGE = OpenApiResponse(ErrorBody, "The company has no such picture")
 
 

@@ -1,25 +1,49 @@
-"""What probes ask of one server process; open to everybody."""
+"""What probes ask of one server process."""
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from search import health
-from search.api.answers import ErrorBody, LiveBody, ReadyBody
+from search import health, queries
+from search.api.answers import ErrorBody, HealthBody, LiveBody, ReadyBody
+from search.api.responses import FAULT, NO_KEY
+from search.api.views.companies import loaded_names
+from search.engine.storage import timestamp
 from search.http.errors import error_body
+from search.http.permissions import visible_companies
 
-_FAULT = OpenApiResponse(ErrorBody, "A fault of the service's own; its log tells more")
+
+class HealthView(APIView):
+    throttle_classes = []
+
+    @extend_schema(responses={200: HealthBody, 401: NO_KEY, 500: FAULT})
+    def get(self, request: Request) -> Response:
+        """Tell whether the service runs and which of the caller's companies this process has loaded."""
+        companies = queries.companies_with_index(visible_companies(request))
+        loaded = loaded_names(companies)
+        return Response(
+            {
+                "status": "healthy",
+                "api_ready": True,
+                "timestamp": timestamp(),
+                "total_companies_available": len(companies),
+                "loaded_companies": loaded,
+                "loaded_count": len(loaded),
+            }
+        )
 
 
 class _ProbeView(APIView):
+    """Open to everybody, and never refused for coming too often."""
+
     authentication_classes = []
     permission_classes = []
     throttle_classes = []
 
 
 class LiveView(_ProbeView):
-    @extend_schema(responses={200: LiveBody, 500: _FAULT})
+    @extend_schema(responses={200: LiveBody, 500: FAULT})
     def get(self, request: Request) -> Response:
         """Tell that the process answers, and nothing else."""
         return Response({"status": "alive"})
@@ -29,7 +53,7 @@ class ReadyView(_ProbeView):
     @extend_schema(
         responses={
             200: ReadyBody,
-            500: _FAULT,
+            500: FAULT,
             503: OpenApiResponse(ErrorBody, "Something that searches need is missing; `checks` tells what"),
         }
     )

@@ -1,86 +1,19 @@
-"""The API under /api/: each view reads its input, makes one call and shows the result."""
+"""Searches by a picture, uploaded or the company's own, under /api/search/."""
 
-from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from search import queries
-from search.api.answers import (
-    CompaniesBody,
-    ErrorBody,
-    HealthBody,
-    SearchBody,
-    SearchForm,
-    SimilarForm,
-    StatsBody,
-    filters,
-    index_info,
-    search_body,
-    validated,
-)
+from search.api.answers import ErrorBody, SearchBody, search_body
 from search.api.forms import SearchForm, SimilarForm, filters, validated
-from search.engine.timestamps import timestamp
-from search.http.access import readable_company, visible_companies
+from search.api.responses import FAULT, NO_KEY, UNUSABLE
+from search.http.access import readable_company
 from search.http.bodies import ImageFormParser
 from search.http.limits import count_search
-from tenants.models import Company
-
-NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown, switched off, or not the caller's")
-NO_KEY = OpenApiResponse(ErrorBody, "The API key is wrong, expired or revoked; or there is none, and one is required")
-FAULT = OpenApiResponse(ErrorBody, "A fault of the service's own; its log tells more")
-UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model cannot be used until an operator acts")
-
-
-class HealthView(APIView):
-    throttle_classes = []
-
-    @extend_schema(responses={200: HealthBody, 401: NO_KEY, 500: FAULT})
-    def get(self, request: Request) -> Response:
-        """Tell whether the service runs and which of the caller's companies this process has loaded."""
-        companies = queries.companies_with_index(visible_companies(request))
-        loaded = _loaded_names(companies)
-        return Response(
-            {
-                "status": "healthy",
-                "api_ready": True,
-                "timestamp": timestamp(),
-                "total_companies_available": len(companies),
-                "loaded_companies": loaded,
-                "loaded_count": len(loaded),
-            }
-        )
-
-
-class CompaniesView(APIView):
-    @extend_schema(responses={200: CompaniesBody, 401: NO_KEY, 500: FAULT})
-    def get(self, request: Request) -> Response:
-        """List the companies that the caller can search."""
-        companies = queries.companies_with_index(visible_companies(request))
-        loaded = _loaded_names(companies)
-        entries = [
-            {
-                "name": company.name,
-                "embeddings_path": f"{settings.EMBEDDINGS_DIR.name}/{company.name}",
-                "loaded": company.name in loaded,
-            }
-            for company in companies
-        ]
-        return Response({"success": True, "companies": entries, "total": len(entries)})
-
-
-class StatsView(APIView):
-    @extend_schema(responses={200: StatsBody, 400: NOT_FOUND, 401: NO_KEY, 500: FAULT, 503: UNUSABLE})
-    def get(self, request: Request, company: str) -> Response:
-        """Tell how many pictures a company's index has, and what made it."""
-        found = readable_company(request, company)
-        info = queries.company_info(found)
-        stats = {"total_images": info.total_images, "index_info": index_info(info)}
-        return Response({"success": True, "company": found.name, "stats": stats})
 
 
 class SearchView(APIView):
@@ -130,13 +63,3 @@ class SimilarView(APIView):
         count_search(found)
         matches = queries.find_similar_to_indexed(index, str(image_id), top_k=form["top_k"], filters=filters(form))
         return Response(search_body(found, matches))
-
-
-def _loaded_names(companies: list[Company]) -> list[str]:
-    directories = queries.loaded_directories()
-    return [company.name for company in companies if company.embeddings_directory in directories]
-
-
-def drop_slashed_paths(endpoints: list[Any]) -> list[Any]:
-    """Leave the second spelling of each path, the one with a trailing slash, out of the schema."""
-    return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]

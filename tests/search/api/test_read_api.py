@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from search.api.views import search as views
+from search import queries
 from tenants.models import Company
 from tests.conftest import picture
 from tests.support.fakes import BLUE, RED
@@ -89,7 +89,7 @@ def test_a_fault_of_ours_is_a_500_in_the_same_shape(client: Client, db: None, mo
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(views.queries, "companies_with_index", broken)
+    monkeypatch.setattr(queries, "companies_with_index", broken)
     client.raise_request_exception = False
     response = client.get("/api/health")
     assert response.status_code == 500
