@@ -73,8 +73,16 @@ class Overview:
         return "its worker is silent: another one takes over" if lost else ""
 
 
-def overview(company: Company, build: IndexBuild | None) -> Overview:
-    """Return what the pages show of a company whose last build is build."""
+def overview(company: Company) -> Overview:
+    """Return what the pages show of a company, read once an instance; the last build comes with get_queryset()."""
+    shown: Overview | None = company.__dict__.get("overview")
+    if shown is None:
+        last_builds = company.__dict__.get("last_builds", [])
+        shown = company.__dict__["overview"] = _read(company, last_builds[0] if last_builds else None)
+    return shown
+
+
+def _read(company: Company, build: IndexBuild | None) -> Overview:
     info, problem = None, ""
     try:
         info = storage.info(company.embeddings_directory)

@@ -24,8 +24,7 @@ from django.urls import reverse
 from django.utils import timezone
 from PIL import Image
 
-from search.admin import companies as admin
-from search.admin import overview
+from search.admin import overview, uploads
 from search.builds import run_build
 from search.engine import storage
 from search.engine.model.passport import UNTRAINED, ModelPassport
@@ -587,7 +586,7 @@ def test_the_whole_upload_has_a_limit(admin_client: Client, acme: Company, monke
     def small(**limits: Any) -> Any:
         return IntakeLimits(**limits, total_bytes=len(png()) + 10)
 
-    monkeypatch.setattr(admin, "IntakeLimits", small)
+    monkeypatch.setattr(uploads, "IntakeLimits", small)
     response = upload(admin_client, acme, zipped({"1.png": png(), "2.png": png(), "3.png": png()}))
     assert response.context["intake"].stored == ["1.png"]
     assert [("send the rest apart" in reason) for reason in refused(response).values()] == [True, True]
@@ -596,7 +595,7 @@ def test_the_whole_upload_has_a_limit(admin_client: Client, acme: Company, monke
 def test_zip_of_too_many_entries_is_refused(
     admin_client: Client, acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "IntakeLimits", lambda **limits: IntakeLimits(**limits, entries=2))
+    monkeypatch.setattr(uploads, "IntakeLimits", lambda **limits: IntakeLimits(**limits, entries=2))
     response = upload(admin_client, acme, zipped({f"{n}.png": png() for n in range(3)}))
     assert "holds 3 files, at most 2" in refused(response)["pictures.zip"]
 
@@ -643,7 +642,7 @@ def test_encrypted_and_oddly_packed_entries_are_refused(admin_client: Client, ac
 
 
 def test_too_large_a_request_is_not_read(admin_client: Client, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "MAX_UPLOAD_BYTES", 100)
+    monkeypatch.setattr(uploads, "MAX_UPLOAD_BYTES", 100)
     response = upload(admin_client, acme, picture(RED, "x.png"))
     assert "Nothing was stored" in messages(response)
     assert "x.png" not in stored_below(acme.image_directory)

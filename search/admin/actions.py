@@ -1,0 +1,102 @@
+"""What is done to an index from the list and from the company's page: reindex, cancel, roll back."""
+
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.views.decorators.http import require_POST
+
+from search.admin.access import CompanyAccess, to_page
+from search.companies.rollback import roll_back
+from search.engine.errors import EngineError
+from tenants import audit
+from tenants.models import Company, IndexBuild
+
+
+class IndexActions(CompanyAccess):
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("<int:pk>/reindex/", view(require_POST(self.reindex_view)), name="tenants_company_reindex"),
+            path("<int:pk>/cancel/", view(require_POST(self.cancel_view)), name="tenants_company_cancel"),
+            path("<int:pk>/roll-back/", view(require_POST(self.roll_back_view)), name="tenants_company_roll_back"),
+            *super().get_urls(),
+        ]
+
+    @admin.action(description="Reindex changed", permissions=["reindex"])
+    def reindex(self, request: HttpRequest, companies: QuerySet[Company]) -> None:
+        for company in companies:
+            self.queue_build(request, company, full=False)
+
+    @admin.action(description="Rebuild everything", permissions=["reindex"])
+    def rebuild(self, request: HttpRequest, companies: QuerySet[Company]) -> None:
+        for company in companies:
+            self.queue_build(request, company, full=True)
+
+    @admin.action(description="Roll back to the previous index", permissions=["reindex"])
+    def roll_back(self, request: HttpRequest, companies: QuerySet[Company]) -> HttpResponse | None:
+        if request.POST.get("confirmed") == "1":
+            for company in companies:
+                self._roll_back(request, company, None)
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Roll back to the previous index?",
+            "opts": self.opts,
+            "companies": companies,
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+        }
+        return TemplateResponse(request, "admin/tenants/company/roll_back_confirmation.html", context)
+
+    def reindex_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        company = self.reindexable(request, pk)
+        self.queue_build(request, company, full=request.POST.get("full") == "1")
+        return to_page(company)
+
+    def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        company = self.reindexable(request, pk)
+        build = company.builds.active().first()
+        if build and build.cancel():
+            self.log_change(request, company, f"Cancelled build {build.pk}.")
+            audit.record(audit.in_admin(request), audit.Action.BUILD_CANCELLED, company, f"build {build.pk}")
+            self.message_user(request, f"Build {build.pk} of {company} is cancelled.", messages.SUCCESS)
+        else:
+            self.message_user(request, f"No build of {company} is queued or running.", messages.WARNING)
+        return to_page(company)
+
+    def roll_back_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        company = self.reindexable(request, pk)
+        self._roll_back(request, company, request.POST.get("generation", ""))
+        return to_page(company)
+
+    def _roll_back(self, request: HttpRequest, company: Company, generation: str | None) -> None:
+        """Roll back, cancelling an active build, which the pages ask to confirm; say how it went."""
+        try:
+            index = roll_back(company, generation, cancel_build=True)
+        except (EngineError, OSError) as error:
+            self.message_user(request, f"The index of {company} was not rolled back. {error}", messages.ERROR)
+            return
+        self.log_change(request, company, f"Rolled the index back to {index.name}.")
+        audit.record(audit.in_admin(request), audit.Action.INDEX_ROLLED_BACK, company, f"to {index.name}")
+        text = f"Searches of {company} use {index.name} from now on, until the next build replaces it."
+        self.message_user(request, text, messages.SUCCESS)
+
+    def queue_build(self, request: HttpRequest, company: Company, *, full: bool) -> None:
+        """Queue a build and say so, or say which one is active already."""
+        before = company.builds.active().first()
+        what = "it embeds every picture anew" if full else "it takes up what has changed"
+        with transaction.atomic():
+            build = company.queue_build(full=full, requested_by=request.user)
+            audit.record(audit.in_admin(request), audit.Action.BUILD_ASKED, company, f"build {build.pk}: {what}")
+        if before is None or before.pk != build.pk:
+            self.log_change(request, company, f"Queued build {build.pk}: {what}.")
+            self.message_user(request, f"Build {build.pk} of {company} is queued: {what}.", messages.SUCCESS)
+        elif build.status == IndexBuild.Status.QUEUED:
+            text = f"Build {build.pk} of {company} was queued already and does what was asked."
+            self.message_user(request, text, messages.WARNING)
+        else:
+            text = f"Build {build.pk} of {company} is running already, so none was queued: ask again once it has ended."
+            self.message_user(request, text, messages.WARNING)

@@ -1,0 +1,158 @@
+"""The builds: their list, the page of each, and the files that one skipped."""
+
+import csv
+from collections.abc import Iterator
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404
+from django.template.loader import render_to_string
+from django.urls import URLPattern, path
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_GET
+
+from search.admin.site import Assets
+from search.management.progress import format_seconds
+from tenants.admin import ReadOnlyAdmin
+from tenants.models import IndexBuild
+
+SKIPPED_SHOWN = 50
+
+_FORMULA_STARTS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "|",
+    "\t",
+    "\r",
+    "\n",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last are wide
+
+
+@admin.register(IndexBuild)
+class IndexBuildAdmin(ReadOnlyAdmin):
+    """Builds are made by asking for them, and changed by nobody."""
+
+    list_display = (
+        "company",
+        "badge",
+        "queued_at",
+        "took",
+        "images_found",
+        "images_embedded",
+        "images_reused",
+        "images_removed",
+        "images_skipped",
+        "rate",
+        "error_start",
+    )
+    list_filter = ("status", "queued_at")
+    list_per_page = 50
+    list_select_related = ("company",)
+    search_fields = ("company__name", "error")
+    fieldsets = (
+        (None, {"fields": ("company", "badge", "error", "requested_by")}),
+        ("What was asked", {"fields": ("full", "checksum", "allow_empty", "fold", "image_folder")}),
+        (
+            "What was done",
+            {
+                "fields": (
+                    "images_found",
+                    "images_embedded",
+                    "images_reused",
+                    "images_removed",
+                    "images_skipped",
+                    "total_images",
+                    "rate",
+                    "left",
+                    "weights",
+                    "full_reason",
+                )
+            },
+        ),
+        ("When", {"fields": ("queued_at", "started_at", "finished_at", "took", "heartbeat_at", "attempts")}),
+        ("Skipped files", {"fields": ("skipped",)}),
+    )
+
+    Media = Assets
+
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Who may see a company may see its builds."""
+        user = request.user
+        return any(user.has_perm(f"tenants.{name}") for name in ("view_indexbuild", "view_company", "change_company"))
+
+    def get_urls(self) -> list[URLPattern]:
+        skipped = self.admin_site.admin_view(require_GET(self.skipped_view))
+        return [path("<int:pk>/skipped.csv", skipped, name="tenants_indexbuild_skipped"), *super().get_urls()]
+
+    @admin.display(description="Status", ordering="status")
+    def badge(self, build: IndexBuild) -> SafeString:
+        return format_html('<span class="badge is-{}">{}</span>', build.status, build.status)
+
+    @admin.display(description="Took")
+    def took(self, build: IndexBuild) -> str:
+        return took(build) or "-"
+
+    @admin.display(description="Pictures a second")
+    def rate(self, build: IndexBuild) -> str:
+        return f"{build.images_per_second:.1f}" if build.images_per_second else "-"
+
+    @admin.display(description="Time left")
+    def left(self, build: IndexBuild) -> str:
+        return "-" if build.seconds_left is None else format_seconds(build.seconds_left)
+
+    @admin.display(description="Error")
+    def error_start(self, build: IndexBuild) -> str:
+        return build.error if len(build.error) <= 120 else f"{build.error[:120]}..."
+
+    @admin.display(description="Files")
+    def skipped(self, build: IndexBuild) -> str:
+        context = {"skipping": build, "skipped_files": build.skipped_files.all()[:SKIPPED_SHOWN]}
+        return render_to_string("admin/tenants/company/_skipped_files.html", context)
+
+    def skipped_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Stream the build's skipped files as CSV, however many."""
+        build = get_object_or_404(IndexBuild.objects.select_related("company"), pk=pk)
+        if not self.has_view_permission(request, build):
+            raise PermissionDenied
+        return StreamingHttpResponse(  # type: ignore[return-value]
+            _skipped_csv(build),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="{build.company.name}-{build.pk}-skipped.csv"'},
+        )
+
+
+def took(build: IndexBuild) -> str:
+    """Return how long a finished build took from its start."""
+    if not (build.started_at and build.finished_at):
+        return ""
+    return format_seconds((build.finished_at - build.started_at).total_seconds())
+
+
+class _Echo:
+    """A file that gives back what is written, so that a CSV can be streamed."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def _skipped_csv(build: IndexBuild) -> Iterator[str]:
+    writer = csv.writer(_Echo())
+    yield "\ufeff"  # or Excel takes it for another encoding
+    yield writer.writerow(["path", "reason"])
+    for path_, reason in build.skipped_files.values_list("path", "reason").iterator(chunk_size=2000):
+        yield writer.writerow([_harmless(path_), _harmless(reason)])
+
+
+def _harmless(text: str) -> str:
+    """Return text so that no spreadsheet takes a file's name for a formula."""
+    formula = text.startswith(_FORMULA_STARTS) or text.lstrip().startswith(_FORMULA_STARTS)
+    return f"'{text}" if formula else text

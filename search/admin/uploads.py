@@ -1,0 +1,90 @@
+"""Uploads of pictures and zips to a company's folder, through its page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied, TooManyFilesSent, ValidationError
+from django.core.files.uploadhandler import MemoryFileUploadHandler, TemporaryFileUploadHandler
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.http import require_POST
+
+from search.admin.access import to_page
+from search.admin.actions import IndexActions
+from search.engine.pictures.intake import Intake, IntakeLimits, Upload, take_in
+from tenants import audit
+from tenants.models import Company
+
+MAX_UPLOAD_BYTES = 2**30  # of one request, zips as they are
+LINES_SHOWN = 500  # of the stored and of the refused files of an upload
+
+
+class Uploads(IndexActions):
+    """Uploading ends with a build of what was uploaded."""
+
+    def get_urls(self) -> list[URLPattern]:
+        # The upload checks its size before anything, the CSRF token too, has read it.
+        upload = self.admin_site.admin_view(csrf_exempt(self.upload_view))
+        return [path("<int:pk>/upload/", upload, name="tenants_company_upload"), *super().get_urls()]
+
+    def upload_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        company = self.viewed(request, pk)
+        if not self.has_change_permission(request, company):
+            raise PermissionDenied
+        if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_UPLOAD_BYTES:
+            return self._upload_refused(request, company, f"at most {MAX_UPLOAD_BYTES // 2**20} MB at a time")
+        request.upload_handlers = [MemoryFileUploadHandler(request), TemporaryFileUploadHandler(request)]
+        try:
+            return csrf_protect(require_POST(self._receive_upload))(request, company)
+        except TooManyFilesSent:
+            limit = settings.DATA_UPLOAD_MAX_NUMBER_FILES
+            return self._upload_refused(request, company, f"at most {limit} files at a time, or one zip")
+
+    def _receive_upload(self, request: HttpRequest, company: Company) -> HttpResponse:
+        files: Sequence[Any] = request.FILES.getlist("files")
+        if not files:
+            return self._upload_refused(request, company, "choose pictures or a zip first")
+        try:
+            company.clean()
+            intake = take_in(
+                [Upload(file.name, file) for file in files],
+                company.image_directory,
+                limits=IntakeLimits(file_bytes=settings.MAX_UPLOAD_BYTES, max_pixels=settings.MAX_PIXELS),
+                location=request.POST.get("location", "").strip().strip("/"),
+                replace=request.POST.get("replace") == "1",
+            )
+        except ValidationError as error:
+            return self._upload_refused(request, company, " ".join(error.messages))
+        except OSError as error:
+            return self._upload_refused(request, company, f"{company.image_directory}: {error.strerror}")
+        if intake.stored:
+            self.log_change(request, company, _upload_log(intake))
+            audit.record(audit.in_admin(request), audit.Action.PICTURES_UPLOADED, company, _upload_log(intake))
+            self.queue_build(request, company, full=False)
+        return self._show_intake(request, company, intake)
+
+    def _show_intake(self, request: HttpRequest, company: Company, intake: Intake) -> HttpResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Upload to {company}",
+            "opts": self.opts,
+            "media": self.media,
+            "company": company,
+            "intake": intake,
+            "lines_shown": LINES_SHOWN,
+        }
+        return TemplateResponse(request, "admin/tenants/company/upload_result.html", context)
+
+    def _upload_refused(self, request: HttpRequest, company: Company, reason: str) -> HttpResponse:
+        self.message_user(request, f"Nothing was stored for {company}: {reason}", messages.ERROR)
+        return to_page(company)
+
+
+def _upload_log(intake: Intake) -> str:
+    text = f"Uploaded {len(intake.stored)} picture{'' if len(intake.stored) == 1 else 's'}"
+    text += f", {len(intake.replaced)} of them replaced" if intake.replaced else ""
+    return f"{text}; {len(intake.refused)} refused." if intake.refused else f"{text}."
