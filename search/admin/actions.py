@@ -85,7 +85,7 @@ class IndexActions(CompanyAccess):
         self.message_user(request, text, messages.SUCCESS)
 
     def queue_build(self, request: HttpRequest, company: Company, *, full: bool) -> None:
-        """Queue a build and say so, or say which one is active already."""
+        """Queue a build and say so, or say which active one does what was asked, or is followed by one that does."""
         before = company.builds.active().first()
         what = "it embeds every picture anew" if full else "it takes up what has changed"
         with transaction.atomic():
@@ -98,5 +98,6 @@ class IndexActions(CompanyAccess):
             text = f"Build {build.pk} of {company} was queued already and does what was asked."
             self.message_user(request, text, messages.WARNING)
         else:
-            text = f"Build {build.pk} of {company} is running already, so none was queued: ask again once it has ended."
-            self.message_user(request, text, messages.WARNING)
+            what = "all pictures" if build.repeat == IndexBuild.Repeat.FULL else "changed pictures only"
+            text = f"Build {build.pk} of {company} is running; another build follows it: {what}."
+            self.message_user(request, text, messages.SUCCESS)

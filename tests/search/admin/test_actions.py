@@ -50,11 +50,26 @@ def test_action_queues_builds(admin_client: Client, acme: Company, action: str, 
     assert f"Queued build {build.pk}" in logged()[-1]
 
 
-def test_action_says_that_a_build_is_active(admin_client: Client, acme: Company) -> None:
+@pytest.mark.parametrize(
+    ("action", "full", "what"), [("reindex", False, "changed pictures only"), ("rebuild", True, "all pictures")]
+)
+def test_action_tells_which_build_follows_a_running_one(
+    admin_client: Client, acme: Company, action: str, full: bool, what: str
+) -> None:
     build = running(acme)
-    response = admin_client.post(COMPANIES, {"action": "reindex", "_selected_action": [acme.pk]}, follow=True)
-    assert f"Build {build.pk} of acme is running already" in messages(response)
-    assert logged() == []
+    response = admin_client.post(COMPANIES, {"action": action, "_selected_action": [acme.pk]}, follow=True)
+    assert messages(response) == f"Build {build.pk} of acme is running; another build follows it: {what}."
+    assert acme.builds.active().get() == build
+    build.succeed()
+    following = acme.builds.active().get()
+    assert following != build
+    assert following.full is full
+
+
+def test_a_rebuild_asked_for_before_is_what_follows_a_running_build(admin_client: Client, acme: Company) -> None:
+    running(acme)
+    admin_client.post(url("reindex", acme), {"full": "1"})
+    assert "another build follows it: all pictures." in messages(reindex(admin_client, acme))
 
 
 @pytest.mark.parametrize(("form", "full"), [({}, False), ({"full": "1"}, True)])

@@ -87,10 +87,10 @@ def test_existing_pictures_are_replaced_only_when_asked(admin_client: Client, ac
     assert (acme.image_directory / "a.png").read_bytes() == png()
 
 
-def test_upload_during_a_build_says_that_it_may_have_missed_them(admin_client: Client, acme: Company) -> None:
+def test_upload_during_a_build_says_that_another_follows(admin_client: Client, acme: Company) -> None:
     running(acme)
     response = upload(admin_client, acme, picture(GREEN, "c.png"))
-    assert "running already" in messages(response)
+    assert "another build follows it" in messages(response)
 
 
 @pytest.mark.parametrize(
