@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_GET
 
 from search.admin.site import Assets
-from search.management.progress import format_seconds
+from search.monitoring.durations import format_seconds
 from tenants.admin import ReadOnlyAdmin
 from tenants.models import IndexBuild
 

@@ -16,7 +16,7 @@ from search.admin.builds import SKIPPED_SHOWN, took
 from search.admin.overview import Overview, generations, overview, pictures_found
 from search.admin.uploads import MAX_UPLOAD_BYTES
 from search.engine import storage
-from search.engine.model.embedder import UNTRAINED
+from search.engine.model.passport import UNTRAINED
 from tenants.models import Company, IndexBuild
 
 CELLS = ("status", "pictures", "last_build", "size")

@@ -9,7 +9,7 @@ from rest_framework.views import APIView
 from search import queries
 from search.api.answers import CompaniesBody, StatsBody, index_info
 from search.api.responses import FAULT, NO_KEY, NOT_FOUND, UNUSABLE
-from search.http.permissions import readable_company, visible_companies
+from search.http.access import readable_company, visible_companies
 from tenants.models import Company
 
 

@@ -9,9 +9,9 @@ from search import health, queries
 from search.api.answers import ErrorBody, HealthBody, LiveBody, ReadyBody
 from search.api.responses import FAULT, NO_KEY
 from search.api.views.companies import loaded_names
-from search.engine.storage import timestamp
+from search.engine.timestamps import timestamp
+from search.http.access import visible_companies
 from search.http.errors import error_body
-from search.http.permissions import visible_companies
 
 
 class HealthView(APIView):

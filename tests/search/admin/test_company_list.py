@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from search.engine import storage
-from search.engine.model.embedder import UNTRAINED, ModelPassport
+from search.engine.model.passport import UNTRAINED, ModelPassport
 from tenants.models import Company, IndexBuild
 from tests.support.admin import BUILDS, COMPANIES, running, text, url
 from tests.support.fakes import BLUE, RED, FakeEmbedder

@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from search.engine.model.embedder import UNTRAINED, ModelPassport
+from search.engine.model.passport import UNTRAINED, ModelPassport
 from tenants.models import Company, IndexBuild, SkippedImage
 from tests.support.admin import COMPANIES, fragments, messages, rebuild, text, url
 from tests.support.fakes import RED, FakeEmbedder
