@@ -1,38 +1,30 @@
-"""The write path: builds of a company's index."""
+"""The write path: builds of a company's index. A fold, which only makes live changes part of it, is a kind of build."""
 
 import logging
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
-from search import overlay, pictures, runtime
-from search.companies import demo
+from search import overlay, publication, runtime
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
 from search.engine.build.republish import republish
-from search.engine.errors import ModelMismatch
-from search.engine.index.index import ImageIndex
+from search.engine.errors import EngineError, IndexNotBuilt, ModelMismatch
+from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
+from search.heartbeat import Heart, StopRequested, counts, stop_on_signal
 from tenants.models import BuildStopped, Company, IndexBuild, SkippedImage
+from tenants.signals import fold_wanted
 
 logger = logging.getLogger(__name__)
 
-_BEAT_SECONDS = 1.0
-_RATE_SECONDS = 30.0  # pictures a second are counted over about so long
-
-
-class StopRequested(Exception):
-    """The process was asked to end; the build goes on elsewhere, or later."""
+UNTRAINED_COMPANY = "demo"  # the one company that may do without the configured weights
 
 
 def run_build(
@@ -49,12 +41,8 @@ def run_build(
     StopRequested is raised, and the build is handed back to the queue, or cancelled where requeue is false.
     Raises BuildCancelled and LeaseLost where the build is no longer the caller's.
     """
-    company = build.company
     try:
-        with _stop_on_signal() as stop:
-            heart = _Heart(build, stop, on_progress)
-            outcome = _fold(build, heart) if build.fold else _build(build, heart, options or build_options(build))
-        _record(build, outcome)
+        outcome = _carry_out(build, options or build_options(build), on_progress)
     except StopRequested:
         if requeue:
             build.hand_back()
@@ -64,76 +52,106 @@ def run_build(
     except BuildStopped:
         raise
     except BaseException as error:
-        logger.exception("The build of %s failed", company)
+        logger.exception("The build of %s failed", build.company)
         build.fail(_reason(error))
         raise
+    finally:
+        _look_after_live_changes(build.company)
     return outcome
 
 
-def _build(build: IndexBuild, heart: "_Heart", options: BuildOptions) -> BuildOutcome:
+def _carry_out(build: IndexBuild, options: BuildOptions, on_progress: Callable[[BuildProgress], None]) -> BuildOutcome:
+    with stop_on_signal() as stop:
+        heart = Heart(build, stop, on_progress)
+        outcome = _fold(build, heart) if build.fold else _build(build, heart, options)
+    skipped = (SkippedImage(build=build, path=file.path, reason=file.reason) for file in outcome.skipped_files)
+    with transaction.atomic():
+        SkippedImage.objects.bulk_create(skipped, batch_size=1000)
+        build.succeed(**counts(outcome.progress), total_images=outcome.total_images, full_reason=outcome.full_reason)
+    return outcome
+
+
+def _build(build: IndexBuild, heart: Heart, options: BuildOptions) -> BuildOutcome:
     company = build.company
     embedder = _embedder_for(build)
     heart.beat(weights=embedder.passport.weights)
+    company.refresh_from_db(fields=publication.STATE)
     return build_index(
         _image_directory(build),
         company.embeddings_directory,
         embedder=embedder,
         options=options,
-        live_sequence=Company.objects.values_list("live_sequence", flat=True).get(pk=company.pk),
+        live_sequence=max(company.live_sequence, publication.holds_changes_to(company)),
+        owner=str(company.pk),
+        before=_files_before(company),
+        publish=partial(publication.publish, company, made_from=company.generation, confirm=build.hold),
         report=heart.report,
-        confirm=build.hold,
     )
 
 
-def _fold(build: IndexBuild, heart: "_Heart") -> BuildOutcome:
-    def report(written: int, total: int) -> None:
-        heart.report(BuildProgress(found=total, reused=written))
-
-    index = _publish_live_changes(build.company, report=report, confirm=build.hold)
-    heart.beat(weights=index.info.weights or "")
-    progress = BuildProgress(found=len(index), reused=len(index))
-    return BuildOutcome(progress, [], len(index), full_reason="", published=True)
+def _files_before(company: Company) -> Path | None:
+    """Return where the files that serve the company lie; None where those that its row names are gone."""
+    try:
+        return publication.index_directory(company)
+    except IndexNotBuilt:
+        return None
 
 
-def _publish_live_changes(
-    company: Company, *, report: Callable[[int, int], None], confirm: Callable[[], AbstractContextManager[object]]
-) -> ImageIndex:
-    """Publish the company's index with its live changes as a new generation; return what was published.
+def _fold(build: IndexBuild, heart: Heart) -> BuildOutcome:
+    """Publish the company's index with its live changes as a new generation.
 
-    report is called with the number of pictures written and their total. Raises ModelMismatch where a change was
-    made with another model than the index: a build embeds it again.
+    Raises ModelMismatch where a change was made with another model than the index: a build embeds it again.
     """
-    company.refresh_from_db(fields=["live_sequence"])
-    index = overlay.index_or_empty(company)
-    storage.require_undamaged(company.embeddings_directory, beat=lambda: report(0, len(index)))
+    company = build.company
+    company.refresh_from_db(fields=publication.STATE)
+    made_from = company.generation
+    index = overlay.live_index_or_empty(company)
+
+    def report(written: int) -> None:
+        heart.report(BuildProgress(found=len(index), reused=written))
+
+    storage.require_undamaged(publication.index_directory(company), beat=lambda: report(0))
+    info = _info_of_fold(company, index)
+    heart.beat(weights=info.weights or "")
+    republish(
+        index,
+        company.embeddings_directory,
+        info=info,
+        report=report,
+        publish=partial(publication.publish, company, made_from=made_from, confirm=build.hold),
+    )
+    return BuildOutcome(
+        BuildProgress(found=len(index), reused=len(index)), [], len(index), full_reason="", published=True
+    )
+
+
+def _info_of_fold(company: Company, index: ImageIndex) -> IndexInfo:
     info = index.info
     passport = runtime.embedder().passport if info.fingerprint is None and not len(index.records) else info.passport
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
         if company.live_changes.exclude(vector=None).exclude(fingerprint=passport.fingerprint).exists():
             raise ModelMismatch(f"Pictures of {company} were put with another model than {passport}: reindex it")
-    republish(
-        index,
-        company.embeddings_directory,
-        info=replace(info, live_sequence=company.live_sequence),
-        keep=settings.KEEP_GENERATIONS,
-        report=lambda written: report(written, len(index)),
-        confirm=confirm,
-    )
-    return index
+    return replace(info, live_sequence=company.live_sequence)
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(error.messages)
-    return str(error) or type(error).__name__
+def _look_after_live_changes(company: Company) -> None:
+    """Drop the live changes that are part of every index kept, and ask for a fold of those that came meanwhile.
+
+    Whatever fails here is logged: the build has its outcome already.
+    """
+    try:
+        publication.settle(company)
+        if publication.missing_changes(company).exists():
+            fold_wanted.send(Company, company=company)
+    except (EngineError, OSError, DatabaseError):
+        logger.exception("The live changes of %s could not be looked after", company)
 
 
 def build_options(build: IndexBuild, **chosen: Any) -> BuildOptions:
     """Return the options that the row and the settings give, with those chosen by the caller."""
     return BuildOptions(
         max_pixels=settings.MAX_PIXELS,
-        keep_generations=settings.KEEP_GENERATIONS,
         full=build.full,
         checksum=build.checksum,
         allow_empty=build.allow_empty,
@@ -149,112 +167,10 @@ def _image_directory(build: IndexBuild) -> Path:
 
 
 def _embedder_for(build: IndexBuild) -> Embedder:
-    """Return the configured embedder; the demo, and nobody else, does without its weights where they are missing."""
-    if build.company.name == demo.COMPANY:
-        return runtime.embedder_or_untrained()
-    return runtime.embedder()
+    return runtime.embedder_or_untrained() if build.company.name == UNTRAINED_COMPANY else runtime.embedder()
 
 
-def _record(build: IndexBuild, outcome: BuildOutcome) -> None:
-    skipped = (SkippedImage(build=build, path=file.path, reason=file.reason) for file in outcome.skipped_files)
-    with transaction.atomic():
-        SkippedImage.objects.bulk_create(skipped, batch_size=1000)
-        build.succeed(
-            **_counts(outcome.progress),
-            total_images=outcome.total_images,
-            full_reason=outcome.full_reason,
-        )
-    _settle_live_changes(build.company)
-
-
-def _settle_live_changes(company: Company) -> None:
-    """Drop the live changes that every kept generation holds, and have those folded that came during the build."""
-    generations = storage.generations(company.embeddings_directory)
-    company.live_changes.filter(sequence__lte=min(each.info.live_sequence or 0 for each in generations)).delete()
-    published = next(each for each in generations if each.published)
-    if company.live_changes.filter(sequence__gt=published.info.live_sequence or 0).exists():
-        pictures.fold_later(company, changes=1)
-
-
-def _counts(progress: BuildProgress) -> dict[str, int]:
-    return {
-        "images_found": progress.found,
-        "images_embedded": progress.embedded,
-        "images_reused": progress.reused,
-        "images_removed": progress.removed,
-        "images_skipped": progress.skipped,
-    }
-
-
-class _Heart:
-    """Writes a build's progress to its row, about once a second; that write is its heartbeat as well."""
-
-    def __init__(self, build: IndexBuild, stop: threading.Event, on_progress: Callable[[BuildProgress], None]) -> None:
-        self._build, self._stop, self._on_progress = build, stop, on_progress
-        self._beat_at = 0.0
-        self._rate = _Rate()
-
-    def report(self, progress: BuildProgress) -> None:
-        """Raises StopRequested, BuildCancelled and LeaseLost."""
-        if self._stop.is_set():
-            raise StopRequested(f"The build of {self._build.company} is stopped: it goes on where it was")
-        self._on_progress(progress)
-        self._rate.update(progress)
-        if time.monotonic() - self._beat_at >= _BEAT_SECONDS:
-            per_second = self._rate.per_second
-            left = (progress.found - progress.done) / per_second if per_second else None
-            self.beat(**_counts(progress), images_per_second=per_second, seconds_left=left)
-
-    def beat(self, **values: Any) -> None:
-        self._build.beat(**values)
-        self._beat_at = time.monotonic()
-
-
-class _Rate:
-    """Pictures a second, of late."""
-
-    def __init__(self) -> None:
-        self.per_second: float | None = None
-        self._since = time.monotonic()
-        self._done: int | None = None
-
-    def update(self, progress: BuildProgress) -> None:
-        done = progress.embedded + progress.skipped
-        if self._done is None:  # what was there before this attempt does not count
-            self._since, self._done = time.monotonic(), done
-            return
-        seconds = time.monotonic() - self._since
-        if done > self._done and seconds > 0:
-            self.per_second = (done - self._done) / seconds
-            if seconds > _RATE_SECONDS:
-                self._since, self._done = time.monotonic(), done
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM and SIGINT set; the handlers in place before are called as well, save Python's own.
-
-    Outside the main thread, where signals cannot be handled, it is never set.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():  # asked twice: at once
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        stop.set()
-        earlier = before[signal.Signals(number)]
-        if callable(earlier) and earlier is not signal.default_int_handler:
-            earlier(number, frame)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(error.messages)
+    return str(error) or type(error).__name__

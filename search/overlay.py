@@ -1,16 +1,17 @@
 """The index as of now: what was built, and the live changes that it lacks laid over it.
 
-Every search compares Company.live_sequence with its index's and lays the newer LiveChange rows over it.
+Every search compares Company.live_sequence with its index's and lays the newer LiveChange rows over it. Overlays hang
+on the built index, which belongs to one company and one generation: when the cache lets go of it, the overlay goes too.
 """
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from search import runtime
+from search import publication
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.index import ImageIndex, LiveImage, empty_index
 from search.engine.index.records import ImageRecord
@@ -27,10 +28,21 @@ class _Overlay:
     index: ImageIndex
 
 
-# By the built index below, which is not held: when the cache lets go of it, the overlay goes as well.
-_overlays: WeakKeyDictionary[ImageIndex, _Overlay] = WeakKeyDictionary()
-_empty_indexes: dict[int, ImageIndex] = {}  # by company, of those that have none yet
-_overlays_lock = threading.Lock()  # guards both
+@dataclass(slots=True)
+class _Overlaid:
+    """What lies over one built index. lock guards overlay, so one company's catching up makes no other wait."""
+
+    overlay: _Overlay
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_overlaid: WeakKeyDictionary[ImageIndex, _Overlaid] = WeakKeyDictionary()  # by built index
+_empty: dict[int, ImageIndex] = {}  # by company, of those that have no index yet
+_lock = threading.Lock()  # guards both tables, and nothing slow happens under it
+
+
+class _Superseded(Exception):
+    """Changes that this index lacks became part of a newer one and are gone from the database."""
 
 
 def live_index(company: Company) -> ImageIndex:
@@ -38,25 +50,51 @@ def live_index(company: Company) -> ImageIndex:
 
     company: freshly read from the database.
     """
+    while True:
+        built = _built_or_empty(company)
+        if company.live_sequence <= built.info.holds_changes_to:
+            return built
+        try:
+            return _with_changes(built, company)
+        except _Superseded:
+            company.refresh_from_db(fields=publication.STATE)
+
+
+def live_index_or_empty(company: Company) -> ImageIndex:
+    """Return the same, and an empty index for a company that has none."""
     try:
-        base = runtime.index_cache().get(company.embeddings_directory)
+        return live_index(company)
     except IndexNotBuilt:
-        if not company.live_sequence:
+        if company.generation is not None:  # it has one, which is gone
             raise
-        with _overlays_lock:
-            base = _empty_indexes.setdefault(company.pk, empty_index())
-    folded = base.info.live_sequence or 0
-    if company.live_sequence <= folded:
-        return base
-    with _overlays_lock:
-        overlay = _overlays.get(base, _Overlay(folded, base))
-        if overlay.sequence < company.live_sequence:
-            overlay = _overlays[base] = _caught_up(overlay, company, base.info.fingerprint)
-    return overlay.index
+        return empty_index()
+
+
+def _built_or_empty(company: Company) -> ImageIndex:
+    try:
+        return publication.built_index(company)
+    except IndexNotBuilt:
+        if company.generation is not None or not company.live_sequence:
+            raise
+        with _lock:
+            return _empty.setdefault(company.pk, empty_index())
+
+
+def _with_changes(built: ImageIndex, company: Company) -> ImageIndex:
+    with _lock:
+        overlaid = _overlaid.setdefault(built, _Overlaid(_Overlay(built.info.holds_changes_to, built)))
+    with overlaid.lock:
+        if overlaid.overlay.sequence < company.live_sequence:
+            overlaid.overlay = _caught_up(overlaid.overlay, company, built.info.fingerprint)
+        return overlaid.overlay.index
 
 
 def _caught_up(overlay: _Overlay, company: Company, made_by: str | None) -> _Overlay:
-    changes = list(LiveChange.objects.filter(company=company, sequence__gt=overlay.sequence))
+    changes = list(company.live_changes.missing_from(overlay.sequence))
+    # Asked after the changes: what a build has settled, and with it taken from the table, is missing from them.
+    floor = Company.objects.values_list("live_floor", flat=True).get(pk=company.pk)
+    if floor > overlay.sequence:
+        raise _Superseded
     index = overlay.index.with_changes([_live_image(change, made_by) for change in changes])
     return _Overlay(max([company.live_sequence, *(change.sequence for change in changes)]), index)
 
@@ -69,10 +107,3 @@ def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
         logger.warning("%s was put with another model than the index's: the next build embeds it again", change.path)
         return LiveImage(record, None)
     return LiveImage(record, np.frombuffer(change.vector, np.float32))
-
-
-def index_or_empty(company: Company) -> ImageIndex:
-    try:
-        return live_index(company)
-    except IndexNotBuilt:
-        return empty_index()

@@ -11,14 +11,12 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from enum import StrEnum
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 
 from search import overlay, runtime
 from search.engine import durable
@@ -27,10 +25,9 @@ from search.engine.model.embedder import read_prepared
 from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
 from tenants import audit
 from tenants.models import Company, LiveChange
+from tenants.signals import fold_wanted
 
 logger = logging.getLogger(__name__)
-
-FOLD_AT = 1000  # changes: a build is queued at once
 
 _UPLOADS = ".uploads"  # hidden from builds
 _ABANDONED_SECONDS = 3600  # after which an upload's temporary file is nobody's any more
@@ -55,7 +52,7 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
 
     Raises PathRefused, FolderUnusable, ImageUnreadable, and what embedding raises.
     """
-    index = overlay.index_or_empty(company)
+    index = overlay.live_index_or_empty(company)
     target = _target(company, path)
     known = index.find_path(path)
     if known is not None and _holds(target, content):
@@ -67,14 +64,14 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
     with _writing_to(company), _uploaded(company.image_directory, content) as uploaded:
         try:
             with transaction.atomic():
-                sequence = company.next_live_sequence()
+                sequence = company.next_live_sequence(at_least=index.info.holds_changes_to)
                 _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 audit.record(by, audit.Action.PICTURE_PUT, company, path)
                 uploaded.replace(target)
         except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
             raise PathRefused(f"{path}: a folder or a file of that name is in the way") from error
-    fold_later(company, changes=sequence - (index.info.live_sequence or 0))
+    fold_wanted.send(Company, company=company)
     return record, Put.REPLACED if known else Put.CREATED
 
 
@@ -83,30 +80,19 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
 
     Raises PathRefused and FolderUnusable.
     """
-    index = overlay.index_or_empty(company)
+    index = overlay.live_index_or_empty(company)
     target = _target(company, path)
     record = index.find_path(path)
     if record is None and not target.is_file():
         return None
     record = record or ImageRecord(path, image_id(company.name, path))
     with _writing_to(company), transaction.atomic():
-        sequence = company.next_live_sequence()
+        sequence = company.next_live_sequence(at_least=index.info.holds_changes_to)
         _write_change(company, record, sequence, None, "")
         audit.record(by, audit.Action.PICTURE_DELETED, company, path)
         target.unlink(missing_ok=True)  # last: a row without its file gone is rolled back
-    fold_later(company, changes=sequence - (index.info.live_sequence or 0))
+    fold_wanted.send(Company, company=company)
     return record
-
-
-def fold_later(company: Company, *, changes: int) -> None:
-    """See to it that so many live changes become part of the index: at once when they are many."""
-    from search.tasks import fold_live_changes  # tasks import builds, which call this
-
-    if changes >= FOLD_AT or not fold_live_changes.get_backend().supports_defer:
-        company.queue_build(fold=True)
-    elif changes == 1:  # the first; the task takes the others along
-        later = timezone.now() + timedelta(seconds=settings.FOLD_SECONDS)
-        fold_live_changes.using(run_after=later).enqueue(company.pk)
 
 
 def _write_change(company: Company, record: ImageRecord, sequence: int, vector: bytes | None, fingerprint: str) -> None:

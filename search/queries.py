@@ -1,13 +1,11 @@
 """The read path: what the API, the commands and the pages ask of an index."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from django.conf import settings
 
-from search import overlay, runtime
-from search.engine import storage
+from search import overlay, publication, runtime
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match import Match
@@ -106,7 +104,7 @@ def company_index(company: Company) -> ImageIndex:
 def company_info(company: Company) -> IndexInfo:
     """Return what the company's index says of itself, without loading it. Raises IndexNotBuilt and IndexCorrupt."""
     try:
-        return storage.info(company.embeddings_directory)
+        return publication.info(company)
     except IndexNotBuilt as error:
         raise IndexNotBuilt(
             f"Company '{company}' has no index yet: run manage.py build_embeddings --company {company}"
@@ -115,9 +113,9 @@ def company_info(company: Company) -> IndexInfo:
 
 def companies_with_index(companies: CompanyQuerySet) -> list[Company]:
     """Return those of the companies that have an index."""
-    return [company for company in companies if storage.has_index(company.embeddings_directory)]
+    return [company for company in companies if publication.is_listed(company)]
 
 
-def loaded_directories() -> set[Path]:
-    """Return the embeddings directories whose index this process holds."""
-    return set(runtime.index_cache().loaded())
+def loaded_companies() -> set[int]:
+    """Return the primary keys of the companies whose index this process holds."""
+    return runtime.index_cache().loaded()

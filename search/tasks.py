@@ -4,14 +4,25 @@ from contextlib import suppress
 from datetime import timedelta
 
 from django.conf import settings
+from django.db.models import Max, Min, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 from django_tasks import task
 
-from search import runtime
-from search.builds import StopRequested, run_build
+from search import publication, runtime
+from search.builds import run_build
 from search.engine.errors import EngineError
+from search.heartbeat import StopRequested
 from search.monitoring.observation import observing
 from tenants.models import BuildStopped, Company, IndexBuild
+
+# A fold writes the whole index anew, so it waits until the changes are worth it. Until then every search scans them.
+FOLD_AT_ONCE = 1000  # changes, or where that is more
+FOLD_AT_ONCE_SHARE = 200  # one for so many pictures of the index
+FOLD_SOON_SHARE = 1000  # one for so many: after FOLD_SECONDS
+FOLD_AT_LAST = timedelta(days=1)
+
+_LATE = timedelta(minutes=1)  # a task that is so much overdue was lost with its worker
 
 
 @task()
@@ -35,24 +46,75 @@ def carry_out_build(build_id: int) -> None:
 
 @task()
 def fold_live_changes(company_id: int) -> None:
-    """Queue the build that makes the live changes part of the index; while another runs, come back later."""
+    """Queue the build that makes the live changes part of the index once they are worth it; until then, come back."""
     company = Company.objects.filter(pk=company_id).first()
-    if company is None or not company.live_changes.exists():
+    if company is None:
         return
-    if company.builds.active().exists():
-        later = timezone.now() + timedelta(seconds=settings.FOLD_SECONDS)
-        fold_live_changes.using(run_after=later).enqueue(company_id)
+    Company.objects.filter(pk=company_id).update(fold_planned_at=None)
+    wait = _time_until_fold(company)
+    if wait is None:
+        return
+    if wait > timedelta(0) or company.builds.active().exists():
+        _plan(company, max(wait, timedelta(seconds=settings.FOLD_SECONDS)))
     else:
         company.queue_build(fold=True)
+
+
+def plan_fold(company: Company) -> None:
+    """See to it that the company's live changes become part of its index in time.
+
+    While there are changes that the index lacks, a task waits for them or a build is on its way, whatever became of
+    the ones before.
+    """
+    wait = _time_until_fold(company)
+    if wait is None:
+        return
+    if wait <= timedelta(0) or not fold_live_changes.get_backend().supports_defer:
+        company.queue_build(fold=True)
+    else:
+        _plan(company, wait)
+
+
+def look_after_companies() -> None:
+    """Do what is left to do after a crash of all workers: active builds, folds, rows and links that the disk belies."""
+    publication.repair()
+    for build in IndexBuild.objects.active():
+        carry_out_build.enqueue(build.pk)
+    for company in Company.objects.filter(live_changes__isnull=False).distinct():
+        with suppress(EngineError):  # that of one company, which its searches and the admin tell of
+            plan_fold(company)
+
+
+def _time_until_fold(company: Company) -> timedelta | None:
+    """Return how long the live changes that the index lacks may wait; None where there are none."""
+    changes = publication.missing_changes(company).aggregate(
+        oldest=Min("changed_at"), first=Min("sequence"), last=Max("sequence")
+    )
+    if changes["oldest"] is None:
+        return None
+    return fold_due(changes["last"] - changes["first"] + 1, pictures=publication.count_pictures(company)) - (
+        timezone.now() - changes["oldest"]
+    )
+
+
+def fold_due(changes: int, *, pictures: int) -> timedelta:
+    """Return how old the oldest of so many live changes may become in an index of so many pictures."""
+    if changes >= max(FOLD_AT_ONCE, pictures // FOLD_AT_ONCE_SHARE):
+        return timedelta(0)
+    if changes >= pictures // FOLD_SOON_SHARE:
+        return timedelta(seconds=settings.FOLD_SECONDS)
+    return max(FOLD_AT_LAST, timedelta(seconds=settings.FOLD_SECONDS))
+
+
+def _plan(company: Company, wait: timedelta) -> None:
+    """Let a task look at the company's changes after that time, unless one does so before."""
+    unplanned = Q(fold_planned_at=None) | Q(fold_planned_at__lt=Now() - _LATE) | Q(fold_planned_at__gt=Now() + wait)
+    planned_at = timezone.now() + wait
+    if Company.objects.filter(unplanned, pk=company.pk).update(fold_planned_at=planned_at):
+        fold_live_changes.using(run_after=planned_at).enqueue(company.pk)
 
 
 def _look_again_later(build: IndexBuild) -> None:
     if carry_out_build.get_backend().supports_defer:
         later = timezone.now() + timedelta(seconds=settings.BUILD_LEASE_SECONDS + 1)
         carry_out_build.using(run_after=later).enqueue(build.pk)
-
-
-def look_after_active_builds() -> None:
-    """Hand every active build to the workers again, for a worker that starts after a crash of all."""
-    for build in IndexBuild.objects.active():
-        carry_out_build.enqueue(build.pk)

@@ -48,7 +48,12 @@ def record(actor: Actor, action: Action, company: object, detail: str = "") -> N
     """
     name = str(company)
     AuditEvent.objects.create(
-        actor=actor.name[:200], channel=actor.channel, action=action, company=name[:64], detail=detail
+        actor=actor.name[:200],
+        channel=actor.channel,
+        action=action,
+        company=name[:64],
+        company_key=getattr(company, "pk", None),
+        detail=detail,
     )
     line = {"actor": actor.name, "channel": actor.channel.value, "action": action.value, "company": name}
     transaction.on_commit(

@@ -2,3 +2,6 @@ from django.dispatch import Signal
 
 # Sent inside the transaction that queues a build, with build=IndexBuild; search hands it to the workers.
 build_queued = Signal()
+
+# Sent when a company may have live changes that its index lacks, with company=Company; search sees to a fold in time.
+fold_wanted = Signal()

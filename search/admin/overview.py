@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
+from search import publication
 from search.engine import storage
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
@@ -85,7 +86,7 @@ def overview(company: Company) -> Overview:
 def _read(company: Company, build: IndexBuild | None) -> Overview:
     info, problem = None, ""
     try:
-        info = storage.info(company.embeddings_directory)
+        info = publication.info(company)
     except IndexNotBuilt:
         pass
     except EngineError as error:
@@ -104,7 +105,7 @@ def size_on_disk(company: Company) -> int | None:
 def generations(company: Company) -> tuple[list[storage.Generation], str]:
     """Return the generations of the company's index, newest first, and why they cannot be listed."""
     try:
-        return storage.generations(company.embeddings_directory), ""
+        return publication.generations(company), ""
     except EngineError as error:
         return [], str(error)
 

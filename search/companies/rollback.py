@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from django.db import transaction
 
-from search import pictures
+from search import publication
 from search.engine import storage
+from search.engine.errors import IndexNotBuilt
 from tenants.models import Company
+from tenants.signals import fold_wanted
 
 
 class BuildActive(Exception):
@@ -22,11 +25,30 @@ def roll_back(company: Company, generation: str | None = None, *, cancel_build: 
     cancel_build: an active build is cancelled, because it would replace the index.
     Raises BuildActive, IndexNotBuilt where there is nothing to go back to, IndexCorrupt and PublishRefused.
     """
+    company.refresh_from_db(fields=publication.STATE)
+    target = _chosen(company, generation)
     confirm = partial(_without_build, company, cancel=cancel_build)
-    rolled_back_to = storage.roll_back(company.embeddings_directory, generation, confirm=confirm)
-    if company.live_changes.filter(sequence__gt=rolled_back_to.info.live_sequence or 0).exists():
-        pictures.fold_later(company, changes=1)
-    return rolled_back_to
+    publication.publish_again(company, target.name, made_from=company.generation, confirm=confirm)
+    fold_wanted.send(Company, company=company)
+    return replace(target, published=True)
+
+
+def _chosen(company: Company, name: str | None) -> storage.Generation:
+    """Return the generation of this name, by default the one before the one that serves. Raises IndexNotBuilt."""
+    known = publication.generations(company)
+    if name is not None:
+        chosen = [each for each in known if each.name == name]
+        missing = f"There is no index {name} of {company} any more"
+    else:
+        current = publication.published_generation(company)
+        chosen = [each for each in known if current is not None and each.name < current]
+        missing = (
+            f"{company} has no earlier index: "
+            "IMAGESEARCH_KEEP_GENERATIONS says how many are kept when another is published"
+        )
+    if not chosen:
+        raise IndexNotBuilt(missing)
+    return chosen[0]
 
 
 @contextmanager

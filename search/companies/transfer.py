@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import transaction
 
+from search import publication
 from search.builds import run_build
 from search.companies.adoption import record_index
 from search.engine import durable, storage
-from search.engine.errors import ArchiveRefused, IndexNotBuilt, NotEnoughSpace
+from search.engine.errors import ArchiveRefused, NotEnoughSpace
 from search.engine.pictures.folder import ImageFile, find_images
 from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, new_archive, open_archive
 from search.engine.storage.checkup import examine
@@ -48,7 +48,7 @@ def export_company(company: Company, target: Path, *, with_images: bool, replace
     Raises TransferRefused, IndexNotBuilt, IndexCorrupt, ArchiveRefused, OSError, and what folding raises.
     """
     _fold(company)
-    directory = company.embeddings_directory
+    directory = publication.index_directory(company)
     storage.require_undamaged(directory)
     pictures = left_out = 0
     with (
@@ -64,11 +64,7 @@ def export_company(company: Company, target: Path, *, with_images: bool, replace
 
 def _fold(company: Company) -> None:
     """Make the company's live changes part of its index."""
-    try:
-        folded = storage.info(company.embeddings_directory).live_sequence or 0
-    except IndexNotBuilt:
-        folded = 0
-    if not company.live_changes.filter(sequence__gt=folded).exists():
+    if not publication.missing_changes(company).exists():
         return
     with transaction.atomic():  # no worker sees the row before it is claimed here
         build = company.queue_build(fold=True)
@@ -129,7 +125,7 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
             count = sum(file.is_file() for file in pictures.rglob("*"))
             if count:
                 _move_pictures(pictures, company.image_directory)
-            draft.publish(keep=settings.KEEP_GENERATIONS)
+            publication.publish(company, draft, made_from=company.generation)
     record_index(company)
     return Transferred(company, checkup.images, count)
 
@@ -202,10 +198,13 @@ def _require_same_pictures(pictures: Path, company: Company) -> None:
 def _save(company: Company, live_sequence: int) -> None:
     """Save the company, its changes counted on from those that the index holds."""
     company.live_sequence = max(company.live_sequence, live_sequence)
+    company.live_floor = max(company.live_floor, live_sequence)
     with transaction.atomic():
-        if not company.pk:
+        if company.pk:
+            company.save(update_fields=["live_sequence", "live_floor"])
+        else:
+            company.save()
             audit.record(audit.on_command_line(), audit.Action.COMPANY_MADE, company)
-        company.save()
 
 
 def _move_pictures(pictures: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,6 +29,17 @@ def write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         sync(file)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a small file, whole for every reader: the old content or the new one."""
+    fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        write(fresh, content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def sha256(source: Path | IO[bytes], *, beat: Callable[[], None] = lambda: None) -> bytes:

@@ -5,13 +5,12 @@ The labels' values are bounded, or strangers could fill the memory: patterns of 
 
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 from django.views import View
 from prometheus_client import Counter, Gauge, Histogram
 
 from search.engine.index.index import ImageIndex
-from search.engine.storage.cache import CacheCounts, IndexCache
+from search.engine.storage.cache import CacheCounts, IndexCache, Load
 from search.monitoring.observation import Observation
 
 REQUESTS = Counter("imagesearch_requests", "Requests answered.", ["method", "endpoint", "company", "status"])
@@ -53,9 +52,15 @@ class CountedCache(IndexCache):
         self._counting = threading.Lock()  # guards _counted: what the metrics have been told
         self._counted = CacheCounts()
 
-    def get(self, directory: Path) -> ImageIndex:
+    def find(self, company: int, version: str) -> ImageIndex | None:
         try:
-            return super().get(directory)
+            return super().find(company, version)
+        finally:
+            self._count()
+
+    def get(self, company: int, version: str, load: Load, *, or_earlier: bool = False) -> ImageIndex:
+        try:
+            return super().get(company, version, load, or_earlier=or_earlier)
         finally:
             self._count()
 

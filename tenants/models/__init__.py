@@ -4,7 +4,7 @@ from tenants.models.audit import AuditEvent
 from tenants.models.builds import BuildCancelled, BuildStopped, IndexBuild, LeaseLost, SkippedImage
 from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
 from tenants.models.keys import ApiKey, ApiKeyQuerySet
-from tenants.models.live_changes import LiveChange
+from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
 from tenants.models.usage import SearchUsage
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "IndexBuild",
     "LeaseLost",
     "LiveChange",
+    "LiveChangeQuerySet",
     "SearchUsage",
     "SkippedImage",
 ]

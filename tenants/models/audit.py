@@ -33,6 +33,13 @@ class AuditEvent(models.Model):
     channel = models.CharField(max_length=10, choices=Channel.choices)
     action = models.CharField(max_length=20, help_text="One of Action's.")
     company = models.CharField(max_length=64, db_index=True)
+    company_key = models.BigIntegerField(
+        null=True,
+        default=None,
+        db_default=None,
+        db_index=True,
+        help_text="The company's primary key: one made anew under an old name is another.",
+    )
     detail = models.TextField(blank=True)
 
     class Meta:

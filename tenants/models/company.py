@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import IntegrityError, models, transaction
-from django.db.models.functions import Lower
+from django.db.models.functions import Greatest, Lower
 
 from tenants.models.builds import IndexBuild
 from tenants.models.keys import ApiKey
@@ -21,6 +21,13 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 class CompanyQuerySet(models.QuerySet["Company"]):
     def active(self) -> "CompanyQuerySet":
         return self.filter(active=True)
+
+    def switch_generation(self, made_from: str | None, generation: str | None) -> bool:
+        """Have another generation serve, unless the one that it was made from has been replaced; tell whether it does.
+
+        search.publication alone calls this.
+        """
+        return bool(self.filter(generation=made_from).update(generation=generation))
 
 
 class Company(models.Model):
@@ -57,6 +64,30 @@ class Company(models.Model):
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     live_sequence = models.PositiveBigIntegerField(default=0, editable=False)
+    # Columns that came later have a database default, so that code from before them can go on adding rows.
+    generation = models.CharField(  # noqa: DJ001, NULL is another thing than any text: see search/publication.py
+        max_length=64,
+        null=True,
+        default=None,
+        db_default=None,
+        editable=False,
+        help_text="The generation of its index that serves.",
+    )
+    live_floor = models.PositiveBigIntegerField(
+        default=0,
+        editable=False,
+        db_default=0,
+        help_text="Live changes up to this one are part of every index kept and gone from the table.",
+    )
+    fold_planned_at = models.DateTimeField(
+        null=True,
+        default=None,
+        db_default=None,
+        editable=False,
+        help_text="When a task looks whether the live changes are to become part of the index.",
+    )
+
+    PROTECTION = ("active", "requires_api_key", "daily_quota")  # what company.json keeps beside the index
 
     objects = CompanyQuerySet.as_manager()
 
@@ -89,6 +120,16 @@ class Company(models.Model):
             raise ValidationError(
                 {"image_folder": f"{folder} lies outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}
             )
+
+    def save(self, *args: Any, **options: Any) -> None:
+        """Save what people set. Of a row that exists, what searches and builds count on stays as the database has it:
+        a page that somebody has left open knows an old state of that.
+        """
+        if not self._state.adding and options.get("update_fields") is None:
+            options["update_fields"] = [
+                field.name for field in self._meta.concrete_fields if field.editable and not field.primary_key
+            ]
+        super().save(*args, **options)
 
     @property
     def image_directory(self) -> Path:
@@ -148,8 +189,17 @@ class Company(models.Model):
         """
         return self.daily_quota is None or SearchUsage.objects.count_one(self.pk, quota=self.daily_quota)
 
-    def next_live_sequence(self) -> int:
-        """Return the number of the next live change. Call it in a transaction: the row stays locked until its end."""
-        Company.objects.filter(pk=self.pk).update(live_sequence=models.F("live_sequence") + 1)
+    @property
+    def protection(self) -> dict[str, Any]:
+        """What protects the company, as JSON can hold it."""
+        return {name: getattr(self, name) for name in self.PROTECTION}
+
+    def next_live_sequence(self, *, at_least: int) -> int:
+        """Return the number of the next live change. Call it in a transaction: the row stays locked until its end.
+
+        at_least: up to which change the index holds them; an index may be ahead of a database that was restored.
+        """
+        counted = Greatest(models.F("live_sequence"), models.Value(at_least))
+        Company.objects.filter(pk=self.pk).update(live_sequence=counted + 1)
         self.refresh_from_db(fields=["live_sequence"])
         return self.live_sequence

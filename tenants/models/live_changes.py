@@ -1,6 +1,12 @@
 from django.db import models
 
 
+class LiveChangeQuerySet(models.QuerySet["LiveChange"]):
+    def missing_from(self, sequence: int) -> "LiveChangeQuerySet":
+        """Those that an index lacks which holds the company's changes up to sequence."""
+        return self.filter(sequence__gt=sequence)
+
+
 class LiveChange(models.Model):
     """A picture put or deleted since the company's index was built: every search lays these over the index.
 
@@ -14,6 +20,8 @@ class LiveChange(models.Model):
     vector = models.BinaryField(null=True, help_text="float32 [960]; empty for a deleted picture.")
     fingerprint = models.CharField(max_length=64, blank=True, help_text="The model that made the vector.")
     changed_at = models.DateTimeField(auto_now=True)
+
+    objects = LiveChangeQuerySet.as_manager()
 
     class Meta:
         ordering = ["sequence"]

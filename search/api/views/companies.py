@@ -42,5 +42,5 @@ class StatsView(APIView):
 
 def loaded_names(companies: list[Company]) -> list[str]:
     """Return the names of those whose index this process has loaded."""
-    directories = queries.loaded_directories()
-    return [company.name for company in companies if company.embeddings_directory in directories]
+    loaded = queries.loaded_companies()
+    return [company.name for company in companies if company.pk in loaded]

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,20 +76,25 @@ def build_index(
     options: BuildOptions,
     live_sequence: int | None = None,
     company: str = "",
+    owner: str = "",
+    before: Path | None = None,
+    publish: storage.Publish | None = None,
     report: Callable[[BuildProgress], None] = lambda progress: None,
-    confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> BuildOutcome:
     """Make the pictures below folder the index of target; until it is complete the old one serves.
 
     Pictures that have not changed keep their vectors, and so do those moved; the result is that of a full build.
     What a stopped build has embedded is found again by the next. A picture that cannot be read is skipped and
     named in the outcome. live_sequence: the last live change whose picture lies in folder.
-    company: whose pictures' ids they get, by default the one that target is named after.
-    report is called after each batch and during long steps, confirm is entered around the publication; an
-    exception from either ends the build and leaves the old index.
+    company: whose pictures' ids they get, by default the one that target is named after. owner: see
+    storage.workspace. before: where the files of the index before lie, by default those that target leads to.
+    publish: makes the finished files the index, by default by a link at target.
+    report is called after each batch and during long steps; an exception from it, or from publish, ends the build and
+    leaves the old index.
     Raises NothingToIndex where no picture could be indexed, NotEnoughSpace and PublishRefused.
     """
-    return _Build(folder, target, embedder, options, live_sequence, report, company).run(confirm)
+    build = _Build(folder, target, embedder, options, live_sequence, report, company, owner, before)
+    return build.run(publish or partial(storage.publish_by_link, target, keep=options.keep_generations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +105,11 @@ class BuildEstimate:
     seconds: float | None  # None where no picture could be tried
 
 
-def estimate_build(folder: Path, target: Path, *, embedder: Embedder, options: BuildOptions) -> BuildEstimate:
+def estimate_build(
+    folder: Path, target: Path, *, embedder: Embedder, options: BuildOptions, before: Path | None = None
+) -> BuildEstimate:
     """Return what build_index would do, and how long it would take, from trying a few pictures; nothing is written."""
-    build = _Build(folder, target, embedder, options, None, lambda progress: None)
+    build = _Build(folder, target, embedder, options, None, lambda progress: None, before=before)
     plan = build.make_plan()
     to_embed = np.flatnonzero(plan.rows == EMBED)
     tried = to_embed[np.linspace(0, len(to_embed) - 1, num=min(2 * options.batch_size, len(to_embed)), dtype=int)]
@@ -132,8 +139,11 @@ class _Build:
         live_sequence: int | None,
         report: Callable[[BuildProgress], None],
         company: str = "",
+        owner: str = "",
+        before: Path | None = None,
     ) -> None:
-        self._folder, self._target = folder, target
+        self._folder, self._target, self._files_before = folder, target, before or target
+        self._workspace = storage.workspace(target, owner)
         self._embedder, self._options = embedder, options
         self._live_sequence = live_sequence
         self._report = report
@@ -141,13 +151,13 @@ class _Build:
         self._libraries = {"pillow": PIL.__version__, **embedder.libraries}
         self._scanned_at_ns = time.time_ns()
         self._company = company or target.name
-        self._given_ids = storage.given_ids(target, self._company)
+        self._given_ids = storage.given_ids(target, self._company, self._files_before)
         self._before = self._load_before()
         self.full_reason = self._why_full()
         self._kept = None if self.full_reason else self._before
         self._rows_by_content = _RowsByContent(self._kept)
 
-    def run(self, confirm: Callable[[], AbstractContextManager[object]]) -> BuildOutcome:
+    def run(self, publish: storage.Publish) -> BuildOutcome:
         plan = self.make_plan()
         self._require_pictures(plan)
         self._advance(found=plan.found, reused=plan.kept, removed=plan.removed, skipped=len(plan.skipped))
@@ -165,11 +175,7 @@ class _Build:
             if published:
                 self._write(plan, workspace, numbers, indexed, writer)
                 writer.publish(
-                    self._info(),
-                    given_ids=self._given_ids,
-                    keep=self._options.keep_generations,
-                    beat=lambda: self._report(self._progress),
-                    confirm=confirm,
+                    self._info(), publish, given_ids=self._given_ids, beat=lambda: self._report(self._progress)
                 )
             workspace.clear()
         return self._outcome(plan, len(indexed), published=published)
@@ -198,11 +204,11 @@ class _Build:
     def _load_before(self) -> ImageIndex | None:
         """Return the index before, None where there is none or it is damaged."""
         try:
-            before = storage.load(self._target)
+            before = storage.load(self._files_before)
             for _ in before.records:  # a damaged entry is found here and not in the midst of the build
                 pass
             # What is kept from it gets checksums of its own: damage must not be handed on as sound.
-            storage.require_undamaged(self._target, beat=lambda: self._report(self._progress))
+            storage.require_undamaged(self._files_before, beat=lambda: self._report(self._progress))
         except IndexUnusable:
             return None
         return before
@@ -275,7 +281,7 @@ class _Build:
 
     def _open_workspace(self) -> Workspace:
         made_by = {"fingerprint": self._embedder.passport.fingerprint, "libraries": self._libraries}
-        return Workspace(storage.workspace(self._target), made_by=made_by)
+        return Workspace(self._workspace, made_by=made_by)
 
     def _embed(self, plan: Plan, workspace: Workspace) -> np.ndarray:
         """Embed what the plan says; return, for each of its pictures, the number in the workspace or EMBED."""

@@ -1,7 +1,6 @@
 """Writes an index that exists anew: one that another program made, or one with live changes laid over it."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,17 +22,20 @@ _SAMPLES = 8
 _ROWS_A_BLOCK = 1024
 
 
-def take_over(source: Path, target: Path, *, passport: ModelPassport | None, move: bool, keep: int) -> int:
+def take_over(
+    source: Path, target: Path, *, passport: ModelPassport | None, move: bool, publish: storage.Publish
+) -> int:
     """Publish the index in source, ids included, as that of target; return how many pictures it has.
 
     passport: the model that made it, None where nobody knows. move: the index is removed from source afterwards.
     Raises IndexNotBuilt, IndexCorrupt and PublishRefused.
     """
-    info = IndexInfo(total_images=0)
+    storage.require_undamaged(source)
+    index = storage.load(source)
+    info = IndexInfo(total_images=0, live_sequence=index.info.live_sequence)
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
-    storage.require_undamaged(source)
-    total = republish(replace(storage.load(source), signatures=None), target, info=info, keep=keep)
+    total = republish(replace(index, signatures=None), target, info=info, publish=publish)
     if move and source.resolve() != target.resolve() and source.exists():
         storage.remove(source)
     return total
@@ -44,14 +46,13 @@ def republish(
     target: Path,
     *,
     info: IndexInfo,
-    keep: int,
+    publish: storage.Publish,
     report: Callable[[int], None] = lambda written: None,
-    confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> int:
     """Publish index, with its live changes, as a generation of target; return how many pictures it has.
 
     info: what is to be said of it. Of several pictures of one path the first stays. report is called with the
-    number of pictures written so far; confirm as for IndexWriter.publish.
+    number of pictures written so far.
     """
     places = _places_by_path(index)
     paths = sorted(places)
@@ -61,7 +62,7 @@ def republish(
             writer.add(_vectors(index, block), _records(index, block), _signatures(index, block))
             report(start + len(block))
         given_ids = storage.given_ids(target, target.name) | ids_no_path_gives(target.name, index.records)
-        writer.publish(info, keep=keep, given_ids=given_ids, beat=lambda: report(len(paths)), confirm=confirm)
+        writer.publish(info, publish, given_ids=given_ids, beat=lambda: report(len(paths)))
     return len(paths)
 
 

@@ -31,6 +31,11 @@ class IndexInfo:
     coarse: CoarseSearch | None = None
 
     @property
+    def holds_changes_to(self) -> int:
+        """The last live change that the index holds, 0 where it holds none."""
+        return self.live_sequence or 0
+
+    @property
     def passport(self) -> ModelPassport | None:
         """The model that made the index; None where it was never recorded."""
         return ModelPassport(self.weights or "unnamed weights", self.fingerprint) if self.fingerprint else None

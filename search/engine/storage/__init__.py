@@ -1,32 +1,74 @@
 """Indexes on disk: what the rest of the project asks of them. Where things lie is in layout.py."""
 
 from search.engine.storage.checksums import damaged_files, has_checksums, require_undamaged
-from search.engine.storage.generations import Generation, erase, generations, remove, roll_back, size_on_disk
-from search.engine.storage.layout import SIGNATURE, workspace
-from search.engine.storage.reading import given_ids, has_index, info, load, open_files, version
-from search.engine.storage.writing import Draft, IndexWriter, Published, info_entries, keep_ids
+from search.engine.storage.generations import (
+    Generation,
+    discard,
+    drop_prepared_links,
+    erase,
+    generations,
+    holds_any_index,
+    is_link_prepared,
+    is_plain,
+    is_there,
+    link,
+    prepare_link,
+    prune,
+    publish_lock,
+    read_company_card,
+    remove,
+    size_on_disk,
+    write_company_card,
+)
+from search.engine.storage.layout import SIGNATURE, generation_directory, linked_generation, workspace
+from search.engine.storage.reading import given_ids, has_index, info, is_ours, load, open_files, version
+from search.engine.storage.writing import (
+    Draft,
+    IndexWriter,
+    Publish,
+    Published,
+    info_entries,
+    keep_ids,
+    publish_by_link,
+)
 
 __all__ = [
     "SIGNATURE",
     "Draft",
     "Generation",
     "IndexWriter",
+    "Publish",
     "Published",
     "damaged_files",
+    "discard",
+    "drop_prepared_links",
     "erase",
+    "generation_directory",
     "generations",
     "given_ids",
     "has_checksums",
     "has_index",
+    "holds_any_index",
     "info",
     "info_entries",
+    "is_link_prepared",
+    "is_ours",
+    "is_plain",
+    "is_there",
     "keep_ids",
+    "link",
+    "linked_generation",
     "load",
     "open_files",
+    "prepare_link",
+    "prune",
+    "publish_by_link",
+    "publish_lock",
+    "read_company_card",
     "remove",
     "require_undamaged",
-    "roll_back",
     "size_on_disk",
     "version",
     "workspace",
+    "write_company_card",
 ]

@@ -1,36 +1,37 @@
 """The generations of an index: which one is published, which came before, and how they go."""
 
 import contextlib
+import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from search.engine import durable
-from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
+from search.engine.errors import IndexCorrupt, IndexUnusable, PublishRefused
 from search.engine.index.index import IndexInfo
-from search.engine.storage.checksums import require_undamaged
 from search.engine.storage.layout import (
     LOCK,
     NOT_WORTH_KEEPING,
     PARTS,
+    company_card,
     complete_generations,
     drafts,
     generation_name,
+    graves,
     home,
     is_published_link,
     link_target,
     new_grave,
     new_link,
+    prepared_links,
     publication_moment,
-    resolve,
-    unused_links,
 )
-from search.engine.storage.reading import load, read_info
+from search.engine.storage.reading import has_index, parse_object, read_info, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,51 +41,24 @@ class Generation:
     info: IndexInfo
 
 
-def generations(directory: Path) -> list[Generation]:
-    """Return the generations of the index in directory, newest first, those that are damaged left out."""
-    current = resolve(directory).name
+def generations(directory: Path, published: str | None) -> list[Generation]:
+    """Return the generations of the index in directory, newest first, those that are damaged left out.
+
+    published: the name of the one that serves.
+    """
     found = []
     for entry in reversed(complete_generations(directory)):
         with contextlib.suppress(IndexUnusable):  # a Flask directory, say, that was rebuilt because it was damaged
-            found.append(Generation(entry.name, entry.name == current, read_info(entry)[0]))
+            found.append(Generation(entry.name, entry.name == published, read_info(entry)[0]))
     return found
 
 
-def roll_back(
-    directory: Path,
-    generation: str | None = None,
-    *,
-    confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> Generation:
-    """Publish an earlier generation again, by default the one before the published one; return it.
-
-    The generations after it stay until the next publication. confirm: as for Draft.publish.
-    Raises IndexNotBuilt where it is gone or there is none, IndexCorrupt where it is damaged, and PublishRefused.
-    """
-    current = resolve(directory)
-    entry = _generation_before(directory, current) if generation is None else home(directory) / generation
-    if entry not in complete_generations(directory):
-        raise IndexNotBuilt(f"There is no generation {generation} of {directory.name} any more")
+def is_there(directory: Path) -> bool:
+    """Return whether there is such a directory. Raises IndexCorrupt where this user may not even look."""
     try:
-        load(entry)
-        require_undamaged(entry)
-    except IndexCorrupt as error:
-        raise IndexCorrupt(f"The generation {entry.name} of {directory.name} is damaged: {error}") from error
-    with publish_lock(directory), confirm():
-        if resolve(directory) != current or entry not in complete_generations(directory):
-            raise PublishRefused(f"Another index of {directory.name} was published meanwhile: try again")
-        link(directory, entry)
-    return Generation(entry.name, True, read_info(entry)[0])
-
-
-def _generation_before(directory: Path, current: Path) -> Path:
-    earlier = [entry for entry in complete_generations(directory) if entry.name < current.name]
-    if current not in complete_generations(directory) or not earlier:
-        raise IndexNotBuilt(
-            f"{directory.name} has no earlier index to go back to: "
-            "IMAGESEARCH_KEEP_GENERATIONS says how many are kept when another is published"
-        )
-    return earlier[-1]
+        return directory.is_dir()
+    except OSError as error:
+        raise IndexCorrupt(f"{directory.name} cannot be looked at: {error.strerror}") from error
 
 
 def remove(directory: Path) -> None:
@@ -108,9 +82,9 @@ def erase(directory: Path) -> None:
     """
     if not directory.is_symlink():
         require_index_or_nothing(directory)
-    removed = new_grave(directory)
+    removed = new_grave(home(directory).parent)
     removed.mkdir(parents=True)
-    # Renamed as a whole, and before the link, because readers fall back on the newest generation that they find.
+    # Renamed as a whole, so that nobody finds half of it.
     with contextlib.suppress(FileNotFoundError):
         home(directory).rename(removed / "generations")
     if directory.is_symlink():
@@ -149,21 +123,44 @@ def publish_lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def link(directory: Path, generation: Path) -> None:
-    """Point directory at generation. The link moves last: a reader sees the old index or the new one."""
-    new = new_link(directory)
-    new.symlink_to(link_target(directory, generation.name))
-    if directory.is_dir() and not directory.is_symlink():
-        # rename() cannot put a link over a directory. Until the link is there, resolve finds the new generation.
+def holds_any_index(directory: Path) -> bool:
+    """Return whether anything is left of an index in directory, whole or damaged, published or not."""
+    return bool(complete_generations(directory)) or has_index(directory) or is_published_link(directory)
+
+
+def is_plain(directory: Path) -> bool:
+    """Return whether directory is one of its own, as the Flask service leaves it, and no link."""
+    return directory.is_dir() and not directory.is_symlink()
+
+
+def prepare_link(directory: Path, name: str) -> None:
+    """Make the link that link() puts in its place; one that a killed process left tells what is still to be done."""
+    drop_prepared_links(directory)
+    new_link(directory).symlink_to(link_target(directory, name))
+
+
+def is_link_prepared(directory: Path, name: str) -> bool:
+    return any(prepared.readlink().name == name for prepared in prepared_links(directory))
+
+
+def drop_prepared_links(directory: Path) -> None:
+    for prepared in prepared_links(directory):
+        prepared.unlink()
+
+
+def link(directory: Path, name: str) -> None:
+    """Point directory at a generation. The link moves last: a reader sees the old index or the new one.
+
+    A plain directory becomes a generation, older than all others. Call it under publish_lock.
+    """
+    if not is_link_prepared(directory, name):
+        prepare_link(directory, name)
+    [prepared] = prepared_links(directory)
+    if is_plain(directory):
+        # rename() cannot put a link over a directory. Until the link is there, resolve follows the prepared one.
         directory.rename(home(directory) / generation_name(datetime.fromtimestamp(0, UTC)))
-    new.replace(directory)
+    prepared.replace(directory)
     durable.sync(directory.parent)
-
-
-def rolled_back_from(directory: Path) -> list[Path]:
-    """Return the generations after the published one; behind the next one they would pass for what was before it."""
-    current, found = resolve(directory), complete_generations(directory)
-    return [entry for entry in found if entry.name > current.name] if current in found else []
 
 
 def next_name(directory: Path) -> str:
@@ -175,14 +172,47 @@ def next_name(directory: Path) -> str:
     return generation_name(moment)
 
 
-def drop_old_generations(directory: Path, *, keep: int) -> None:
-    """Remove all but the published generation and the keep before it, and what killed writers left."""
-    current = resolve(directory)
-    earlier = [entry for entry in complete_generations(directory) if entry.name != current.name]
-    for entry in earlier[: max(0, len(earlier) - keep)]:
-        shutil.rmtree(entry, ignore_errors=True)
-    for entry in unused_links(directory):
-        entry.unlink()
+def prune(directory: Path, published: str, *, keep: int) -> None:
+    """Remove all generations but the published one and the keep before it, and what killed writers left.
+
+    Those after the published one were given up when somebody went back, or their publication was cut short: behind
+    the next one they would pass for what was before it. Call it under publish_lock.
+    """
+    earlier = [entry for entry in complete_generations(directory) if entry.name < published]
+    later = [entry for entry in complete_generations(directory) if entry.name > published]
+    for entry in [*earlier[: max(0, len(earlier) - keep)], *later]:
+        discard(entry)
+    drop_prepared_links(directory)
     for entry in drafts(directory):
         with contextlib.suppress(Timeout), FileLock(entry / LOCK, timeout=0):
             shutil.rmtree(entry, ignore_errors=True)
+    for entry in graves(home(directory)):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def discard(generation: Path) -> None:
+    """Remove a generation, at once for whoever looks for it."""
+    removed = new_grave(generation.parent)
+    with contextlib.suppress(FileNotFoundError):
+        generation.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def write_company_card(directory: Path, protection: dict[str, Any]) -> None:
+    """Keep beside the index in directory what protects its company; see read_company_card. Raises OSError."""
+    home(directory).mkdir(parents=True, exist_ok=True)
+    durable.replace(company_card(directory), json.dumps({"version": 1, **protection}).encode())
+
+
+def read_company_card(directory: Path) -> dict[str, Any] | None:
+    """Return what protected the company of the index in directory; None where nobody kept it.
+
+    Raises IndexCorrupt where it cannot be read: then nobody knows what to protect.
+    """
+    path = company_card(directory)
+    try:
+        return parse_object(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(path, error) from error

@@ -15,7 +15,9 @@
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
     <parent>/.generations/AOF/.link-<hex>            the link, about to be moved into its place
     <parent>/.generations/AOF/.lock                  held by whoever publishes
-    <parent>/.generations/AOF/.building/             what unfinished builds have embedded, see workspace.py
+    <parent>/.generations/AOF/.link-<hex>            what is about to become <parent>/AOF
+    <parent>/.generations/AOF/.building/<owner>/     what unfinished builds have embedded, see workspace.py
+    <parent>/.generations/AOF/company.json           what protects the company, see read_company_card
     <parent>/.generations/.removed-<hex>/            an index that is being erased
 
 A plain directory with the first four files (those of the Flask service, which lack the rest) is an index too; it
@@ -48,6 +50,7 @@ FORMAT = 2
 _GENERATIONS = ".generations"
 _MOMENT = "%Y%m%dT%H%M%S%f"  # a generation's name begins with when it was published
 _DRAFT, _LINK, _REMOVED = ".writing-", ".link-", ".removed-"
+_BUILDING = ".building"
 
 SIGNATURE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,))])
 
@@ -67,25 +70,41 @@ def home(directory: Path) -> Path:
     return directory.parent / _GENERATIONS / directory.name
 
 
+def generation_directory(directory: Path, name: str) -> Path:
+    """Return where the files of a generation of the index in directory lie."""
+    return home(directory) / name
+
+
+def company_card(directory: Path) -> Path:
+    return home(directory) / "company.json"
+
+
 def complete_generations(directory: Path) -> list[Path]:
     """Return the complete generations, oldest first."""
     try:
-        return sorted(entry for entry in home(directory).iterdir() if not entry.name.startswith("."))
+        entries = sorted(home(directory).iterdir())
     except OSError:
         return []
+    return [entry for entry in entries if not entry.name.startswith(".") and entry != company_card(directory)]
 
 
 def resolve(directory: Path) -> Path:
-    """Return the directory that holds the files now."""
+    """Return the directory that holds the files now, for who goes by what lies on the disk alone."""
     try:
         return directory.parent / directory.readlink()
     except OSError:
         pass
-    if directory.is_dir():
-        return directory
-    # Killed between moving a plain directory away and putting the link in its place: the newest generation is whole.
-    complete = complete_generations(directory)
-    return complete[-1] if complete else directory
+    if not directory.is_dir():
+        # Killed between moving a plain directory away and putting the link in its place.
+        for prepared in prepared_links(directory):
+            return generation_directory(directory, prepared.readlink().name)
+    return directory
+
+
+def linked_generation(directory: Path) -> str | None:
+    """Return the name of the generation that the files of directory are; None for a plain directory, or nothing."""
+    found = resolve(directory)
+    return found.name if found.parent == home(directory) else None
 
 
 def is_published_link(directory: Path) -> bool:
@@ -121,15 +140,23 @@ def new_link(directory: Path) -> Path:
     return home(directory) / f"{_LINK}{secrets.token_hex(8)}"
 
 
-def unused_links(directory: Path) -> Iterator[Path]:
-    return home(directory).glob(f"{_LINK}*")
+def prepared_links(directory: Path) -> list[Path]:
+    """Return the links, one at most unless processes were killed, that are about to become directory."""
+    return sorted(home(directory).glob(f"{_LINK}*"))
 
 
-def new_grave(directory: Path) -> Path:
-    """Return where the index in directory can be moved to be erased."""
-    return directory.parent / _GENERATIONS / f"{_REMOVED}{secrets.token_hex(8)}"
+def new_grave(place: Path) -> Path:
+    """Return where something can be moved to be removed; place: the directory that it lies in."""
+    return place / f"{_REMOVED}{secrets.token_hex(8)}"
 
 
-def workspace(directory: Path) -> Path:
-    """Return where builds of the index in directory keep what they have embedded so far."""
-    return home(directory) / ".building"
+def graves(place: Path) -> Iterator[Path]:
+    return place.glob(f"{_REMOVED}*")
+
+
+def workspace(directory: Path, owner: str = "") -> Path:
+    """Return where builds of the index in directory keep what they have embedded so far.
+
+    owner: whose builds go on with each other's work; a company that was made anew is another.
+    """
+    return home(directory) / _BUILDING / (owner or "any")

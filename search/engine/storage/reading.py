@@ -59,6 +59,11 @@ def info(directory: Path) -> IndexInfo:
     return read_whole(directory, lambda generation: read_info(generation)[0])
 
 
+def is_ours(directory: Path) -> bool:
+    """Return whether the index in directory was made by this project, not by the Flask service."""
+    return read_whole(directory, lambda generation: read_info(generation)[1])
+
+
 def load(directory: Path) -> ImageIndex:
     """Return the published index, memory-mapped where its files allow it.
 
@@ -68,14 +73,16 @@ def load(directory: Path) -> ImageIndex:
     return read_whole(directory, _load_generation)
 
 
-def given_ids(directory: Path, company: str) -> dict[str, str]:
+def given_ids(directory: Path, company: str, files: Path | None = None) -> dict[str, str]:
     """Return, by path, the ids that the index's pictures have and that image_id(company, path) does not give.
+
+    files: where the files of the index lie, by default those that directory leads to.
 
     Another program gave them. They are read from whatever is whole, also of a damaged index and of earlier
     generations, because a picture keeps its id for ever.
     """
     given: dict[str, str] = {}
-    for generation in [*complete_generations(directory), resolve(directory)]:
+    for generation in [*complete_generations(directory), resolve(files or directory)]:
         with contextlib.suppress(OSError, ValueError, TypeError):
             if (generation / GIVEN_IDS).exists():
                 given |= parse_object((generation / GIVEN_IDS).read_bytes())

@@ -5,7 +5,6 @@ import json
 import shutil
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +20,7 @@ from search.engine.index.index import IndexInfo
 from search.engine.index.records import ID_KEY, ImageRecord, id_key, ids_no_path_gives, metadata_entry
 from search.engine.index.vector_file import VectorFile
 from search.engine.storage.checksums import read_sums, write_sums
-from search.engine.storage.generations import (
-    drop_old_generations,
-    link,
-    next_name,
-    publish_lock,
-    require_index_or_nothing,
-    rolled_back_from,
-)
+from search.engine.storage.generations import link, next_name, prune, publish_lock, require_index_or_nothing
 from search.engine.storage.layout import (
     CODES,
     EMBEDDINGS,
@@ -47,6 +39,7 @@ from search.engine.storage.layout import (
     PARTS,
     SIGNATURES,
     SUMS,
+    generation_directory,
     home,
     new_draft,
 )
@@ -87,25 +80,32 @@ class Draft:
         self._lock.release()
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def publish(self, *, keep: int, confirm: Callable[[], AbstractContextManager[object]] = nullcontext) -> str:
-        """Make the files in path, which are on the disk, the index of the directory; return the generation's name.
+    def complete(self) -> str:
+        """Give the files in path, which are on the disk, a generation's name, and return it; nobody reads them yet.
 
-        keep: how many earlier generations stay. confirm: entered around the switch; raising there leaves the old
-        index in place.
+        Call it under publish_lock.
         """
         durable.sync(self.path)
-        with publish_lock(self._directory):
-            given_up = rolled_back_from(self._directory)
-            name = next_name(self._directory)
-            with confirm():
-                (self.path / LOCK).unlink()
-                self.path.rename(home(self._directory) / name)
-                durable.sync(home(self._directory))
-                link(self._directory, home(self._directory) / name)
-            for generation in given_up:
-                shutil.rmtree(generation, ignore_errors=True)
-            drop_old_generations(self._directory, keep=keep)
+        name = next_name(self._directory)
+        (self.path / LOCK).unlink()
+        self.path.rename(generation_directory(self._directory, name))
+        durable.sync(home(self._directory))
         return name
+
+
+Publish = Callable[[Draft], str]
+
+
+def publish_by_link(directory: Path, draft: Draft, *, keep: int) -> str:
+    """Make the draft's files the index of a directory that no company's row speaks for; return the generation's name.
+
+    keep: how many earlier generations stay.
+    """
+    with publish_lock(directory):
+        name = draft.complete()
+        link(directory, name)
+        prune(directory, name, keep=keep)
+    return name
 
 
 class IndexWriter:
@@ -116,16 +116,18 @@ class IndexWriter:
 
     def __init__(self, directory: Path) -> None:
         """Raises PublishRefused where directory holds something that is no part of an index."""
-        self._draft = Draft(directory)
         self._offsets = array("q", [len(METADATA_START)])
         self._ids = array("Q")
         self._last_path: str | None = None
         self._signatures: list[Any] = []
-        self._faiss = self._open(FAISS_INDEX)
-        self._embeddings = self._open(EMBEDDINGS)
-        self._metadata = self._open(METADATA)
-        self._write_headers()
-        self._metadata.write(METADATA_START)
+        with contextlib.ExitStack() as opened:
+            self._draft = opened.enter_context(Draft(directory))
+            self._faiss = opened.enter_context(self._open(FAISS_INDEX))
+            self._embeddings = opened.enter_context(self._open(EMBEDDINGS))
+            self._metadata = opened.enter_context(self._open(METADATA))
+            self._write_headers()
+            self._metadata.write(METADATA_START)
+            self._opened = opened.pop_all()  # what fails before this, such as a full disk, leaves nothing behind
 
     def __enter__(self) -> Self:
         return self
@@ -133,10 +135,8 @@ class IndexWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._faiss, self._embeddings, self._metadata):
-            with contextlib.suppress(OSError):  # a full disk; what is left to write is thrown away in any case
-                file.close()
-        self._draft.__exit__(kind, error, trace)
+        with contextlib.suppress(OSError):  # a full disk; what is left to write is thrown away in any case
+            self._opened.__exit__(kind, error, trace)
 
     def add(self, vectors: Vectors, records: Sequence[ImageRecord], signatures: Any = None) -> None:
         """Append pictures, all of them in the order of their paths.
@@ -165,22 +165,20 @@ class IndexWriter:
     def publish(
         self,
         info: IndexInfo,
+        publish: Publish,
         *,
-        keep: int,
         given_ids: dict[str, str] | None = None,
         beat: Callable[[], None] = lambda: None,
-        confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Published:
-        """Make what was added the index of the directory, at once for every reader, and drop old generations.
+        """Finish the files, see that they can be read, and have publish make them the index; return what it is.
 
         info: what is to be said of the index; its number of images and its timestamp are filled in here.
-        keep: how many earlier generations stay for a rollback. given_ids: see the function of that name.
-        beat: called now and then.
-        confirm: entered around the switch; raising there leaves the old index in place.
+        given_ids: see the function of that name. beat: called now and then.
         """
         durable.write(self._draft.path / GIVEN_IDS, json.dumps(given_ids or {}).encode())
         self._finish_files(replace(info, total_images=len(self._ids), timestamp=timestamp()), beat)
-        return Published(self._draft.publish(keep=keep, confirm=confirm), len(self._ids))
+        load(self._draft.path)
+        return Published(publish(self._draft), len(self._ids))
 
     def _open(self, name: str) -> IO[bytes]:
         return (self._draft.path / name).open("wb", buffering=1 << 20)

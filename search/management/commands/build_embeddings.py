@@ -9,11 +9,12 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from search import runtime
-from search.builds import StopRequested, run_build
-from search.companies.adoption import get_or_create_company
+from search import publication, runtime
+from search.builds import run_build
+from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
+from search.heartbeat import StopRequested
 from search.management.progress import ProgressDisplay
 from search.monitoring.durations import format_seconds
 from tenants import audit
@@ -29,6 +30,12 @@ class Command(BaseCommand):
         parser.add_argument("--company", help="whose index it becomes; created where it does not exist yet")
         parser.add_argument("--input_dir", type=Path, help="folder of pictures instead of the company's own")
         parser.add_argument("--output_dir", type=Path, help="write the index here instead of under the company's name")
+        parser.add_argument(
+            "--earlier-index",
+            type=EarlierIndex,
+            choices=list(EarlierIndex),
+            help="of a company that does not exist yet, but whose folder holds an index: use it, or remove it",
+        )
         parser.add_argument("--batch_size", type=_at_least_one, default=32, help="pictures a model run (32)")
         parser.add_argument(
             "--workers",
@@ -48,26 +55,36 @@ class Command(BaseCommand):
             raise CommandError("Give --company, or both --input_dir and --output_dir")
         if options["enqueue"] and (output_dir or input_dir):
             raise CommandError("--enqueue builds from the company's own folder: leave --input_dir and --output_dir out")
+        if output_dir and (owner := _owner(output_dir)):
+            if company not in (None, owner.name):
+                raise CommandError(f"{output_dir} is the directory of company {owner}: give --company {owner}")
+            company, output_dir = owner.name, None
+        earlier_index = options["earlier_index"]
         try:
             if options["dry_run"]:
                 self._estimate(company or "", input_dir, output_dir, _options(options))
             elif options["enqueue"]:
-                self._enqueue(self._company(company or "", None), options)
+                self._enqueue(self._company(company or "", None, earlier_index), options)
             elif output_dir:
-                folder = input_dir or self._company(company or "", None).image_directory
+                folder = input_dir or self._company(company or "", None, earlier_index).image_directory
                 self._tell(self._build_directory(folder, output_dir, company or "", _options(options)))
             else:
-                self._tell(self._build_company(self._company(company or "", input_dir), input_dir, _options(options)))
+                found = self._company(company or "", input_dir, earlier_index)
+                self._tell(self._build_company(found, input_dir, _options(options)))
+        except EarlierIndexFound as error:
+            raise CommandError(f"{error}: give --earlier-index use, or --earlier-index remove") from error
         except (EngineError, BuildStopped, ValidationError) as error:
             raise CommandError("; ".join(getattr(error, "messages", [str(error)]))) from error
         except (StopRequested, KeyboardInterrupt) as error:
             text = str(error) or "The build is stopped: it goes on where it was"
             raise CommandError(f"{text}. Run the command again to continue.", returncode=130) from error
 
-    def _company(self, name: str, input_dir: Path | None) -> Company:
-        company, created, note = get_or_create_company(name, image_folder=input_dir)
+    def _company(self, name: str, input_dir: Path | None, earlier_index: EarlierIndex | None) -> Company:
+        company, created, note = get_or_create_company(name, image_folder=input_dir, earlier_index=earlier_index)
         if created:
             self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
+            if not company.active:
+                self.stdout.write(f"{name} is inactive, because its earlier index was, or does not tell: see the admin")
         if note:
             self.stderr.write(note)
         return company
@@ -107,7 +124,8 @@ class Command(BaseCommand):
         company = Company.objects.filter(name=name).first() or Company(name=name)
         folder = input_dir or company.image_directory
         target = output_dir.absolute() if output_dir else company.embeddings_directory
-        estimate = estimate_build(folder, target, embedder=runtime.embedder(), options=options)
+        before = publication.index_directory(company) if not output_dir else None
+        estimate = estimate_build(folder, target, embedder=runtime.embedder(), options=options, before=before)
         plan = estimate.plan
         self.stdout.write(
             f"{plan.found} pictures found: {estimate.to_embed} to embed, {plan.kept} unchanged, "
@@ -131,6 +149,14 @@ class Command(BaseCommand):
                 + ("" if outcome.published else "; nothing has changed")
             )
         )
+
+
+def _owner(output_dir: Path) -> Company | None:
+    """Return the company whose own directory this is: its row tells which index serves, not the directory."""
+    directory = output_dir.absolute()
+    if not directory.parent.exists() or not directory.parent.samefile(settings.EMBEDDINGS_DIR):
+        return None
+    return Company.objects.filter(name=directory.name).first()
 
 
 def _claim(company: Company) -> IndexBuild:

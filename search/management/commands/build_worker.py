@@ -3,13 +3,13 @@ from typing import Any
 from django.core.management import call_command
 from django_tasks_db.management.commands import db_worker
 
-from search.tasks import look_after_active_builds
+from search.tasks import look_after_companies
 
 
 class Command(db_worker.Command):
     help = "Carry out queued builds: django-tasks-db's worker, which first takes up what a crash has left behind."
 
     def handle(self, **options: Any) -> None:
-        look_after_active_builds()
+        look_after_companies()
         call_command("prune_db_task_results", verbosity=0)
         super().handle(**options)

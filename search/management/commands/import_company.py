@@ -1,4 +1,5 @@
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from search import runtime
-from search.companies.adoption import get_or_create_company, record_index
+from search import publication, runtime
+from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company, record_index
 from search.companies.transfer import TransferRefused, import_archive
 from search.engine import storage
 from search.engine.build.republish import UNKNOWN_MODEL, agreement, same_model, take_over
@@ -40,12 +41,16 @@ class Command(BaseCommand):
         try:
             passport = self._passport(source, images, trust=trust)
             with transaction.atomic():  # a company that is refused here is not created either
-                company, created, note = get_or_create_company(name, image_folder=images)
+                earlier_index = _earlier_index(name, source)
+                company, created, note = get_or_create_company(name, image_folder=images, earlier_index=earlier_index)
                 target = company.embeddings_directory
                 _require_free(company, target, source)
-            total = take_over(source, target, passport=passport, move=move, keep=settings.KEEP_GENERATIONS)
+            publish = partial(publication.publish, company, made_from=company.generation)
+            total = take_over(source, target, passport=passport, move=move, publish=publish)
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
+        except EarlierIndexFound as error:
+            raise CommandError(f"{error}: import under another name") from error
         except EngineError as error:
             raise CommandError(str(error)) from error
         record_index(company)
@@ -93,6 +98,12 @@ class Command(BaseCommand):
         tried = ", ".join(f"{e.passport} {c:.4f}" for e, c in zip(embedders, cosines, strict=True))
         self.stderr.write(f"The vectors are those of no model at hand (cosine with {tried})")
         return embedders[0].passport if trust else UNKNOWN_MODEL
+
+
+def _earlier_index(name: str, source: Path) -> EarlierIndex | None:
+    """Return what becomes of an index that lies where the company's will: it is used where it is the one to import."""
+    target = Company(name=name).embeddings_directory
+    return EarlierIndex.USE if target.exists() and target.samefile(source) else None
 
 
 def _require_free(company: Company, target: Path, source: Path) -> None:

@@ -6,9 +6,9 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
+from search import publication
 from search.companies import demo
-from search.companies.adoption import adopt_companies, get_or_create_company
-from search.engine import storage
+from search.companies.adoption import EarlierIndex, adopt_companies, get_or_create_company
 from search.engine.model.passport import UNTRAINED
 from tenants.models import Company
 
@@ -33,8 +33,8 @@ class Command(BaseCommand):
         self._tell_what_to_try(password)
 
     def _make_demo(self) -> None:
-        company, _, _ = get_or_create_company(demo.COMPANY, image_folder=None)
-        if storage.has_index(company.embeddings_directory):
+        company, _, _ = get_or_create_company(demo.COMPANY, image_folder=None, earlier_index=EarlierIndex.REMOVE)
+        if publication.is_listed(company):
             return
         self.stdout.write("There is no company yet: drawing pictures for one called demo")
         demo.draw_demo_pictures(company.image_directory)
@@ -44,7 +44,7 @@ class Command(BaseCommand):
         company = Company.objects.active().first()
         address = f"http://localhost:{settings.PORT}"
         if company and company.name == demo.COMPANY:
-            if storage.info(company.embeddings_directory).weights == UNTRAINED:
+            if publication.info(company).weights == UNTRAINED:
                 self.stdout.write(self.style.ERROR(_UNTRAINED_NOTICE))
             picture = next(company.image_directory.rglob("*.jpg"), "PICTURE.jpg")
             self.stdout.write(f"\nSearch:  curl -F image=@{picture} {address}/api/search/{company}")

@@ -1,0 +1,103 @@
+"""What a running build tells of itself: progress to its row, about once a second, and whether it is asked to stop."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from search.engine.build.builder import BuildProgress
+from tenants.models import IndexBuild
+
+_BEAT_SECONDS = 1.0
+_RATE_SECONDS = 30.0  # pictures a second are counted over about so long
+
+
+class StopRequested(Exception):
+    """The process was asked to end; the build goes on elsewhere, or later."""
+
+
+def counts(progress: BuildProgress) -> dict[str, int]:
+    return {
+        "images_found": progress.found,
+        "images_embedded": progress.embedded,
+        "images_reused": progress.reused,
+        "images_removed": progress.removed,
+        "images_skipped": progress.skipped,
+    }
+
+
+class Heart:
+    """Writes a build's progress to its row, about once a second; that write is its heartbeat as well."""
+
+    def __init__(self, build: IndexBuild, stop: threading.Event, on_progress: Callable[[BuildProgress], None]) -> None:
+        self._build, self._stop, self._on_progress = build, stop, on_progress
+        self._beat_at = 0.0
+        self._rate = _Rate()
+
+    def report(self, progress: BuildProgress) -> None:
+        """Raises StopRequested, BuildCancelled and LeaseLost."""
+        if self._stop.is_set():
+            raise StopRequested(f"The build of {self._build.company} is stopped: it goes on where it was")
+        self._on_progress(progress)
+        self._rate.update(progress)
+        if time.monotonic() - self._beat_at >= _BEAT_SECONDS:
+            per_second = self._rate.per_second
+            left = (progress.found - progress.done) / per_second if per_second else None
+            self.beat(**counts(progress), images_per_second=per_second, seconds_left=left)
+
+    def beat(self, **values: Any) -> None:
+        self._build.beat(**values)
+        self._beat_at = time.monotonic()
+
+
+class _Rate:
+    """Pictures a second, of late."""
+
+    def __init__(self) -> None:
+        self.per_second: float | None = None
+        self._since = time.monotonic()
+        self._done: int | None = None
+
+    def update(self, progress: BuildProgress) -> None:
+        done = progress.embedded + progress.skipped
+        if self._done is None:  # what was there before this attempt does not count
+            self._since, self._done = time.monotonic(), done
+            return
+        seconds = time.monotonic() - self._since
+        if done > self._done and seconds > 0:
+            self.per_second = (done - self._done) / seconds
+            if seconds > _RATE_SECONDS:
+                self._since, self._done = time.monotonic(), done
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM and SIGINT set; the handlers in place before are called as well, save Python's own.
+
+    Outside the main thread, where signals cannot be handled, it is never set.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():  # asked twice: at once
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop.set()
+        earlier = before[signal.Signals(number)]
+        if callable(earlier) and earlier is not signal.default_int_handler:
+            earlier(number, frame)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,0 +1,305 @@
+"""Which index serves a company: Company.generation says so, and nobody else writes that column.
+
+    NULL    nothing has been published for this row: embeddings/<name> decides, a link of ours, a plain directory as
+            the Flask service left it, or nothing
+    text    exactly that generation, whatever the link says; the link follows, for people and readers of the Flask
+            layout
+
+A generation is complete on the disk before the row names it, and the row moves by compare-and-set. Where the row's
+generation is gone from the disk, the newest one takes its place that holds all changes which are gone from the
+database. Searches find that out for themselves and write nothing; a worker writes it to the row.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from django.conf import settings
+from django.db import DatabaseError, transaction
+from django.db.models import Value
+from django.db.models.functions import Greatest
+
+from search import runtime
+from search.engine import storage
+from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
+from search.engine.index.index import ImageIndex, IndexInfo
+from tenants.models import Company, LiveChangeQuerySet
+
+logger = logging.getLogger(__name__)
+
+STATE = ["generation", "live_sequence", "live_floor"]  # the columns that are read together
+
+Confirm = Callable[[], AbstractContextManager[object]]
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def built_index(company: Company) -> ImageIndex:
+    """Return the index that serves the company, without live changes, loaded once for all threads.
+
+    company: freshly read from the database; it is read again where its generation is not in memory, so that what was
+    published or pruned meanwhile does no harm. Raises IndexNotBuilt and IndexCorrupt.
+    """
+    if company.generation is not None:
+        index = runtime.index_cache().find(company.pk, company.generation)
+        if index is not None and index.info.holds_changes_to >= company.live_floor:
+            return index
+    while True:
+        company.refresh_from_db(fields=STATE)
+        try:
+            return _linked_index(company) if company.generation is None else _published_index(company)
+        except IndexUnusable:
+            before = company.generation
+            company.refresh_from_db(fields=STATE)
+            if company.generation == before:
+                raise
+
+
+def _linked_index(company: Company) -> ImageIndex:
+    directory = company.embeddings_directory
+    version, cache = storage.version(directory), runtime.index_cache()
+    index = cache.find(company.pk, version)
+    if index is None:
+        index = cache.get(company.pk, version, lambda: storage.load(directory), or_earlier=True)
+    return index
+
+
+def _published_index(company: Company) -> ImageIndex:
+    directory, cache = index_directory(company), runtime.index_cache()
+    index = cache.find(company.pk, directory.name)
+    if index is None:
+        index = cache.get(company.pk, directory.name, lambda: storage.load(directory))
+    if index.info.holds_changes_to < company.live_floor:
+        raise IndexCorrupt(
+            f"The index {directory.name} is older than changes that are gone from the database: "
+            f"run manage.py build_embeddings --company {company}"
+        )
+    return index
+
+
+def index_directory(company: Company) -> Path:
+    """Return the directory of the files that serve the company. Raises IndexNotBuilt where the row's are gone."""
+    directory = company.embeddings_directory
+    if company.generation is None:
+        return directory
+    published = storage.generation_directory(directory, company.generation)
+    if storage.is_there(published):
+        return published
+    return storage.generation_directory(directory, _stand_in(company))
+
+
+def _stand_in(company: Company) -> str:
+    """Return the generation that takes the place of the row's, which is gone."""
+    for generation in storage.generations(company.embeddings_directory, company.generation):
+        if generation.info.holds_changes_to >= company.live_floor:
+            logger.warning(
+                "The index %s of %s is gone from the disk; %s takes its place",
+                company.generation,
+                company,
+                generation.name,
+            )
+            return generation.name
+    raise IndexNotBuilt(
+        f"The index {company.generation} of company '{company}' is gone from the disk, and none is left that could "
+        f"take its place: restore it, or run manage.py build_embeddings --company {company}"
+    )
+
+
+def info(company: Company) -> IndexInfo:
+    """Return what the index that serves says of itself, without loading it. Raises IndexNotBuilt and IndexCorrupt."""
+    while True:
+        try:
+            return storage.info(index_directory(company))
+        except IndexUnusable:
+            before = company.generation
+            company.refresh_from_db(fields=STATE)
+            if company.generation == before:
+                raise
+
+
+def holds_changes_to(company: Company) -> int:
+    """Return the last live change that the index which serves holds; 0 where there is no index. Raises IndexCorrupt."""
+    try:
+        return info(company).holds_changes_to
+    except IndexNotBuilt:
+        return 0
+
+
+def count_pictures(company: Company) -> int:
+    """Return how many pictures the index that serves holds, live changes left out; 0 where there is none."""
+    try:
+        return info(company).total_images
+    except IndexNotBuilt:
+        return 0
+
+
+def missing_changes(company: Company) -> LiveChangeQuerySet:
+    """Return the live changes that the index which serves lacks. Raises IndexCorrupt."""
+    return company.live_changes.missing_from(holds_changes_to(company))
+
+
+def is_listed(company: Company) -> bool:
+    """Return whether the company has an index; one whose directory somebody has removed has none, as under Flask."""
+    if company.generation is None:
+        return storage.has_index(company.embeddings_directory)
+    return os.path.lexists(company.embeddings_directory)
+
+
+def generations(company: Company) -> list[storage.Generation]:
+    """Return the company's generations on the disk, newest first."""
+    return storage.generations(company.embeddings_directory, published_generation(company))
+
+
+def published_generation(company: Company) -> str | None:
+    """Return the name of the generation that serves the company; None for a plain directory, or nothing."""
+    if company.generation is None:
+        return storage.linked_generation(company.embeddings_directory)
+    try:
+        return index_directory(company).name
+    except IndexNotBuilt:
+        return None
+
+
+# Publishing ---------------------------------------------------------------------------------------------------------
+
+
+def publish(company: Company, draft: storage.Draft, *, made_from: str | None, confirm: Confirm = nullcontext) -> str:
+    """Have the draft's files serve the company from the next search on, and return the generation's name.
+
+    made_from: the company's generation when the files were begun. confirm: entered around the switch; raising there
+    leaves the old index serving. Raises PublishRefused where another index was published meanwhile.
+    """
+    directory = company.embeddings_directory
+    with storage.publish_lock(directory):
+        takes_over = made_from is None or not storage.is_plain(directory)
+        name = draft.complete()
+        with _removed_unless_published(company, name):
+            if takes_over:
+                storage.prepare_link(directory, name)
+            _switch(company, made_from, name, confirm)
+        _tidy(company, name, link=takes_over)
+    return name
+
+
+def publish_again(company: Company, name: str, *, made_from: str | None, confirm: Confirm = nullcontext) -> None:
+    """Have an earlier generation serve the company again; the later ones stay until the next publication.
+
+    Raises IndexCorrupt where it is damaged, IndexNotBuilt where it is gone, and PublishRefused.
+    """
+    directory = storage.generation_directory(company.embeddings_directory, name)
+    try:
+        index = storage.load(directory)
+        storage.require_undamaged(directory)
+    except IndexCorrupt as error:
+        raise IndexCorrupt(f"The index {name} of {company} is damaged: {error}") from error
+    if index.info.holds_changes_to < company.live_floor:
+        raise PublishRefused(f"The index {name} of {company} is older than changes that are gone from the database")
+    with storage.publish_lock(company.embeddings_directory):
+        if not storage.is_there(directory):
+            raise IndexNotBuilt(f"The index {name} of {company} is gone from the disk")
+        _switch(company, made_from, name, confirm)
+        _follow_with_link(company, name)
+
+
+def _switch(company: Company, made_from: str | None, name: str, confirm: Confirm) -> None:
+    with confirm(), transaction.atomic():
+        if not Company.objects.filter(pk=company.pk).switch_generation(made_from, name):
+            raise PublishRefused(f"Another index of {company} was published meanwhile, or it was deleted: try again")
+    company.generation = name
+
+
+@contextmanager
+def _removed_unless_published(company: Company, name: str) -> Iterator[None]:
+    """Remove the new generation where the switch to it fails; where nobody can tell whether it failed, it stays."""
+    try:
+        yield
+    except BaseException:
+        with suppress(DatabaseError):
+            if not Company.objects.filter(pk=company.pk, generation=name).exists():
+                storage.drop_prepared_links(company.embeddings_directory)
+                storage.discard(storage.generation_directory(company.embeddings_directory, name))
+        raise
+
+
+def _tidy(company: Company, name: str, *, link: bool) -> None:
+    """Do what may fail without harm once the row has moved: the new index serves whatever becomes of this."""
+    directory = company.embeddings_directory
+    try:
+        if link:
+            storage.link(directory, name)
+        else:
+            logger.warning("%s is a directory of its own: adopt_companies %s takes it over", directory, company)
+        write_protection(company)
+        storage.prune(directory, name, keep=settings.KEEP_GENERATIONS)
+    except OSError:
+        logger.exception("The new index of %s serves, but what was left to do on the disk failed", company)
+
+
+def _follow_with_link(company: Company, name: str) -> None:
+    """Point embeddings/<name> at what serves; a plain directory that somebody has put there stays."""
+    if not storage.is_plain(company.embeddings_directory):
+        storage.link(company.embeddings_directory, name)
+
+
+def go_by_directory(company: Company) -> None:
+    """Let embeddings/<name> decide which index serves, whatever was published for the row before.
+
+    Raises PublishRefused where an index was published meanwhile.
+    """
+    with transaction.atomic():
+        if not Company.objects.filter(pk=company.pk).switch_generation(company.generation, None):
+            raise PublishRefused(f"Another index of {company} was published meanwhile: try again")
+        # What is left of the live changes is laid over it.
+        Company.objects.filter(pk=company.pk).update(live_floor=0)
+    company.refresh_from_db(fields=STATE)
+
+
+def settle(company: Company) -> None:
+    """Drop the live changes that every generation kept holds, and note that they are gone."""
+    company.refresh_from_db(fields=STATE)
+    kept = generations(company)
+    if company.generation is None or not any(each.published for each in kept):
+        return
+    floor = min(each.info.holds_changes_to for each in kept)
+    with transaction.atomic():
+        company.live_changes.filter(sequence__lte=floor).delete()
+        Company.objects.filter(pk=company.pk).update(live_floor=Greatest("live_floor", Value(floor)))
+
+
+# What protects a company, beside its index ---------------------------------------------------------------------------
+
+
+def write_protection(company: Company) -> None:
+    """Keep beside the index what protects the company, for whoever finds the one without the other."""
+    storage.write_company_card(company.embeddings_directory, company.protection)
+
+
+# Repair, by workers ---------------------------------------------------------------------------------------------------
+
+
+def repair() -> None:
+    """Bring rows and links in line with the disk, after a backup was restored or a process killed, and log what for."""
+    for company in Company.objects.exclude(generation=None):
+        try:
+            with storage.publish_lock(company.embeddings_directory):
+                _repair(company)
+        except (OSError, EngineError):
+            logger.exception("The index of %s cannot be brought in line with its row", company)
+
+
+def _repair(company: Company) -> None:
+    directory = company.embeddings_directory
+    company.refresh_from_db(fields=STATE)
+    serving = index_directory(company).name
+    if serving != company.generation:
+        logger.warning("The row of %s names %s from now on, instead of %s", company, serving, company.generation)
+        _switch(company, company.generation, serving, nullcontext)
+    if storage.is_link_prepared(directory, serving):
+        logger.warning("The publication of %s of %s was cut short: its link is put in place", serving, company)
+        storage.link(directory, serving)
+    elif storage.linked_generation(directory) not in (None, serving):
+        logger.warning("The link of %s leads to %s again, as its row says", company, serving)
+        storage.link(directory, serving)
