@@ -18,6 +18,7 @@ from django.test import Client
 
 from search.engine import storage
 from search.engine.storage.archive import new_archive
+from search.engine.storage.layout import resolve
 from search.pictures import delete_image, put_image
 from tenants.audit import on_command_line
 from tenants.models import AuditEvent, Company
@@ -67,7 +68,7 @@ def import_(*arguments: object, **options: Any) -> str:
 
 
 def index_files(company: str = "acme") -> dict[str, bytes]:
-    directory = storage._resolve(Company(name=company).embeddings_directory)  # also where a kill came before the link
+    directory = resolve(Company(name=company).embeddings_directory)  # also where a kill came before the link
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
