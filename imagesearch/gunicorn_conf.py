@@ -22,10 +22,10 @@ forwarded_allow_ips = ""  # X-Forwarded-* is Django's to believe, by NUM_PROXIES
 control_socket_disable = True  # two servers of one user would share its path
 
 # Requests are served side by side already, so one request's computing gets its process's share of the cores.
-settings.MODEL_THREADS = max(1, (os.cpu_count() or 1) // workers)
+_MODEL_THREADS = max(1, (os.cpu_count() or 1) // workers)
 # Read by OpenBLAS and OpenMP when a worker first imports them.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.MODEL_THREADS))
-os.environ.setdefault("OMP_NUM_THREADS", str(settings.MODEL_THREADS))
+os.environ.setdefault("OPENBLAS_NUM_THREADS", str(_MODEL_THREADS))
+os.environ.setdefault("OMP_NUM_THREADS", str(_MODEL_THREADS))
 
 # gunicorn's own words go where all others go, and look like them.
 logconfig_dict = {**settings.LOGGING, "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["stderr"]}}}
@@ -62,4 +62,5 @@ def post_worker_init(worker: Any) -> None:
     """Load the model and run it once before the process accepts its first request."""
     from search import runtime
 
+    runtime.use_threads(_MODEL_THREADS)
     runtime.warm_up_now_or_later()

@@ -121,7 +121,6 @@ CACHE_BYTES = read(
 # Model
 WEIGHTS = read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", weights, "a torchvision weights entry or a path")
 DEVICE = read("IMAGESEARCH_DEVICE", "auto", one_of("auto", "cpu", "cuda"), "auto, cpu or cuda")
-MODEL_THREADS = os.cpu_count() or 1  # that one run of the model takes; in a server less, see gunicorn_conf.py
 CACHE_DIR = read("IMAGESEARCH_CACHE_DIR", ".cache", path, "a directory")
 TORCH_HOME = read("TORCH_HOME", f"{user_cache()}/torch", path, "a directory")
 

@@ -1,6 +1,7 @@
 """The process's embedders and its IndexCache, made from the settings on first use and shared by all threads."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from search.monitoring.metrics import CountedCache
 logger = logging.getLogger(__name__)
 
 _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, WSL, AMD
+_threads = os.cpu_count() or 1  # of one run of the model; a server's process sets it before it loads the model
 _WARM_UP_AGAIN_SECONDS = 300  # an attempt may cost a download and seconds of torch
 
 T = TypeVar("T")
@@ -59,6 +61,12 @@ _indexes: _MadeOnce[IndexCache] = _MadeOnce(lambda: CountedCache(settings.CACHE_
 def use(embedder: Embedder) -> None:
     """Make an embedder the process's own, in place of the one of the configured weights, until reset()."""
     _configured.put(embedder)
+
+
+def use_threads(number: int) -> None:
+    """Have one run of the model take so many threads, where it is loaded on a CPU from now on."""
+    global _threads
+    _threads = number
 
 
 def reset() -> None:
@@ -142,7 +150,7 @@ def embedders_at_hand() -> list[Embedder]:
 
 def _load(weights: str) -> Embedder:
     """Return the embedder of the weights, in torch on a GPU and in ONNX Runtime, without torch, on a CPU."""
-    logger.info("Loading the model with the weights %s", weights)
+    logger.info("Loading the model with the weights %s, threads: %d", weights, _threads)
     if settings.DEVICE == "cuda" or (settings.DEVICE == "auto" and _has_gpu()):
         return _load_in_torch(weights)
     try:
@@ -151,7 +159,7 @@ def _load(weights: str) -> Embedder:
             cache=settings.CACHE_DIR,
             hub=_hub(),
             pictures=settings.MEDIA_ROOT,
-            threads=settings.MODEL_THREADS,
+            threads=_threads,
         )
     except onnx_model.OnnxUnusable as error:
         logger.warning("ONNX Runtime cannot run the weights %s (%s): torch does, more slowly", weights, error)
