@@ -15,7 +15,7 @@ from search import builds
 from search.builds import run_build
 from search.engine import storage
 from search.engine.errors import NothingToIndex
-from search.tasks import carry_out_build, look_after_active_builds
+from search.tasks import carry_out_build, look_after_companies
 from tenants.models import BuildCancelled, Company, IndexBuild, LeaseLost
 from tests.conftest import paint
 from tests.engine.build.test_builder import LONG_AGO, assert_same_index, colour_of
@@ -224,7 +224,7 @@ def test_a_worker_that_starts_takes_up_what_a_crash_left(acme: Company) -> None:
     running.start()
     over.cancel()
     DBTaskResult.objects.all().delete()
-    look_after_active_builds()
+    look_after_companies()
     assert sorted(arguments for _, arguments in waiting_tasks()) == [[queued.pk], [running.pk]]
 
 
