@@ -115,10 +115,12 @@ def test_a_folder_of_pictures_that_cannot_be_written_to(
             raise OSError(number, words)
 
     real = Path.open
+
+    def open_broken(path: Path, *arguments: Any, **options: Any) -> Any:
+        return BrokenDisk() if path.parent.name == ".uploads" else real(path, *arguments, **options)
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            Path, "open", lambda path, mode="r", *a, **o: BrokenDisk() if mode == "xb" else real(path, mode, *a, **o)
-        )
+        patch.setattr(Path, "open", open_broken)
         response = put(staff)
     assert response.status_code == 503
     assert response.json() == {"success": False, "error": f"The folder of acme cannot be written to: {words}"}
