@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from search import overlay, publication, runtime
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
 from search.engine.build.republish import republish
-from search.engine.errors import EngineError, IndexNotBuilt, ModelMismatch
+from search.engine.errors import EngineError, IndexNotBuilt, IndexUnusable, ModelMismatch
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
 from search.heartbeat import Heart, StopRequested, counts, stop_on_signal
@@ -76,12 +77,14 @@ def _build(build: IndexBuild, heart: Heart, options: BuildOptions) -> BuildOutco
     embedder = _embedder_for(build)
     heart.beat(weights=embedder.passport.weights)
     company.refresh_from_db(fields=publication.STATE)
+    with suppress(IndexUnusable):  # a damaged one is made anew
+        company.live_sequence = max(company.live_sequence, publication.holds_changes_to(company))
     return build_index(
         _image_directory(build),
         company.embeddings_directory,
         embedder=embedder,
         options=options,
-        live_sequence=max(company.live_sequence, publication.holds_changes_to(company)),
+        live_sequence=company.live_sequence,
         owner=str(company.pk),
         before=_files_before(company),
         publish=partial(publication.publish, company, made_from=company.generation, confirm=build.hold),

@@ -47,15 +47,22 @@ def built_index(company: Company) -> ImageIndex:
         index = runtime.index_cache().find(company.pk, company.generation)
         if index is not None and index.info.holds_changes_to >= company.live_floor:
             return index
+    company.refresh_from_db(fields=STATE)
     while True:
-        company.refresh_from_db(fields=STATE)
         try:
             return _linked_index(company) if company.generation is None else _published_index(company)
         except IndexUnusable:
-            before = company.generation
-            company.refresh_from_db(fields=STATE)
-            if company.generation == before:
+            if not _has_moved_on(company):
                 raise
+
+
+def _has_moved_on(company: Company) -> bool:
+    """Read the row again and tell whether another generation serves by now: the one before may have been pruned."""
+    before = company.generation
+    if before is None:
+        return False
+    company.refresh_from_db(fields=STATE)
+    return company.generation != before
 
 
 def _linked_index(company: Company) -> ImageIndex:
@@ -114,9 +121,7 @@ def info(company: Company) -> IndexInfo:
         try:
             return storage.info(index_directory(company))
         except IndexUnusable:
-            before = company.generation
-            company.refresh_from_db(fields=STATE)
-            if company.generation == before:
+            if not _has_moved_on(company):
                 raise
 
 
@@ -175,12 +180,13 @@ def publish(company: Company, draft: storage.Draft, *, made_from: str | None, co
     directory = company.embeddings_directory
     with storage.publish_lock(directory):
         takes_over = made_from is None or not storage.is_plain(directory)
+        before = made_from or storage.linked_generation(directory)
         name = draft.complete()
         with _removed_unless_published(company, name):
             if takes_over:
                 storage.prepare_link(directory, name)
             _switch(company, made_from, name, confirm)
-        _tidy(company, name, link=takes_over)
+        _tidy(company, name, before=before, link=takes_over)
     return name
 
 
@@ -224,7 +230,7 @@ def _removed_unless_published(company: Company, name: str) -> Iterator[None]:
         raise
 
 
-def _tidy(company: Company, name: str, *, link: bool) -> None:
+def _tidy(company: Company, name: str, *, before: str | None, link: bool) -> None:
     """Do what may fail without harm once the row has moved: the new index serves whatever becomes of this."""
     directory = company.embeddings_directory
     try:
@@ -233,7 +239,7 @@ def _tidy(company: Company, name: str, *, link: bool) -> None:
         else:
             logger.warning("%s is a directory of its own: adopt_companies %s takes it over", directory, company)
         write_protection(company)
-        storage.prune(directory, name, keep=settings.KEEP_GENERATIONS)
+        storage.prune(directory, name, before=before, keep=settings.KEEP_GENERATIONS)
     except OSError:
         logger.exception("The new index of %s serves, but what was left to do on the disk failed", company)
 

@@ -48,6 +48,7 @@ def export_company(company: Company, target: Path, *, with_images: bool, replace
     Raises TransferRefused, IndexNotBuilt, IndexCorrupt, ArchiveRefused, OSError, and what folding raises.
     """
     _fold(company)
+    company.refresh_from_db(fields=publication.STATE)
     directory = publication.index_directory(company)
     storage.require_undamaged(directory)
     pictures = left_out = 0
@@ -151,7 +152,7 @@ def _company(archive: Archive, name: str, image_folder: Path | None) -> Company:
 
 
 def _require_free(company: Company) -> None:
-    if storage.has_index(company.embeddings_directory):
+    if storage.holds_any_index(company.embeddings_directory):
         raise TransferRefused(
             f"There is an index of {company} already: import under another name, import_company OTHER ARCHIVE"
         )

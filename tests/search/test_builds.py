@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.db import transaction
 from django_tasks_db.models import DBTaskResult
 
-from search import builds
+from search import builds, heartbeat
 from search.builds import run_build
 from search.engine import storage
 from search.engine.errors import NothingToIndex
@@ -139,11 +139,11 @@ def test_a_build_killed_after_its_publication_is_completed_by_the_next_worker(
     build = acme.queue_build()
     build.start()
 
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **options: Any) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(builds, "_record", killed)
+        patch.setattr(IndexBuild, "succeed", killed)
         patch.setattr(IndexBuild, "fail", lambda build, error: None)
         with pytest.raises(SystemExit):
             run_build(build)
@@ -155,7 +155,7 @@ def test_a_build_killed_after_its_publication_is_completed_by_the_next_worker(
 
 
 def test_progress_is_written_while_a_build_runs(acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builds, "_BEAT_SECONDS", 0)
+    monkeypatch.setattr(heartbeat, "_BEAT_SECONDS", 0)
     build = acme.queue_build()
     build.start()
     seen = []

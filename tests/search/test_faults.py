@@ -14,13 +14,11 @@ from django.contrib.auth.models import User
 from django.db import close_old_connections, connections
 from django.test import Client
 
-from search import overlay
-from search.engine import storage
+from search import overlay, runtime
 from search.tasks import carry_out_build
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import paint, picture
 from tests.search.management.test_check_index import check
-from tests.support.damage import flip_a_byte
 from tests.support.disks import fill_up
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import Site
@@ -152,15 +150,18 @@ def test_a_vanished_folder_of_pictures_fails_the_build_and_the_index_serves(acme
     assert (build.status, paths(search())) == (IndexBuild.Status.FAILED, ["red.png", "blue.png"])
 
 
-def test_an_index_that_is_damaged_when_published_again_leaves_the_one_in_memory(acme: Company) -> None:
+def test_an_index_that_is_damaged_once_it_is_loaded_goes_on_and_a_new_process_names_the_file(
+    acme: Company, embedder: FakeEmbedder
+) -> None:
     assert paths(search()) == ["red.png", "blue.png"]
-    damaged = acme.embeddings_directory.resolve()
-    with storage.Draft(acme.embeddings_directory) as draft:
-        for file in damaged.iterdir():
-            (draft.path / file.name).write_bytes(file.read_bytes())
-        flip_a_byte(draft.path / "metadata_offsets.npy", 1)
-        draft.publish(keep=2)
+    offsets = acme.embeddings_directory / "metadata_offsets.npy"
+    offsets.rename(offsets.with_name("elsewhere"))
+    offsets.write_bytes(b"nothing")
     assert paths(search()) == ["red.png", "blue.png"]
+    runtime.reset()  # as a process that has just begun
+    runtime.use(embedder)
+    response = search()
+    assert (response.status_code, "metadata_offsets.npy" in response.json()["error"]) == (503, True)
 
 
 # Databases

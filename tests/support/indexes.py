@@ -2,8 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,10 @@ def publish(
     vectors: Vectors,
     *,
     keep: int = 2,
-    confirm: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     with storage.IndexWriter(directory) as writer:
         writer.add(vectors, records, some_signatures(len(records)))
-        writer.publish(INFO, keep=keep, confirm=confirm)
+        writer.publish(INFO, partial(storage.publish_by_link, directory, keep=keep))
 
 
 def flask_directory(

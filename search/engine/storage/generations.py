@@ -172,15 +172,16 @@ def next_name(directory: Path) -> str:
     return generation_name(moment)
 
 
-def prune(directory: Path, published: str, *, keep: int) -> None:
+def prune(directory: Path, published: str, *, before: str | None, keep: int) -> None:
     """Remove all generations but the published one and the keep before it, and what killed writers left.
 
-    Those after the published one were given up when somebody went back, or their publication was cut short: behind
-    the next one they would pass for what was before it. Call it under publish_lock.
+    before: the one that was published until now. Those between the two were given up when somebody went back, or their
+    publication was cut short: they would pass for what was before. Call it under publish_lock.
     """
     earlier = [entry for entry in complete_generations(directory) if entry.name < published]
-    later = [entry for entry in complete_generations(directory) if entry.name > published]
-    for entry in [*earlier[: max(0, len(earlier) - keep)], *later]:
+    given_up = [entry for entry in earlier if before is not None and entry.name > before]
+    kept = [entry for entry in earlier if entry not in given_up]
+    for entry in [*given_up, *kept[: max(0, len(kept) - keep)]]:
         discard(entry)
     drop_prepared_links(directory)
     for entry in drafts(directory):

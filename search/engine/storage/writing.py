@@ -41,6 +41,7 @@ from search.engine.storage.layout import (
     SUMS,
     generation_directory,
     home,
+    linked_generation,
     new_draft,
 )
 from search.engine.storage.reading import given_ids, load
@@ -102,9 +103,9 @@ def publish_by_link(directory: Path, draft: Draft, *, keep: int) -> str:
     keep: how many earlier generations stay.
     """
     with publish_lock(directory):
-        name = draft.complete()
+        before, name = linked_generation(directory), draft.complete()
         link(directory, name)
-        prune(directory, name, keep=keep)
+        prune(directory, name, before=before, keep=keep)
     return name
 
 

@@ -4,7 +4,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from search.engine import storage
+from search import publication
 from tenants.models import Company, IndexBuild
 from tests.conftest import picture
 from tests.support.admin import (
@@ -98,7 +98,7 @@ def test_cancelling_nothing_says_so(admin_client: Client, acme: Company) -> None
 def test_rolling_back_is_seen_by_the_next_search(admin_client: Client, two_generations: Company) -> None:
     acme = two_generations
     assert search_names(acme) == {"a.png", "b.png", "c.png"}
-    newest, oldest = storage.generations(acme.embeddings_directory)
+    newest, oldest = publication.generations(acme)
     assert "in use" in fragments(admin_client, url("live", acme))["generations"].partition(newest.name)[2]
     response = admin_client.post(url("roll_back", acme), {"generation": oldest.name}, follow=True)
     assert oldest.name in messages(response)
@@ -120,7 +120,7 @@ def test_no_other_directory_can_be_rolled_back_to(
 
 def test_history_of_a_company_tells_who_did_what(admin_client: Client, two_generations: Company) -> None:
     acme = two_generations
-    oldest = storage.generations(acme.embeddings_directory)[-1]
+    oldest = publication.generations(acme)[-1]
     admin_client.post(url("roll_back", acme), {"generation": oldest.name})
     upload(admin_client, acme, picture(RED, "x.png"))
     admin_client.post(url("cancel", acme))

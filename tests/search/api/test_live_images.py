@@ -8,7 +8,8 @@ from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
 from django.test import Client
 
-from search import pictures, runtime
+from search import runtime, tasks
+from search.companies.rollback import roll_back
 from search.engine import storage
 from search.tasks import carry_out_build, fold_live_changes
 from tenants.models import Company, IndexBuild, LiveChange
@@ -124,7 +125,10 @@ def test_live_changes_reach_other_processes_and_survive_restarts(
     assert found(client, GREEN) == ["g.png", "Cold/blue.png"]
 
 
-def test_a_fold_makes_the_changes_part_of_the_index(client: Client, acme: Company, staff: dict[str, str]) -> None:
+def test_a_fold_makes_the_changes_part_of_the_index(
+    client: Client, acme: Company, staff: dict[str, str], settings: Any
+) -> None:
+    settings.FOLD_SECONDS = 0
     put(client, "A/g.png", GREEN, staff)
     delete(client, "Warm/red.png", staff)
     fold_live_changes.func(acme.pk)
@@ -177,10 +181,9 @@ def test_changes_are_forgotten_once_every_kept_generation_holds_them(
 def test_a_rolled_back_index_still_shows_no_deleted_picture(
     client: Client, acme: Company, staff: dict[str, str]
 ) -> None:
-    first = storage.generations(acme.embeddings_directory)[0].name
     delete(client, "Warm/red.png", staff)
     call_command("build_embeddings", company="acme")
-    storage.roll_back(acme.embeddings_directory, first)
+    roll_back(acme)
     assert found(client, RED) == ["Cold/blue.png"]
 
 
@@ -353,7 +356,7 @@ def test_reindex_is_queued_watched_and_cancelled_by_api(client: Client, acme: Co
 def test_many_changes_are_folded_at_once(
     client: Client, acme: Company, staff: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "FOLD_AT", 3)
+    monkeypatch.setattr(tasks, "FOLD_AT_ONCE", 3)
     for n in range(3):
         assert not IndexBuild.objects.active().exists()
         put(client, f"{n}.png", (n, 255, 0), staff)

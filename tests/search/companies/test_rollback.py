@@ -10,6 +10,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 
+from search import publication
 from search.engine import storage
 from search.pictures import delete_image, put_image
 from search.tasks import carry_out_build
@@ -59,7 +60,7 @@ def test_a_second_step_goes_further_back_and_a_third_is_refused(acme: Company) -
     roll_back()
     roll_back()
     assert found(acme) == {"1.png"}
-    with pytest.raises(CommandError, match="no earlier index to go back to"):
+    with pytest.raises(CommandError, match="acme has no earlier index"):
         roll_back()
     assert found(acme) == {"1.png"}
 
@@ -81,7 +82,7 @@ def test_the_build_after_a_step_back_leads_forward_and_the_next_step_back_not_to
     assert found(acme) == {"1.png", "3.png"}
     roll_back()
     assert found(acme) == {"1.png"}
-    assert len(storage.generations(acme.embeddings_directory)) == 2
+    assert len(publication.generations(acme)) == 2
 
 
 def test_ids_of_pictures_are_the_same_after_a_step_back_and_a_build(acme: Company) -> None:
@@ -105,7 +106,7 @@ def test_pictures_put_and_deleted_since_stay_so(acme: Company) -> None:
 
 
 def test_a_damaged_index_is_not_gone_back_to(acme: Company) -> None:
-    oldest = storage.generations(acme.embeddings_directory)[-1].name
+    oldest = publication.generations(acme)[-1].name
     directory = acme.embeddings_directory.parent / ".generations" / "acme" / oldest
     flip_a_byte(directory / "embeddings.npy", 300)
     with pytest.raises(CommandError, match=r"is damaged: embeddings.npy"):
@@ -132,13 +133,13 @@ def test_an_active_build_is_not_cancelled_unasked(acme: Company) -> None:
 def test_a_build_that_runs_does_not_publish_over_the_step_back(acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step back comes at the last moment before the build's publication."""
     paint(acme.image_directory / "3.png", GREEN)
-    build, publish = acme.queue_build(), storage.Draft.publish
+    build, publish = acme.queue_build(), publication.publish
 
-    def roll_back_first(draft: storage.Draft, **options: Any) -> str:
+    def roll_back_first(company: Company, draft: storage.Draft, **options: Any) -> str:
         roll_back(cancel_build=True)
-        return publish(draft, **options)
+        return publish(company, draft, **options)
 
-    monkeypatch.setattr(storage.Draft, "publish", roll_back_first)
+    monkeypatch.setattr(publication, "publish", roll_back_first)
     carry_out_build.func(build.pk)
     build.refresh_from_db()
     assert (build.status, found(acme)) == (IndexBuild.Status.CANCELLED, {"1.png"})

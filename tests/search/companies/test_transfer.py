@@ -463,7 +463,8 @@ IMPORT_STEPS = [
     "search.engine.storage.archive:Archive.unpack",
     "search.companies.transfer:_save",
     "search.companies.transfer:_move_pictures",
-    "search.engine.storage.writing:link",
+    "search.publication:_switch",
+    "search.engine.storage:link",
     "search.companies.transfer:record_index",
 ]
 EXPORT_STEPS = ["search.engine.storage.archive:ArchiveWriter.add", "search.engine.storage.archive:ArchiveWriter.finish"]

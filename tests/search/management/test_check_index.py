@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_a_changed_vector_is_not_handed_on_by_an_incremental_build(acme: Company
 
 
 def test_a_fold_refuses_a_damaged_index(acme: Company) -> None:
-    acme.next_live_sequence()
+    acme.next_live_sequence(at_least=0)
     flip_a_byte(acme.embeddings_directory / "signatures.npy", 200)
     build = acme.queue_build(fold=True)
     with pytest.raises(IndexCorrupt):
@@ -200,7 +201,7 @@ def test_a_first_pass_that_finds_too_little_is_found(db: None, monkeypatch: pyte
     directory = Company.objects.create(name="acme").embeddings_directory
     with storage.IndexWriter(directory) as writer:
         writer.add(clustered(1200, seed=1), sorted(some_records(1200), key=lambda record: record.path))
-        writer.publish(IndexInfo(0), keep=0)
+        writer.publish(IndexInfo(0), partial(storage.publish_by_link, directory, keep=0))
     assert "acme: ok" in check("acme")
     forget_checksums(directory)
     reversed_vectors = faiss.IndexFlatIP(960)

@@ -229,7 +229,7 @@ def test_import_in_place(client: Client, tmp_path: Path, settings: Any, move: bo
 def test_company_that_has_an_index_keeps_it(tmp_path: Path, settings: Any) -> None:
     flask(tmp_path / "flask")
     publish(settings.EMBEDDINGS_DIR / "acme", some_records(2), some_vectors(2))
-    with pytest.raises(CommandError, match="has an index already"):
+    with pytest.raises(CommandError, match="holds an index from before"):
         import_company("acme", tmp_path / "flask", move=True)
     assert len(storage.load(settings.EMBEDDINGS_DIR / "acme")) == 2
     assert (tmp_path / "flask").is_dir()
