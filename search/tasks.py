@@ -4,7 +4,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Max, Min, Q
+from django.db.models import Count, Min, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_tasks import task
@@ -87,14 +87,11 @@ def look_after_companies() -> None:
 
 def _time_until_fold(company: Company) -> timedelta | None:
     """Return how long the live changes that the index lacks may wait; None where there are none."""
-    changes = publication.missing_changes(company).aggregate(
-        oldest=Min("changed_at"), first=Min("sequence"), last=Max("sequence")
-    )
-    if changes["oldest"] is None:
+    changes = publication.missing_changes(company).aggregate(number=Count("pk"), oldest=Min("changed_at"))
+    if not changes["number"]:
         return None
-    return fold_due(changes["last"] - changes["first"] + 1, pictures=publication.count_pictures(company)) - (
-        timezone.now() - changes["oldest"]
-    )
+    due = fold_due(changes["number"], pictures=publication.count_pictures(company))
+    return due - (timezone.now() - changes["oldest"])
 
 
 def fold_due(changes: int, *, pictures: int) -> timedelta:
