@@ -22,7 +22,7 @@ FOLD_AT_ONCE_SHARE = 200  # one for so many pictures of the index
 FOLD_SOON_SHARE = 1000  # one for so many: after FOLD_SECONDS
 FOLD_AT_LAST = timedelta(days=1)
 
-_LATE = timedelta(minutes=1)  # a task that is so much overdue was lost with its worker
+_LATE = timedelta(minutes=1)  # a task that is so much overdue was lost with its worker; less is no reason to plan anew
 
 
 @task()
@@ -54,7 +54,7 @@ def fold_live_changes(company_id: int) -> None:
     wait = _time_until_fold(company)
     if wait is None:
         return
-    if wait > timedelta(0) or company.builds.active().exists():
+    if wait > timedelta(0) or company.builds.active().exists() or _has_failed_lately(company):
         _plan(company, max(wait, timedelta(seconds=settings.FOLD_SECONDS)))
     else:
         company.queue_build(fold=True)
@@ -66,9 +66,12 @@ def plan_fold(company: Company) -> None:
     While there are changes that the index lacks, a task waits for them or a build is on its way, whatever became of
     the ones before.
     """
+    company.refresh_from_db(fields=publication.STATE)
     wait = _time_until_fold(company)
     if wait is None:
         return
+    if _has_failed_lately(company):
+        wait = max(wait, timedelta(seconds=settings.FOLD_SECONDS))
     if wait <= timedelta(0) or not fold_live_changes.get_backend().supports_defer:
         company.queue_build(fold=True)
     else:
@@ -103,9 +106,18 @@ def fold_due(changes: int, *, pictures: int) -> timedelta:
     return max(FOLD_AT_LAST, timedelta(seconds=settings.FOLD_SECONDS))
 
 
+def _has_failed_lately(company: Company) -> bool:
+    """Return whether the last build failed a moment ago: a fold at once would only fail again."""
+    last = company.builds.first()
+    lately = timezone.now() - timedelta(seconds=settings.FOLD_SECONDS)
+    return bool(last and last.status == IndexBuild.Status.FAILED and last.finished_at and last.finished_at > lately)
+
+
 def _plan(company: Company, wait: timedelta) -> None:
     """Let a task look at the company's changes after that time, unless one does so before."""
-    unplanned = Q(fold_planned_at=None) | Q(fold_planned_at__lt=Now() - _LATE) | Q(fold_planned_at__gt=Now() + wait)
+    unplanned = (
+        Q(fold_planned_at=None) | Q(fold_planned_at__lt=Now() - _LATE) | Q(fold_planned_at__gt=Now() + wait + _LATE)
+    )
     planned_at = timezone.now() + wait
     if Company.objects.filter(unplanned, pk=company.pk).update(fold_planned_at=planned_at):
         fold_live_changes.using(run_after=planned_at).enqueue(company.pk)

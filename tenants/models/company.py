@@ -105,6 +105,16 @@ class Company(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **options: Any) -> None:
+        """Save what people set. Of a row that exists, what searches and builds count on stays as the database has it:
+        a page that somebody has left open knows an old state of that.
+        """
+        if not self._state.adding and options.get("update_fields") is None:
+            options["update_fields"] = [
+                field.name for field in self._meta.concrete_fields if field.editable and not field.primary_key
+            ]
+        super().save(*args, **options)
+
     def clean(self) -> None:
         super().clean()
         media = Path(settings.MEDIA_ROOT).resolve()
@@ -120,16 +130,6 @@ class Company(models.Model):
             raise ValidationError(
                 {"image_folder": f"{folder} lies outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}
             )
-
-    def save(self, *args: Any, **options: Any) -> None:
-        """Save what people set. Of a row that exists, what searches and builds count on stays as the database has it:
-        a page that somebody has left open knows an old state of that.
-        """
-        if not self._state.adding and options.get("update_fields") is None:
-            options["update_fields"] = [
-                field.name for field in self._meta.concrete_fields if field.editable and not field.primary_key
-            ]
-        super().save(*args, **options)
 
     @property
     def image_directory(self) -> Path:
