@@ -135,8 +135,10 @@ def is_plain(directory: Path) -> bool:
 
 def prepare_link(directory: Path, name: str) -> None:
     """Make the link that link() puts in its place; one that a killed process left tells what is still to be done."""
-    drop_prepared_links(directory)
+    earlier = prepared_links(directory)
     new_link(directory).symlink_to(link_target(directory, name))
+    for prepared in earlier:  # not before: one of them may be all that leads to an index
+        prepared.unlink()
 
 
 def is_link_prepared(directory: Path, name: str) -> bool:
@@ -155,11 +157,12 @@ def link(directory: Path, name: str) -> None:
     """
     if not is_link_prepared(directory, name):
         prepare_link(directory, name)
-    [prepared] = prepared_links(directory)
+    prepared = next(each for each in prepared_links(directory) if each.readlink().name == name)
     if is_plain(directory):
         # rename() cannot put a link over a directory. Until the link is there, resolve follows the prepared one.
         directory.rename(home(directory) / generation_name(datetime.fromtimestamp(0, UTC)))
     prepared.replace(directory)
+    drop_prepared_links(directory)
     durable.sync(directory.parent)
 
 
