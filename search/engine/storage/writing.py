@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -68,9 +67,11 @@ class Draft:
         home(directory).mkdir(parents=True, exist_ok=True)
         self.path = new_draft(directory)
         self._lock = FileLock(self.path / LOCK)
-        with publish_lock(directory):  # whoever clears drafts away holds it
+        with contextlib.ExitStack() as made, publish_lock(directory):  # whoever clears drafts away holds it
+            made.callback(self._remove)
             self.path.mkdir()
             self._lock.acquire()  # while this process lives, the draft stays
+            made.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -78,8 +79,14 @@ class Draft:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
         self._lock.release()
-        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for name in PARTS | {LOCK}:  # rmtree opens files, of which this process may have too many
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def complete(self) -> str:
         """Give the files in path, which are on the disk, a generation's name, and return it; nobody reads them yet.
