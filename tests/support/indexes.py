@@ -63,6 +63,11 @@ def some_signatures(count: int) -> Any:
     return signatures
 
 
+def by_link(directory: Path, *, keep: int = 2) -> storage.Publish:
+    """Return what publishes into a directory that no company's row speaks for."""
+    return partial(storage.publish_by_link, directory, keep=keep)
+
+
 def publish(
     directory: Path,
     records: Sequence[ImageRecord],
@@ -72,7 +77,7 @@ def publish(
 ) -> None:
     with storage.IndexWriter(directory) as writer:
         writer.add(vectors, records, some_signatures(len(records)))
-        writer.publish(INFO, partial(storage.publish_by_link, directory, keep=keep))
+        writer.publish(INFO, by_link(directory, keep=keep))
 
 
 def flask_directory(

@@ -17,6 +17,7 @@ from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgres
 from search.engine.errors import NotEnoughSpace, NothingToIndex, PublishRefused
 from search.engine.index.index import ImageIndex
 from search.engine.model.embedder import read_prepared
+from search.engine.storage.layout import METADATA
 from search.engine.vectors import Vectors, unit_length
 from tests.conftest import paint
 from tests.support.fakes import BLUE, GREEN, RED, WHITE, FakeEmbedder
@@ -69,7 +70,9 @@ class Collection:
         return index.vectors[row]
 
     def generations(self) -> list[str]:
-        return [generation.name for generation in storage.generations(self.target)]
+        return [
+            generation.name for generation in storage.generations(self.target, storage.linked_generation(self.target))
+        ]
 
     def embedded_by(self, build: Callable[[], object]) -> int:
         before = self.embedder.embedded
@@ -340,7 +343,7 @@ def test_ids_stay_while_a_picture_changes(acme: Collection) -> None:
 def test_a_damaged_index_is_replaced_by_a_full_build(acme: Collection) -> None:
     acme.paint_many(5)
     acme.build()
-    metadata = acme.target / storage.METADATA
+    metadata = acme.target / METADATA
     text = metadata.read_bytes()
     metadata.write_bytes(text.replace(b'"002.bmp"', b'"002.bmp!'))  # one entry, of the same length
     outcome = acme.build()
@@ -577,7 +580,7 @@ def test_pictures_with_odd_names_are_indexed_under_their_own_path(acme: Collecti
     outcome = acme.build()
     assert outcome.skipped_files == []
     assert acme.paths() == sorted(ODD_NAMES)
-    entries = json.loads((acme.target / storage.METADATA).read_text())
+    entries = json.loads((acme.target / METADATA).read_text())
     assert [entry["fullPath"] for entry in entries] == sorted(ODD_NAMES)
     assert len({entry["id"] for entry in entries}) == len(ODD_NAMES)
     for number, name in enumerate(ODD_NAMES):

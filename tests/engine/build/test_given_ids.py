@@ -12,6 +12,7 @@ from search.engine.index.index import IndexInfo
 from search.engine.index.records import ImageRecord
 from tests.conftest import paint
 from tests.support.fakes import BLUE, RED, FakeEmbedder
+from tests.support.indexes import by_link
 
 GIVEN = {"blue.png": "11111111-1111-4111-8111-111111111111", "red.png": "22222222-2222-4222-8222-222222222222"}
 
@@ -25,9 +26,10 @@ def target(tmp_path: Path) -> Path:
     with storage.IndexWriter(source) as writer:
         vectors = np.eye(2, 960, dtype=np.float32)
         writer.add(vectors, [ImageRecord(path, image_id) for path, image_id in GIVEN.items()])
-        writer.publish(IndexInfo(total_images=0), keep=0)
-    republish(storage.load(source), tmp_path / "acme", info=IndexInfo(total_images=0), keep=0)
-    return tmp_path / "acme"
+        writer.publish(IndexInfo(total_images=0), by_link(source, keep=0))
+    target = tmp_path / "acme"
+    republish(storage.load(source), target, info=IndexInfo(total_images=0), publish=by_link(target, keep=0))
+    return target
 
 
 def build(target: Path) -> dict[str, str]:

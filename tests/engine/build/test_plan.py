@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from search.engine import storage
+from search.engine import durable, storage
 from search.engine.build import plan as plan_module
 from search.engine.build.plan import EMBED, make_plan
 from search.engine.errors import NothingToIndex
@@ -80,9 +80,9 @@ def test_only_pictures_younger_than_the_scan_before_are_read_again(
     os.utime(acme.folder / "a.bmp", ns=(scan - age_ns, scan - age_ns))
     monkeypatch.setattr("search.engine.build.builder.time.time_ns", lambda: scan)
     acme.build()
-    with patch.object(plan_module, "content_hash", wraps=plan_module.content_hash) as content_hash:
+    with patch.object(durable, "sha256", wraps=durable.sha256) as sha256:
         plan = make_plan(acme.folder, acme.index(), keep=True, checksum=False)
-    assert (plan.kept, content_hash.call_count) == (1, read)
+    assert (plan.kept, sha256.call_count) == (1, read)
 
 
 def test_a_slow_look_through_the_folder_is_reported_at_every_file(

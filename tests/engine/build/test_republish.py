@@ -13,7 +13,7 @@ from search.engine.model.transform import Pixels
 from search.engine.vectors import DIMENSION, Vectors
 from tests.conftest import paint
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
-from tests.support.indexes import FLASK_FILES, flask_directory, publish, some_records, some_vectors
+from tests.support.indexes import FLASK_FILES, by_link, flask_directory, publish, some_records, some_vectors
 
 PASSPORT = ModelPassport("known-weights", "b" * 64)
 PATHS = ["z.png", "Abstract/Adelaide.png", "Abstract.png", "caf\u00e9/\U0001f600.jpg"]
@@ -27,7 +27,12 @@ def vectors_of_colours(colours: list[tuple[int, int, int]]) -> Vectors:
 def test_pictures_keep_their_ids_and_vectors(tmp_path: Path) -> None:
     vectors = some_vectors(4)
     ids = flask_directory(tmp_path / "flask", vectors, PATHS)
-    assert take_over(tmp_path / "flask", tmp_path / "acme", passport=PASSPORT, move=False, keep=2) == 4
+    assert (
+        take_over(
+            tmp_path / "flask", tmp_path / "acme", passport=PASSPORT, move=False, publish=by_link(tmp_path / "acme")
+        )
+        == 4
+    )
     index = storage.load(tmp_path / "acme")
     assert {record.path: record.id for record in index.records} == dict(zip(PATHS, ids, strict=True))
     for path, vector in zip(PATHS, vectors, strict=True):
@@ -39,7 +44,7 @@ def test_pictures_keep_their_ids_and_vectors(tmp_path: Path) -> None:
 def test_what_is_taken_over_stays_where_it_was(tmp_path: Path) -> None:
     flask_directory(tmp_path / "flask", some_vectors(4), PATHS)
     before = {name: (tmp_path / "flask" / name).read_bytes() for name in FLASK_FILES}
-    take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=False, keep=2)
+    take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=False, publish=by_link(tmp_path / "acme"))
     assert {file.name: file.read_bytes() for file in (tmp_path / "flask").iterdir()} == before
     assert storage.load(tmp_path / "acme").info.passport is None
 
@@ -47,7 +52,7 @@ def test_what_is_taken_over_stays_where_it_was(tmp_path: Path) -> None:
 def test_thousands_of_pictures_are_taken_over(tmp_path: Path) -> None:
     vectors, paths = some_vectors(2500), [f"{row:04}.png" for row in range(2500)]
     flask_directory(tmp_path / "flask", vectors, paths)
-    take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=False, keep=2)
+    take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=False, publish=by_link(tmp_path / "acme"))
     index = storage.load(tmp_path / "acme")
     assert [record.path for record in index.records] == paths
     np.testing.assert_allclose(index.vectors, vectors, atol=1e-7)
@@ -56,19 +61,22 @@ def test_thousands_of_pictures_are_taken_over(tmp_path: Path) -> None:
 def test_vectors_of_another_length_become_unit_vectors(tmp_path: Path) -> None:
     vectors = some_vectors(3)
     flask_directory(tmp_path / "flask", vectors * np.float32([[2], [0.1], [30]]), list("abc"))
-    take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=False, keep=2)
+    take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=False, publish=by_link(tmp_path / "acme"))
     np.testing.assert_allclose(storage.load(tmp_path / "acme").vectors, vectors, atol=1e-6)
 
 
 def test_path_that_stands_twice_is_taken_over_once(tmp_path: Path) -> None:
     ids = flask_directory(tmp_path / "flask", some_vectors(3), ["a.png", "b.png", "a.png"])
-    assert take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=False, keep=2) == 2
+    assert (
+        take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=False, publish=by_link(tmp_path / "acme"))
+        == 2
+    )
     assert [record.id for record in storage.load(tmp_path / "acme").records] == ids[:2]
 
 
 def test_moved_directory_is_gone(tmp_path: Path) -> None:
     flask_directory(tmp_path / "flask", some_vectors(4), PATHS)
-    take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=True, keep=2)
+    take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=True, publish=by_link(tmp_path / "acme"))
     assert not (tmp_path / "flask").exists()
     assert len(storage.load(tmp_path / "acme")) == 4
 
@@ -76,14 +84,14 @@ def test_moved_directory_is_gone(tmp_path: Path) -> None:
 def test_move_leaves_what_is_no_part_of_the_index(tmp_path: Path) -> None:
     flask_directory(tmp_path / "photos", some_vectors(4), PATHS)
     paint(tmp_path / "photos" / "Abstract" / "Adelaide.png", RED)
-    take_over(tmp_path / "photos", tmp_path / "acme", passport=None, move=True, keep=2)
+    take_over(tmp_path / "photos", tmp_path / "acme", passport=None, move=True, publish=by_link(tmp_path / "acme"))
     assert [file.name for file in (tmp_path / "photos").rglob("*") if file.is_file()] == ["Adelaide.png"]
 
 
 def test_move_of_a_link_removes_the_link_and_the_index(tmp_path: Path) -> None:
     flask_directory(tmp_path / "far" / "flask", some_vectors(4), PATHS)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "flask")
-    take_over(tmp_path / "link", tmp_path / "acme", passport=None, move=True, keep=2)
+    take_over(tmp_path / "link", tmp_path / "acme", passport=None, move=True, publish=by_link(tmp_path / "acme"))
     assert not (tmp_path / "link").is_symlink()
     assert not (tmp_path / "far" / "flask").exists()
     assert len(storage.load(tmp_path / "acme")) == 4
@@ -92,7 +100,7 @@ def test_move_of_a_link_removes_the_link_and_the_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("move", [False, True])
 def test_index_is_taken_over_in_its_place(tmp_path: Path, move: bool) -> None:
     ids = flask_directory(tmp_path / "acme", some_vectors(4), PATHS)
-    take_over(tmp_path / "acme", tmp_path / "acme", passport=PASSPORT, move=move, keep=2)
+    take_over(tmp_path / "acme", tmp_path / "acme", passport=PASSPORT, move=move, publish=by_link(tmp_path / "acme"))
     index = storage.load(tmp_path / "acme")
     assert {record.id for record in index.records} == set(ids)
     assert index.info.passport == PASSPORT
@@ -103,7 +111,7 @@ def test_index_is_taken_over_in_its_place(tmp_path: Path, move: bool) -> None:
 def test_one_of_our_own_indexes_is_taken_over(tmp_path: Path) -> None:
     for count in (3, 5):
         publish(tmp_path / "one", some_records(count), some_vectors(count))
-    take_over(tmp_path / "one", tmp_path / "other", passport=PASSPORT, move=True, keep=2)
+    take_over(tmp_path / "one", tmp_path / "other", passport=PASSPORT, move=True, publish=by_link(tmp_path / "other"))
     assert list(storage.load(tmp_path / "other").records) == some_records(5)
     assert not storage.has_index(tmp_path / "one")
 
@@ -112,9 +120,9 @@ def test_broken_index_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     flask_directory(tmp_path / "flask", some_vectors(4), PATHS)
     (tmp_path / "flask" / "metadata.json").write_text("[]")
     with pytest.raises(IndexCorrupt, match=r"metadata\.json"):
-        take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=True, keep=2)
+        take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=True, publish=by_link(tmp_path / "acme"))
     with pytest.raises(IndexNotBuilt):
-        take_over(tmp_path / "nothing", tmp_path / "acme", passport=None, move=True, keep=2)
+        take_over(tmp_path / "nothing", tmp_path / "acme", passport=None, move=True, publish=by_link(tmp_path / "acme"))
     assert not (tmp_path / "acme").exists()
     assert (tmp_path / "flask" / "faiss_index.bin").exists()
 
@@ -123,7 +131,7 @@ def test_folder_of_other_things_is_no_target(tmp_path: Path) -> None:
     flask_directory(tmp_path / "flask", some_vectors(4), PATHS)
     paint(tmp_path / "acme" / "picture.png", RED)
     with pytest.raises(PublishRefused, match=r"picture\.png"):
-        take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=True, keep=2)
+        take_over(tmp_path / "flask", tmp_path / "acme", passport=None, move=True, publish=by_link(tmp_path / "acme"))
     assert (tmp_path / "flask" / "faiss_index.bin").exists()
 
 

@@ -11,7 +11,7 @@ from search.engine.index import coarse
 from search.engine.index.index import IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.vectors import Vectors
-from tests.support.indexes import clustered
+from tests.support.indexes import by_link, clustered
 
 PICTURES = 1_500
 
@@ -28,7 +28,7 @@ def publish(vectors: Vectors, directory: Path) -> None:
             ImageRecord(f"{row // 100:03}/{row:05}.png", image_id("acme", str(row))) for row in range(len(vectors))
         ]
         writer.add(vectors, records)
-        writer.publish(IndexInfo(total_images=0), keep=0)
+        writer.publish(IndexInfo(total_images=0), by_link(directory))
 
 
 def true_rows(vectors: Vectors, query: np.ndarray, top_k: int) -> list[int]:

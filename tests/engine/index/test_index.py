@@ -14,6 +14,7 @@ from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, ListRecords
 from search.engine.model.passport import ModelPassport
 from search.engine.vectors import DIMENSION, Vector, Vectors, unit_length
+from tests.support.indexes import by_link
 
 MakeIndex = Callable[[Vectors], ImageIndex]
 
@@ -26,7 +27,7 @@ def in_memory(vectors: Vectors, directory: Path) -> ImageIndex:
 def on_disk(vectors: Vectors, directory: Path) -> ImageIndex:
     with storage.IndexWriter(directory / "index") as writer:
         writer.add(vectors, list(in_memory(vectors, directory).records))
-        writer.publish(IndexInfo(0), keep=0)
+        writer.publish(IndexInfo(0), by_link(directory / "index"))
     return storage.load(directory / "index")
 
 

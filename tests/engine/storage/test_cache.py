@@ -1,8 +1,12 @@
+"""The indexes of a process. Which version a company's requests ask for is search.publication's affair."""
+
 import logging
-import multiprocessing
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import Connection
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -10,243 +14,257 @@ import pytest
 
 from search.engine import storage
 from search.engine.errors import IndexCorrupt, IndexNotBuilt
-from search.engine.index.index import ImageIndex
+from search.engine.index.index import ImageIndex, IndexInfo, empty_index
 from search.engine.storage.cache import IndexCache
-from tests.support.indexes import flask_directory, publish, some_records, some_vectors
+from tests.support.indexes import publish, some_records, some_vectors
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__])
+ACME, GLOBEX, INITECH = 1, 2, 3  # primary keys
 
 _PLENTY = 2**40  # bytes: nothing is evicted
 PATIENCE = 30  # seconds, until a test that waits in vain fails
 
 
-class CountedLoads:
-    """Loads as storage does, counts, and lets the load of a directory wait until it is told to go on."""
+def index_of(total_images: int) -> ImageIndex:
+    """Return an index that can be told from others."""
+    return replace(empty_index(), info=IndexInfo(total_images))
 
-    def __init__(self) -> None:
-        self.loaded: list[str] = []
-        self.held: dict[str, threading.Event] = {}
-        self.begun = threading.Semaphore(0)
 
-    def hold(self, name: str) -> threading.Event:
-        self.held[name] = threading.Event()
-        return self.held[name]
+def no_load() -> ImageIndex:
+    raise AssertionError("It is loaded already")
 
-    def __call__(self, directory: Path) -> ImageIndex:
-        self.loaded.append(directory.name)
-        self.begun.release()
-        if directory.name in self.held:
-            assert self.held[directory.name].wait(PATIENCE)
-        return storage.load(directory)
+
+def fail() -> ImageIndex:
+    raise IndexCorrupt("metadata.json is missing")
+
+
+class HeldLoad:
+    """A load that counts and waits until it may go on."""
+
+    def __init__(self, index: ImageIndex) -> None:
+        self._index = index
+        self.count = 0
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> ImageIndex:
+        self.count += 1
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE)
+        return self._index
 
 
 @pytest.fixture
-def loads() -> CountedLoads:
-    return CountedLoads()
+def cache() -> IndexCache:
+    return IndexCache(_PLENTY)
 
 
-def publish_pictures(directory: Path, count: int) -> None:
-    publish(directory, some_records(count), some_vectors(count))
-
-
-def test_first_requests_share_one_load(tmp_path: Path, loads: CountedLoads) -> None:
-    publish_pictures(tmp_path / "acme", 3)
-    cache, go_on, arrived = IndexCache(_PLENTY, loads), loads.hold("acme"), threading.Barrier(17)
+def test_first_requests_share_one_load(cache: IndexCache) -> None:
+    load, arrived = HeldLoad(index_of(3)), threading.Barrier(17)
 
     def request() -> ImageIndex:
         arrived.wait(PATIENCE)
-        return cache.get(tmp_path / "acme")
+        return cache.get(ACME, "1", load)
 
     with ThreadPoolExecutor(16) as threads:
         requests = [threads.submit(request) for _ in range(16)]
         arrived.wait(PATIENCE)
-        assert loads.begun.acquire(timeout=PATIENCE)
+        assert load.begun.wait(PATIENCE)
         assert not any(each.done() for each in requests)
-        go_on.set()
+        load.go_on.set()
         indexes = {id(each.result(PATIENCE)) for each in requests}
-    assert loads.loaded == ["acme"]
+    assert load.count == 1
     assert len(indexes) == 1
+    assert (cache.counts.loads, cache.counts.hits) == (1, 15)
 
 
-def test_slow_load_of_one_company_does_not_delay_another(tmp_path: Path, loads: CountedLoads) -> None:
-    for name in ("slow", "quick"):
-        publish_pictures(tmp_path / name, 3)
-    cache, go_on = IndexCache(_PLENTY, loads), loads.hold("slow")
+def test_slow_load_of_one_company_does_not_delay_another(cache: IndexCache) -> None:
+    load = HeldLoad(index_of(1))
     with ThreadPoolExecutor(1) as threads:
-        slow: Future[ImageIndex] = threads.submit(cache.get, tmp_path / "slow")
-        assert loads.begun.acquire(timeout=PATIENCE)
-        assert len(cache.get(tmp_path / "quick")) == 3
-        assert cache.loaded() == [tmp_path / "quick"]
+        slow: Future[ImageIndex] = threads.submit(cache.get, ACME, "1", load)
+        assert load.begun.wait(PATIENCE)
+        assert cache.get(GLOBEX, "1", lambda: index_of(2)).info.total_images == 2
+        assert cache.find(GLOBEX, "1") is not None
+        assert cache.loaded() == {GLOBEX}
         assert not slow.done()
-        go_on.set()
-        assert len(slow.result(PATIENCE)) == 3
+        load.go_on.set()
+        assert slow.result(PATIENCE).info.total_images == 1
 
 
-def test_second_request_needs_no_load(tmp_path: Path, loads: CountedLoads) -> None:
-    publish_pictures(tmp_path / "acme", 3)
-    cache = IndexCache(_PLENTY, loads)
-    assert cache.get(tmp_path / "acme") is cache.get(tmp_path / "acme")
-    assert loads.loaded == ["acme"]
+def test_second_request_needs_no_load(cache: IndexCache) -> None:
+    index = cache.get(ACME, "1", lambda: index_of(3))
+    assert cache.get(ACME, "1", no_load) is index
+    assert cache.find(ACME, "1") is index
+    assert (cache.counts.loads, cache.counts.hits) == (1, 2)
 
 
-def test_publication_is_seen_by_the_next_request(tmp_path: Path, loads: CountedLoads) -> None:
-    cache = IndexCache(_PLENTY, loads)
-    flask_directory(tmp_path / "acme", some_vectors(1), ["a.png"])
-    seen = [len(cache.get(tmp_path / "acme"))]
-    for count in (2, 3, 4):
-        publish_pictures(tmp_path / "acme", count)
-        seen += [len(cache.get(tmp_path / "acme")), len(cache.get(tmp_path / "acme"))]
-    assert seen == [1, 2, 2, 3, 3, 4, 4]
-    assert len(loads.loaded) == 4
+def test_another_version_is_loaded_and_takes_the_place_of_the_one_before(cache: IndexCache) -> None:
+    for number in (1, 2, 3):
+        assert cache.find(ACME, str(number)) is None
+        assert cache.get(ACME, str(number), lambda number=number: index_of(number)).info.total_images == number
+    assert cache.find(ACME, "2") is None
+    assert cache.find(ACME, "3") is not None
+    assert cache.loaded() == {ACME}
 
 
-def test_publication_while_a_load_goes_on_is_seen_by_the_next_request(tmp_path: Path) -> None:
-    publish_pictures(tmp_path / "acme", 1)
-
-    def load_and_publish(directory: Path) -> ImageIndex:
-        index = storage.load(directory)
-        if len(index) == 1:
-            publish_pictures(directory, 2)
-        return index
-
-    cache = IndexCache(_PLENTY, load_and_publish)
-    assert len(cache.get(tmp_path / "acme")) == 1
-    assert len(cache.get(tmp_path / "acme")) == 2
+def test_company_that_was_made_anew_shares_nothing_with_the_first(cache: IndexCache) -> None:
+    cache.get(ACME, "20251027T120000000000-0badcafe", lambda: index_of(1))
+    assert cache.find(GLOBEX, "20251027T120000000000-0badcafe") is None
 
 
-@pytest.mark.parametrize("name", ["faiss_index.bin", "embeddings.npy", "metadata.json", "index_info.json"])
-@pytest.mark.parametrize("damage", ["empty", "remove"])
-def test_broken_new_index_leaves_the_old_one_serving_and_is_tried_once(
-    tmp_path: Path, loads: CountedLoads, caplog: pytest.LogCaptureFixture, name: str, damage: str
-) -> None:
-    cache = IndexCache(_PLENTY, loads)
-    publish_pictures(tmp_path / "acme", 3)
-    old = cache.get(tmp_path / "acme")
-    publish_pictures(tmp_path / "acme", 4)
-    broken = tmp_path / "acme" / name
-    broken.write_bytes(b"") if damage == "empty" else broken.unlink()
-    for _ in range(5):
-        assert cache.get(tmp_path / "acme") is old
-    assert len(loads.loaded) == 2
-    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [name in str(record.exc_info) for record in errors] == [True]
-    publish_pictures(tmp_path / "acme", 5)
-    assert len(cache.get(tmp_path / "acme")) == 5
+def test_index_before_is_found_under_its_own_version_while_the_next_one_loads(cache: IndexCache) -> None:
+    old = cache.get(ACME, "1", lambda: index_of(1))
+    load = HeldLoad(index_of(2))
+    with ThreadPoolExecutor(1) as threads:
+        new = threads.submit(cache.get, ACME, "2", load)
+        assert load.begun.wait(PATIENCE)
+        assert cache.find(ACME, "1") is old
+        assert cache.find(ACME, "2") is None
+        load.go_on.set()
+        assert new.result(PATIENCE).info.total_images == 2
+    assert cache.find(ACME, "1") is None
 
 
-def test_index_that_goes_away_serves_on(tmp_path: Path) -> None:
-    cache = IndexCache(_PLENTY)
-    flask_directory(tmp_path / "acme", some_vectors(2), ["a.png", "b.png"])
-    old = cache.get(tmp_path / "acme")
-    (tmp_path / "acme").rename(tmp_path / "elsewhere")
-    assert cache.get(tmp_path / "acme") is old
-    (tmp_path / "elsewhere").rename(tmp_path / "acme")
-    assert len(cache.get(tmp_path / "acme")) == 2
+@pytest.fixture
+def _threads_change_often() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
 
 
-def test_directory_without_index_is_asked_again(tmp_path: Path) -> None:
-    cache = IndexCache(_PLENTY)
-    with pytest.raises(IndexNotBuilt):
-        cache.get(tmp_path / "acme")
-    assert cache.loaded() == []
-    publish_pictures(tmp_path / "acme", 2)
-    assert len(cache.get(tmp_path / "acme")) == 2
-    assert cache.loaded() == [tmp_path / "acme"]
+@pytest.mark.usefixtures("_threads_change_often")
+def test_index_is_always_that_of_its_version(cache: IndexCache) -> None:
+    """Four readers, whatever moment they are preempted at, while the versions come and go."""
+    current, stop = ["0"], threading.Event()
+
+    def read() -> int:
+        found = 0
+        while not stop.is_set():
+            version = current[0]
+            index = cache.find(ACME, version)
+            assert index is None or index.info.total_images == int(version)
+            found += index is not None
+        return found
+
+    with ThreadPoolExecutor(4) as threads:
+        readers = [threads.submit(read) for _ in range(4)]
+        try:
+            for number in range(1_000):
+                cache.get(ACME, str(number), lambda number=number: index_of(number))
+                current[0] = str(number)
+        finally:
+            stop.set()
+        assert sum(reader.result(PATIENCE) for reader in readers) > 0
 
 
-def test_broken_index_is_refused_until_it_is_mended(tmp_path: Path) -> None:
-    cache = IndexCache(_PLENTY)
-    publish_pictures(tmp_path / "acme", 2)
-    info = (tmp_path / "acme" / "index_info.json").read_bytes()
-    (tmp_path / "acme" / "index_info.json").write_bytes(b"{")
+# What cannot be loaded -----------------------------------------------------------------------------------------------
+
+
+def test_failed_load_is_tried_again_by_the_next_request(cache: IndexCache) -> None:
     for _ in range(2):
-        with pytest.raises(IndexCorrupt, match=r"index_info\.json"):
-            cache.get(tmp_path / "acme")
-    (tmp_path / "acme" / "index_info.json").write_bytes(info)
-    assert len(cache.get(tmp_path / "acme")) == 2
+        with pytest.raises(IndexCorrupt, match=r"metadata\.json"):
+            cache.get(ACME, "1", fail)
+    assert cache.loaded() == set()
+    assert cache.get(ACME, "1", lambda: index_of(2)).info.total_images == 2
+    assert cache.loaded() == {ACME}
 
 
-def test_failed_first_load_does_not_hang_those_who_wait(tmp_path: Path) -> None:
+def test_failed_load_leaves_the_index_before_under_its_own_version(cache: IndexCache) -> None:
+    old = cache.get(ACME, "1", lambda: index_of(1))
+    with pytest.raises(IndexCorrupt):
+        cache.get(ACME, "2", fail)
+    assert cache.find(ACME, "1") is old
+    assert cache.find(ACME, "2") is None
+
+
+def test_failed_first_load_does_not_hang_those_who_wait(cache: IndexCache) -> None:
     arrived = threading.Barrier(8)
-
-    def fail(directory: Path) -> ImageIndex:
-        raise IndexCorrupt("metadata.json is missing")
-
-    cache = IndexCache(_PLENTY, fail)
 
     def request() -> None:
         arrived.wait(PATIENCE)
         with pytest.raises(IndexCorrupt):
-            cache.get(tmp_path / "acme")
+            cache.get(ACME, "1", fail)
 
     with ThreadPoolExecutor(8) as threads:
         for each in [threads.submit(request) for _ in range(8)]:
             each.result(PATIENCE)
 
 
-def _count_on_request(directory: Path, connection: Connection) -> None:
-    cache = IndexCache(_PLENTY)
-    while connection.recv() == "count":
-        connection.send(len(cache.get(directory)))
+def test_broken_new_index_is_tried_once_where_the_one_before_may_go_on(
+    cache: IndexCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = count()
+
+    def fail_and_count() -> ImageIndex:
+        next(tried)
+        return fail()
+
+    old = cache.get(ACME, "1", lambda: index_of(1), or_earlier=True)
+    for _ in range(5):
+        assert cache.get(ACME, "2", fail_and_count, or_earlier=True) is old
+    assert next(tried) == 1
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert ["metadata.json" in str(record.exc_info) for record in errors] == [True]
+    assert cache.get(ACME, "3", lambda: index_of(3), or_earlier=True).info.total_images == 3
 
 
-def test_every_process_sees_a_publication_at_its_next_request(tmp_path: Path) -> None:
-    publish_pictures(tmp_path / "acme", 1)
-    ends = [_processes.Pipe() for _ in range(3)]
-    workers = [
-        _processes.Process(target=_count_on_request, args=(tmp_path / "acme", there), daemon=True) for _, there in ends
-    ]
-    for worker in workers:
-        worker.start()
+def test_where_nothing_was_loaded_before_a_broken_index_is_refused(cache: IndexCache) -> None:
+    with pytest.raises(IndexCorrupt):
+        cache.get(ACME, "1", fail, or_earlier=True)
 
-    def counts() -> list[int]:
-        for here, _ in ends:
-            here.send("count")
-        assert all(here.poll(PATIENCE) for here, _ in ends)
-        return [here.recv() for here, _ in ends]
 
-    assert counts() == [1, 1, 1]
-    publish_pictures(tmp_path / "acme", 5)
-    assert counts() == [5, 5, 5]
-    for (here, _), worker in zip(ends, workers, strict=True):
-        here.send("stop")
-        worker.join(PATIENCE)
-        assert worker.exitcode == 0
+def test_directory_without_index_is_asked_again(tmp_path: Path, cache: IndexCache) -> None:
+    def load() -> ImageIndex:
+        return storage.load(tmp_path / "acme")
+
+    with pytest.raises(IndexNotBuilt):
+        cache.get(ACME, storage.version(tmp_path / "acme"), load)
+    publish(tmp_path / "acme", some_records(2), some_vectors(2))
+    assert len(cache.get(ACME, storage.version(tmp_path / "acme"), load)) == 2
 
 
 # Budget --------------------------------------------------------------------------------------------------------------
 
-
-def three_companies(tmp_path: Path) -> list[Path]:
-    directories = [tmp_path / name for name in ("acme", "globex", "initech")]
-    for seed, directory in enumerate(directories):
-        publish(directory, some_records(50), some_vectors(50, seed))
-    return directories
+Request = Callable[[IndexCache, int], ImageIndex]
 
 
-def test_the_least_recently_used_leave_first(tmp_path: Path) -> None:
-    acme, globex, initech = three_companies(tmp_path)
-    cache = IndexCache(2 * storage.load(acme).nbytes)
-    for directory in (acme, globex, acme, initech):
-        cache.get(directory)
-    assert cache.loaded() == [acme, initech]
-    assert cache.nbytes() <= 2 * storage.load(acme).nbytes
+@pytest.fixture
+def request_of(tmp_path: Path) -> Request:
+    """Return what asks for the index of one of three companies: of equal size, in files."""
+    for company in (ACME, GLOBEX, INITECH):
+        publish(tmp_path / str(company), some_records(50), some_vectors(50, seed=company))
+    return lambda cache, company: cache.get(company, "1", lambda: storage.load(tmp_path / str(company)))
+
+
+def test_the_least_recently_used_leave_first(tmp_path: Path, request_of: Request) -> None:
+    budget = 2 * storage.load(tmp_path / str(ACME)).nbytes
+    cache = IndexCache(budget)
+    for company in (ACME, GLOBEX, ACME, INITECH):
+        request_of(cache, company)
+    assert cache.loaded() == {ACME, INITECH}
+    assert 0 < cache.nbytes() <= budget
     assert (cache.counts.loads, cache.counts.hits, cache.counts.evictions) == (3, 1, 1)
 
 
-def test_an_index_that_leaves_stays_whole_for_its_searches(tmp_path: Path) -> None:
-    acme, globex, _ = three_companies(tmp_path)
+def test_what_is_found_counts_as_used(tmp_path: Path, request_of: Request) -> None:
+    cache = IndexCache(2 * storage.load(tmp_path / str(ACME)).nbytes)
+    for company in (ACME, GLOBEX):
+        request_of(cache, company)
+    cache.find(ACME, "1")
+    request_of(cache, INITECH)
+    assert cache.loaded() == {ACME, INITECH}
+
+
+def test_an_index_that_leaves_stays_whole_for_its_searches(request_of: Request) -> None:
     cache = IndexCache(0)
-    index = cache.get(acme)
-    query = np.array(index.vectors[7])
+    index = request_of(cache, ACME)
+    query = some_vectors(50, seed=ACME)[7]
     before = [(match.image.path, match.score) for match in index.search(query, 5)]
-    cache.get(globex)
-    assert cache.loaded() == [globex]
+    request_of(cache, GLOBEX)
+    assert cache.loaded() == {GLOBEX}
     assert [(match.image.path, match.score) for match in index.search(query, 5)] == before
 
 
-def test_a_company_larger_than_the_budget_is_served_all_the_same(tmp_path: Path) -> None:
-    acme, *_ = three_companies(tmp_path)
+def test_a_company_larger_than_the_budget_is_served_all_the_same(request_of: Request) -> None:
     cache = IndexCache(0)
-    assert cache.get(acme) is cache.get(acme)
+    assert request_of(cache, ACME) is request_of(cache, ACME)
+    assert np.isclose(request_of(cache, ACME).search(some_vectors(1, seed=ACME)[0], 1)[0].score, 1)

@@ -1,5 +1,5 @@
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from tests.support.damage import empty, remove
 from tests.support.indexes import (
     FLASK_FILES,
     INFO,
+    by_link,
     drafts,
     flask_directory,
     generations,
@@ -66,39 +67,52 @@ def test_nobody_sees_a_draft(tmp_path: Path) -> None:
         writer.add(some_vectors(3), some_records(3))
         assert not storage.has_index(tmp_path / "acme")
         assert not (tmp_path / "acme").exists()
-        writer.publish(INFO, keep=0)
+        writer.publish(INFO, by_link(tmp_path / "acme"))
     assert len(storage.load(tmp_path / "acme")) == 3
 
 
-def test_refused_confirmation_leaves_the_old_index(tmp_path: Path) -> None:
-    @contextmanager
-    def refuse() -> Iterator[None]:
+def test_refused_publication_leaves_the_old_index_and_no_draft(tmp_path: Path) -> None:
+    def refuse(draft: storage.Draft) -> str:
+        assert len(storage.load(draft.path)) == 5  # it is whole by then
         raise InterruptedError("the build was cancelled")
-        yield
 
     publish(tmp_path / "acme", some_records(2), some_vectors(2))
     version = storage.version(tmp_path / "acme")
-    with pytest.raises(InterruptedError):
-        publish(tmp_path / "acme", some_records(5), some_vectors(5), confirm=refuse)
+    with storage.IndexWriter(tmp_path / "acme") as writer:
+        writer.add(some_vectors(5), some_records(5))
+        with pytest.raises(InterruptedError):
+            writer.publish(INFO, refuse)
     assert storage.version(tmp_path / "acme") == version
-    assert len(storage.load(tmp_path / "acme")) == 2
     assert len(hidden(tmp_path / "acme")) == 2  # the generation and the lock
-    publish(tmp_path / "acme", some_records(6), some_vectors(6))
-    assert len(storage.load(tmp_path / "acme")) == 6
 
 
-def test_confirmation_surrounds_the_switch(tmp_path: Path) -> None:
-    seen = []
+def test_completed_draft_is_a_generation_that_is_not_linked(tmp_path: Path) -> None:
+    """As for a company whose row tells which index serves."""
+    directory = tmp_path / "acme"
+    publish(directory, some_records(2), some_vectors(2))
 
-    @contextmanager
-    def watch() -> Iterator[None]:
-        seen.append(len(storage.load(tmp_path / "acme")))
-        yield
-        seen.append(len(storage.load(tmp_path / "acme")))
+    def complete(draft: storage.Draft) -> str:
+        with storage.publish_lock(directory):
+            return draft.complete()
 
-    publish(tmp_path / "acme", some_records(2), some_vectors(2))
-    publish(tmp_path / "acme", some_records(5), some_vectors(5), confirm=watch)
-    assert seen == [2, 5]
+    with storage.IndexWriter(directory) as writer:
+        writer.add(some_vectors(5), some_records(5))
+        published = writer.publish(INFO, complete)
+    assert published.total_images == len(storage.load(storage.generation_directory(directory, published.generation)))
+    assert len(storage.load(directory)) == 2
+    assert storage.linked_generation(directory) < published.generation
+    assert drafts(directory) == []
+
+
+def test_pruning_drops_what_is_newer_than_the_generation_that_serves(tmp_path: Path) -> None:
+    """Those were given up: behind the next one they would pass for what was before it."""
+    directory = tmp_path / "acme"
+    for size in range(1, 6):
+        publish(directory, some_records(size), some_vectors(size), keep=9)
+    serving = generations(directory)[2].name
+    with storage.publish_lock(directory):
+        storage.prune(directory, serving, keep=1)
+    assert [len(storage.load(entry)) for entry in generations(directory)] == [2, 3]
 
 
 @pytest.mark.parametrize("link", [False, True], ids=["folder", "link to it"])
@@ -158,5 +172,5 @@ def test_damaged_generation_is_not_offered(tmp_path: Path) -> None:
     (tmp_path / "acme" / "index_info.json").write_bytes(b"")
     for count in (1, 2):
         publish(tmp_path / "acme", some_records(count), some_vectors(count))
-    offered = storage.generations(tmp_path / "acme")
+    offered = storage.generations(tmp_path / "acme", storage.linked_generation(tmp_path / "acme"))
     assert [(each.info.total_images, each.published) for each in offered] == [(2, True), (1, False)]

@@ -1,18 +1,19 @@
-import builtins
-import io
+import errno
 import json
 import multiprocessing
+import os
 import random
-import shutil
+import re
+import resource
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 from filelock import FileLock, Timeout
@@ -20,15 +21,14 @@ from filelock import FileLock, Timeout
 from search.engine import storage
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import metadata_entry
-from search.engine.storage import reading, writing
-from search.engine.storage.generations import drop_old_generations
 from tests.support.disks import fill_up
 from tests.support.indexes import (
-    FLASK_FILES,
     INFO,
+    by_link,
     drafts,
     flask_directory,
     generations,
+    hidden,
     hidden_home,
     publish,
     some_records,
@@ -40,12 +40,13 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 
 
-def publish_generation(directory: Path, number: int, *, keep: int = 1) -> None:
+def publish_generation(directory: Path, number: int, *, keep: int = 1, publish: storage.Publish | None = None) -> None:
     """Publish an index of which every part tells its number."""
     count = 3 + number % 5
     with storage.IndexWriter(directory) as writer:
         writer.add(some_vectors(count, seed=number), some_records(count, f"{number}/"))
-        writer.publish(IndexInfo(0, weights=f"generation {number}", fingerprint=f"{number:064}"), keep=keep)
+        info = IndexInfo(0, weights=f"generation {number}" if number else None, fingerprint=f"{number:064}")
+        writer.publish(info, publish or by_link(directory, keep=keep))
 
 
 def require_one_generation(index: ImageIndex) -> int:
@@ -84,7 +85,7 @@ def _write_and_wait(directory: Path, ready: Connection) -> None:
         writer.add(some_vectors(3), some_records(3))
         ready.send("written")
         ready.recv()
-        writer.publish(INFO, keep=5)
+        writer.publish(INFO, by_link(directory, keep=5))
 
 
 def start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
@@ -136,112 +137,125 @@ def test_killed_first_publisher_leaves_the_flask_index_or_the_new_one(tmp_path: 
         assert require_one_generation(storage.load(directory)) == number + 1
 
 
-@pytest.mark.parametrize("step", ["rename", "replace", "unlink", "rmtree", "symlink_to"])
-def test_first_publication_cut_short_at_any_step_leaves_a_whole_index(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    """Every call that changes the disk while a Flask directory is replaced, the last thing a process does."""
+# Cut short at every step --------------------------------------------------------------------------------------------
 
-    class Killed(BaseException):
-        pass
+# What Python tells its audit hooks of before it happens. A process that is killed there leaves all that came before.
+_CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink"}
 
-    for nth in range(1, 4):
-        directory = tmp_path / f"{step}{nth}"
+
+def _publish_until_killed(directory: Path, number: int, nth: int, ready: Connection) -> None:
+    """Publish, and be killed before the nth change of the disk after the files are written."""
+    changes = iter(range(1, 1000))
+
+    def kill_at_nth(event: str, arguments: Any) -> None:
+        if event in _CHANGES and next(changes) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def publish_under_the_hook(draft: storage.Draft) -> str:
+        sys.addaudithook(kill_at_nth)
+        return storage.publish_by_link(directory, draft, keep=0)
+
+    ready.send("ready")
+    publish_generation(directory, number, publish=publish_under_the_hook)
+
+
+def killed_at(directory: Path, number: int, nth: int) -> bool:
+    """Publish this generation in a process that is killed before its nth change; return whether it got so far."""
+    process, _ = start(_publish_until_killed, directory, number, nth)
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def test_first_publication_killed_before_any_of_its_changes_leaves_a_whole_index(tmp_path: Path) -> None:
+    left = []
+    for nth in range(1, 100):
+        directory = tmp_path / f"acme{nth}"
         flask_generation(directory)
-        writer = storage.IndexWriter(directory)
-        writer.add(some_vectors(4, seed=1), some_records(4, "1/"))
-        with monkeypatch.context() as patch:
-            owner: Any = shutil if step == "rmtree" else Path
-            real, calls = getattr(owner, step), iter(range(1, 1000))
-
-            def stop(*args: Any, real: Any = real, calls: Any = calls, nth: int = nth, **kwargs: Any) -> Any:
-                if next(calls) == nth:
-                    raise Killed
-                return real(*args, **kwargs)
-
-            patch.setattr(owner, step, stop)
-            with suppress(Killed):
-                writer.publish(IndexInfo(0, weights="generation 1", fingerprint=f"{1:064}"), keep=0)
+        if not killed_at(directory, 1, nth):
+            break
         assert storage.has_index(directory)
-        assert require_one_generation(storage.load(directory)) in (0, 1)
+        left.append((require_one_generation(storage.load(directory)), directory.exists()))
+        publish_generation(directory, 2, keep=0)
+        assert require_one_generation(storage.load(directory)) == 2
+        assert [entry.name for entry in hidden(directory)] == [".lock", directory.resolve().name]
+    # The plain directory first; then, when it has been moved away, the link that is about to be put in its place.
+    assert list(dict.fromkeys(left)) == [(0, True), (1, False), (1, True)]
 
 
-def test_reader_between_the_steps_of_a_first_publication_sees_a_whole_index(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The Flask directory is replaced just after a reader has found out where the files lie."""
-    for nth in range(1, 8):
+def test_publication_after_one_that_was_killed_before_its_link_may_be_killed_too(tmp_path: Path) -> None:
+    seen = set()
+    for nth in range(1, 100):
         directory = tmp_path / f"acme{nth}"
         flask_generation(directory)
-        with monkeypatch.context() as patch:
-            real, calls = reading.resolve, iter(range(1, 1000))
-
-            def resolve_and_publish(
-                place: Path, real: Any = real, calls: Any = calls, nth: int = nth, directory: Path = directory
-            ) -> Path:
-                found: Path = real(place)
-                if next(calls) == nth:
-                    publish_generation(directory, 1, keep=0)
-                return found
-
-            patch.setattr(reading, "resolve", resolve_and_publish)
-            assert storage.has_index(directory)
-            require_one_generation(storage.load(directory))
-            assert storage.info(directory).weights in (None, "generation 1")
-            assert storage.version(directory)
+        publish_generation(directory, 1, keep=0)
+        directory.rename(hidden_home(directory) / ".link-0123456789abcdef")
+        if not killed_at(directory, 2, nth):
+            break
+        number = require_one_generation(storage.load(directory))
+        seen.add(number)
+        with storage.publish_lock(directory):  # what was cut short is brought to its end
+            storage.link(directory, storage.linked_generation(directory) or "")
+        assert directory.is_symlink()
+        assert require_one_generation(storage.load(directory)) == number
+    assert seen == {1, 2}
 
 
-@pytest.mark.parametrize("plain_files", [FLASK_FILES, ["faiss_index.bin", "metadata.json"]])
-def test_reader_of_a_plain_directory_replaced_before_any_of_its_files_is_opened_sees_a_whole_index(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_files: list[str]
+def _load_while_replaced(directory: Path, nth: int, linked: bool, answer: Connection) -> None:
+    """Load the index, which another takes the place of just before the nth file is opened.
+
+    linked: the link is put in its place; otherwise whoever published was killed before that.
+    """
+    opened, replaced = iter(range(1, 1000)), False
+
+    def replace_at_nth(event: str, arguments: Any) -> None:
+        nonlocal replaced
+        if event == "open" and not replaced and str(arguments[0]).endswith(_ENDINGS) and next(opened) == nth:
+            replaced = True
+            publish_generation(directory, 9, keep=0)
+            if not linked:
+                directory.rename(hidden_home(directory) / ".link-0123456789abcdef")
+
+    answer.send("ready")
+    sys.addaudithook(replace_at_nth)
+    number = require_one_generation(storage.load(directory))
+    answer.send((replaced, number))
+
+
+_ENDINGS = (".bin", ".npy", ".json", "SHA256SUMS")
+
+
+def plain_without_copies(directory: Path) -> None:
+    flask_generation(directory)
+    for name in ("index_info.json", "embeddings.npy"):
+        (directory / name).unlink()
+
+
+def generation_of_ours(directory: Path) -> None:
+    publish_generation(directory, 0)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("make", [flask_generation, plain_without_copies, generation_of_ours])
+def test_reader_of_an_index_replaced_before_any_of_its_files_is_opened_sees_a_whole_one(
+    tmp_path: Path, make: Callable[[Path], None], linked: bool
 ) -> None:
-    replaced = 0
-    for nth in range(1, 12):
+    seen = []
+    for nth in range(1, 100):
         directory = tmp_path / f"acme{nth}"
-        flask_generation(directory)
-        for name in set(FLASK_FILES) - set(plain_files):
-            (directory / name).unlink()
-        opened, publishing = 0, False
-
-        def publish_at_nth(
-            real: Callable[..., Any], *args: Any, nth: int = nth, directory: Path = directory, **kwargs: Any
-        ) -> Any:
-            nonlocal opened, publishing, replaced
-            if publishing or Path(args[0]).parent != directory:
-                return real(*args, **kwargs)
-            opened += 1
-            if opened != nth:
-                return real(*args, **kwargs)
-            publishing, replaced = True, replaced + 1
-            publish_generation(directory, 1, keep=0)
-            link = directory.readlink()
-            directory.unlink()  # as for the moment between moving the plain directory away and linking to the new one
-            try:
-                return real(*args, **kwargs)
-            finally:
-                directory.symlink_to(link)
-                publishing = False
-
-        with monkeypatch.context() as patch:
-            for owner, name in [(io, "open"), (builtins, "open"), (faiss, "read_index")]:
-                patch.setattr(owner, name, partial(publish_at_nth, getattr(owner, name)))
-            require_one_generation(storage.load(directory))
-    assert replaced >= 4
+        make(directory)
+        reader, answer = start(_load_while_replaced, directory, nth, linked)
+        assert answer.poll(30)
+        replaced, number = answer.recv()
+        reader.join()
+        if not replaced:
+            break
+        seen.append(number)
+    assert len(seen) >= 3
+    assert seen[0] == 9
 
 
-def test_reader_whose_generation_is_pruned_while_it_loads_gets_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish_generation(tmp_path / "acme", 1)
-    real = reading._flat_shape
-
-    def publish_first(generation: Path) -> tuple[int, int]:
-        monkeypatch.setattr(reading, "_flat_shape", real)
-        publish_generation(tmp_path / "acme", 2, keep=0)
-        return real(generation)
-
-    monkeypatch.setattr(reading, "_flat_shape", publish_first)
-    assert require_one_generation(storage.load(tmp_path / "acme")) == 2
+# Several at a time --------------------------------------------------------------------------------------------------
 
 
 def test_publishers_in_several_processes_take_turns(tmp_path: Path) -> None:
@@ -276,26 +290,32 @@ def test_drafts_of_killed_processes_are_cleared_and_those_of_living_ones_stay(tm
     assert len(storage.load(directory)) == 3
 
 
-def test_draft_is_not_cleared_between_its_making_and_its_locking(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever publishes at the worst moment of a writer's beginning clears nothing that it needs."""
+def _write_and_prune_at_the_worst_moment(directory: Path, answer: Connection) -> None:
+    """Publish generation 2; prune, as another publisher would, when the draft is made and not locked yet."""
+    outcome = []
+
+    def prune_before_the_lock(event: str, arguments: Any) -> None:
+        if event != "open" or outcome or not re.search(r"/\.writing-\w+/\.lock$", str(arguments[0])):
+            return
+        outcome.append("the lock was held")
+        with suppress(Timeout), FileLock(hidden_home(directory) / ".lock", timeout=0):
+            storage.prune(directory, storage.linked_generation(directory) or "", keep=1)
+            outcome[0] = "pruned"
+
+    sys.addaudithook(prune_before_the_lock)
+    answer.send("ready")
+    publish_generation(directory, 2)
+    answer.send(outcome)
+
+
+def test_draft_cannot_be_cleared_between_its_making_and_its_locking(tmp_path: Path) -> None:
     directory = tmp_path / "acme"
     publish_generation(directory, 1)
-
-    class ClearedJustBefore(FileLock):
-        def acquire(self, *args: Any, **options: Any) -> Any:
-            if Path(self.lock_file).parent.name.startswith(".writing-"):
-                monkeypatch.setattr(writing, "FileLock", FileLock)
-                with suppress(Timeout), FileLock(hidden_home(directory) / ".lock", timeout=0):
-                    drop_old_generations(directory, keep=1)
-            return super().acquire(*args, **options)
-
-    monkeypatch.setattr(writing, "FileLock", ClearedJustBefore)
-    with storage.IndexWriter(directory) as writer:
-        writer.add(some_vectors(3), some_records(3))
-        writer.publish(INFO, keep=5)
-    assert len(storage.load(directory)) == 3
+    writer, answer = start(_write_and_prune_at_the_worst_moment, directory)
+    assert answer.poll(30)
+    assert answer.recv() == ["the lock was held"]
+    writer.join()
+    assert require_one_generation(storage.load(directory)) == 2
 
 
 def test_full_disk_leaves_the_old_index_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,3 +325,23 @@ def test_full_disk_leaves_the_old_index_and_no_draft(tmp_path: Path, monkeypatch
         publish(tmp_path / "acme", some_records(5), some_vectors(5))
     assert drafts(tmp_path / "acme") == []
     assert len(storage.load(tmp_path / "acme")) == 2
+
+
+def test_writer_that_runs_out_of_open_files_leaves_no_draft(tmp_path: Path) -> None:
+    publish(tmp_path / "acme", some_records(2), some_vectors(2))
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused = []
+    for spare in range(20):
+        last = os.open(os.devnull, os.O_RDONLY)
+        os.close(last)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + spare, usual[1]))
+        try:
+            with storage.IndexWriter(tmp_path / "acme"):
+                break
+        except OSError as error:
+            refused.append(error.errno)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        assert drafts(tmp_path / "acme") == []
+    assert refused == [errno.EMFILE] * 5  # two locks, and three files
+    assert drafts(tmp_path / "acme") == []

@@ -9,7 +9,16 @@ import pytest
 from search.engine import storage
 from search.engine.index.records import ImageRecord
 from search.engine.model.passport import ModelPassport
-from tests.support.indexes import INFO, ODD_NAMES, OUR_FILES, publish, some_records, some_signatures, some_vectors
+from tests.support.indexes import (
+    INFO,
+    ODD_NAMES,
+    OUR_FILES,
+    by_link,
+    publish,
+    some_records,
+    some_signatures,
+    some_vectors,
+)
 
 
 def test_what_is_published_is_what_loads(tmp_path: Path) -> None:
@@ -29,7 +38,7 @@ def test_rows_added_in_any_pieces_make_the_same_files(tmp_path: Path) -> None:
     with storage.IndexWriter(tmp_path / "pieces") as writer:
         for start, stop in ((0, 1), (1, 1), (1, 5), (5, 7)):
             writer.add(vectors[start:stop], records[start:stop], some_signatures(7)[start:stop])
-        writer.publish(INFO, keep=2)
+        writer.publish(INFO, by_link(tmp_path / "pieces"))
     for name in set(OUR_FILES) - {"index_info.json"}:
         assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
