@@ -90,13 +90,18 @@ def _with_changes(built: ImageIndex, company: Company) -> ImageIndex:
 
 
 def _caught_up(overlay: _Overlay, company: Company, made_by: str | None) -> _Overlay:
-    changes = list(company.live_changes.missing_from(overlay.sequence))
-    # Asked after the changes: what a build has settled, and with it taken from the table, is missing from them.
-    floor = Company.objects.values_list("live_floor", flat=True).get(pk=company.pk)
+    changes, floor = _changes(company, overlay.sequence)
     if floor > overlay.sequence:
         raise _Superseded
     index = overlay.index.with_changes([_live_image(change, made_by) for change in changes])
     return _Overlay(max([company.live_sequence, *(change.sequence for change in changes)]), index)
+
+
+def _changes(company: Company, sequence: int) -> tuple[list[LiveChange], int]:
+    """Return the changes after sequence, and up to which one they are gone from the table."""
+    changes = list(company.live_changes.missing_from(sequence))
+    # Asked last: what a build has settled meanwhile is missing from the changes.
+    return changes, Company.objects.values_list("live_floor", flat=True).get(pk=company.pk)
 
 
 def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:

@@ -104,15 +104,15 @@ def test_completed_draft_is_a_generation_that_is_not_linked(tmp_path: Path) -> N
     assert drafts(directory) == []
 
 
-def test_pruning_drops_what_is_newer_than_the_generation_that_serves(tmp_path: Path) -> None:
-    """Those were given up: behind the next one they would pass for what was before it."""
+def test_pruning_drops_what_was_given_up_between_the_one_before_and_the_published_one(tmp_path: Path) -> None:
+    """Behind the published one they would pass for what was before it."""
     directory = tmp_path / "acme"
     for size in range(1, 6):
         publish(directory, some_records(size), some_vectors(size), keep=9)
-    serving = generations(directory)[2].name
+    names = [entry.name for entry in generations(directory)]
     with storage.publish_lock(directory):
-        storage.prune(directory, serving, keep=1)
-    assert [len(storage.load(entry)) for entry in generations(directory)] == [2, 3]
+        storage.prune(directory, names[4], before=names[2], keep=1)
+    assert [len(storage.load(entry)) for entry in generations(directory)] == [3, 5]
 
 
 @pytest.mark.parametrize("link", [False, True], ids=["folder", "link to it"])
