@@ -24,7 +24,7 @@ from django.utils import timezone
 from search import overlay, runtime
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
-from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
+from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from tenants import audit
 from tenants.models import Company, LiveChange
 

@@ -4,7 +4,7 @@ from rest_framework import serializers
 
 from search.engine.index.index import IndexInfo, Match
 from search.engine.index.records import metadata_entry
-from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
+from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.engine.storage import info_entries, timestamp
 from search.queries import DEFAULT_TOP_K, MAX_TOP_K, Filters
 from tenants.models import Company, IndexBuild

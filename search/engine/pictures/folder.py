@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.engine.pictures.decode import has_allowed_extension
+from search.engine.pictures.paths import has_allowed_extension
 
 
 @dataclass(frozen=True, slots=True)

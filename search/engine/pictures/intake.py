@@ -21,8 +21,9 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO, Self, cast
 
 from search.engine.errors import ImageUnreadable
-from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension, open_image
+from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import SkippedFile
+from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 
 _STAGING = ".upload-"  # hidden, so that builds pass over it
 _ABANDONED_SECONDS = 24 * 3600

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from search.engine.errors import ArchiveRefused
-from search.engine.pictures.decode import has_allowed_extension
+from search.engine.pictures.paths import has_allowed_extension
 from search.engine.storage import PARTS
 
 IMAGES = "images"
