@@ -15,16 +15,17 @@ from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from search import overlay, runtime
+from search.engine.errors import PathRefused
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
-from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
+from search.engine.pictures.paths import require_new_path, require_path
 from tenants import audit
 from tenants.models import Company, LiveChange
 
@@ -34,10 +35,6 @@ FOLD_AT = 1000  # changes: a build is queued at once
 
 _UPLOADS = ".uploads"  # hidden from builds
 _ABANDONED_SECONDS = 3600  # after which an upload's temporary file is nobody's any more
-
-
-class PathRefused(ValueError):
-    """A path that no picture can be stored under."""
 
 
 class FolderUnusable(Exception):
@@ -55,9 +52,12 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
 
     Raises PathRefused, FolderUnusable, ImageUnreadable, and what embedding raises.
     """
+    require_path(path)
     index = overlay.index_or_empty(company)
-    target = _target(company, path)
     known = index.find_path(path)
+    if known is None:
+        require_new_path(path)
+    target = _target(company, path)
     if known is not None and _holds(target, content):
         return known, Put.UNCHANGED
     embedder = runtime.embedder_for(index)
@@ -73,7 +73,7 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
                 audit.record(by, audit.Action.PICTURE_PUT, company, path)
                 uploaded.replace(target)
         except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-            raise PathRefused(f"{path}: a folder or a file of that name is in the way") from error
+            raise PathRefused(path, "a folder or a file of that name is in the way") from error
     fold_later(company, changes=sequence - (index.info.live_sequence or 0))
     return record, Put.REPLACED if known else Put.CREATED
 
@@ -83,6 +83,7 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
 
     Raises PathRefused and FolderUnusable.
     """
+    require_path(path)
     index = overlay.index_or_empty(company)
     target = _target(company, path)
     record = index.find_path(path)
@@ -123,19 +124,10 @@ def _write_change(company: Company, record: ImageRecord, sequence: int, vector: 
 
 
 def _target(company: Company, path: str) -> Path:
-    """Return where a picture of this path is stored, or raise PathRefused."""
-    parts = PurePosixPath(path).parts
-    if "/".join(parts) != path or any(part in {"", ".", ".."} or part.startswith(("/", ".")) for part in parts):
-        raise PathRefused(f"{path}: not a path below the company's folder, or one with a hidden part")
-    if not has_allowed_extension(path):
-        raise PathRefused(f"File type not allowed. Allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
-    if not path.isprintable() and any(ord(letter) < 32 or "\ud800" <= letter <= "\udfff" for letter in path):
-        raise PathRefused(f"{path!r}: a path with control characters")
-    if len(path) > 1000 or any(len(part.encode()) > 250 for part in parts):
-        raise PathRefused("The path is longer than 1000 letters, or a part of it than 250 bytes")
+    """Return where a picture of this path is stored. Raises PathRefused."""
     root = company.image_directory.resolve()
     if (root / path).parent.resolve() != (root / path).parent:
-        raise PathRefused(f"{path}: leads through a link")
+        raise PathRefused(path, "leads through a link")
     return root / path
 
 

@@ -20,17 +20,17 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Self, cast
 
-from search.engine.errors import ImageUnreadable
+from search.engine.errors import ImageUnreadable, PathRefused
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import SkippedFile
-from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
+from search.engine.pictures.paths import require_new_path
 
 _STAGING = ".upload-"  # hidden, so that builds pass over it
 _ABANDONED_SECONDS = 24 * 3600
 _CHUNK = 1 << 16
-_MAX_PATH_BYTES = 1000
-_MAX_PART_BYTES = 250
 _MAX_DIRECTORY_BYTES = 16 * 2**20  # of a zip's list of entries: zipfile makes objects of all of it at once
+_RESOURCE_FORKS = "__MACOSX"
+_DRIVE = re.compile("[A-Za-z]:")
 _SMALL = 2**20  # bytes: below, no ratio is suspicious
 
 _UTF8_NAME, _ENCRYPTED = 0x800, 0x1  # zip flags
@@ -97,6 +97,8 @@ def take_in(
                     raise _Refused("its name occurs more than once in the upload")
                 seen.add(path)
                 was_there = shelf.store(entry, path, limits=limits, budget=budget, replace=replace)
+            except PathRefused as error:
+                intake.refused.append(SkippedFile(_printable(entry.name), error.reason))
             except (_Refused, ImageUnreadable) as error:
                 intake.refused.append(SkippedFile(_printable(entry.name), str(error)))
             except OSError as error:
@@ -189,30 +191,16 @@ class _BoundedReads:
 
 
 def _checked_path(entry: _Entry, location: str) -> str:
-    """Return the path below the folder that entry is stored under, or raise _Refused."""
+    """Return the path below the folder that entry is stored under. Raises _Refused and PathRefused."""
     if entry.refusal:
         raise _Refused(entry.refusal)
-    name = entry.name
-    if any(ord(letter) < 32 or "\x7f" <= letter <= "\x9f" for letter in location + name):
-        raise _Refused("control characters in its path")
-    parts = PurePosixPath(location, name).parts
-    if not parts:
-        raise _Refused("it has no name")
-    if name.startswith("/") or parts[0] == "/" or re.match("[A-Za-z]:", name):
+    if entry.name.startswith("/") or _DRIVE.match(entry.name):
         raise _Refused("an absolute path")
-    if ".." in parts:
-        raise _Refused("a path that leads out of the folder")
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        raise _Refused("a hidden file, or one in a hidden folder")
-    if not has_allowed_extension(name):
-        raise _Refused(f"file type not allowed, allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
+    parts = PurePosixPath(location, entry.name).parts
+    if _RESOURCE_FORKS in parts:
+        raise _Refused("a hidden file, which a Mac has added")
     path = "/".join(parts)
-    try:
-        too_long = len(path.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_PART_BYTES for part in parts)
-    except UnicodeEncodeError:
-        raise _Refused("its name is not valid Unicode") from None
-    if too_long:
-        raise _Refused(f"its path is longer than {_MAX_PATH_BYTES} bytes, or a part of it than {_MAX_PART_BYTES}")
+    require_new_path(path)
     return path
 
 

@@ -9,6 +9,7 @@ has to be remembered. Whatever an archive holds, reading it takes little memory 
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,11 +19,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, cast
 
-from search.engine.errors import ArchiveRefused
-from search.engine.pictures.paths import has_allowed_extension
+from search.engine.errors import ArchiveRefused, PathRefused
+from search.engine.pictures.paths import require_path
 from search.engine.storage import PARTS
 
 IMAGES = "images"
@@ -34,7 +35,6 @@ _VERSION = 1
 
 _CHUNK = 1 << 20
 _LINE = 1 << 20  # bytes that a line of the manifest has at most
-_PATH, _PART = 2000, 255  # bytes that a name and a part of it have at most
 _BROKEN = (tarfile.TarError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, RecursionError)
 
 
@@ -167,7 +167,8 @@ class Archive:
             for info in self._members(tar):
                 if info.name == _MANIFEST:
                     break
-                self._unpack_one(tar, info, next(listed, None), place(info.name))
+                with _named_if_too_long(info.name):
+                    self._unpack_one(tar, info, next(listed, None), place(info.name))
             if next(listed, None):
                 raise _Refused("its manifest lists more than it holds")
 
@@ -278,20 +279,29 @@ def open_archive(path: Path) -> Iterator[Archive]:
         yield Archive(file, path)
 
 
+@contextmanager
+def _named_if_too_long(name: str) -> Iterator[None]:
+    """Refuse a name that was one where the archive was made: file systems differ in how long a part may be."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise _Refused(f"{_shown(name)} is too long a name for the file system here") from error
+
+
 def _require_name(info: tarfile.TarInfo, before: str) -> None:
-    name = info.name
     tarfile.data_filter(info, tempfile.gettempdir())  # what Python knows of hostile members comes on top of ours
-    place, *parts = PurePosixPath(name).parts
-    if "/".join([place, *parts]) != name or not parts or any(part in {"..", "."} for part in parts) or "\0" in name:
-        raise _Refused(f"{_shown(name)} is no path of a member")
-    if len(name.encode()) > _PATH or any(len(part.encode()) > _PART or part.startswith(".") for part in parts):
-        raise _Refused(f"{_shown(name)} is too long or hidden")
-    if not (place == IMAGES and has_allowed_extension(name)) and not (place == INDEX and {*parts} <= PARTS):
-        raise _Refused(f"{_shown(name)} is neither a picture nor a file of an index")
-    if place == INDEX and len(parts) != 1:
-        raise _Refused(f"{_shown(name)} is no file of an index")
-    if name <= before:
-        raise _Refused(f"{_shown(name)} comes after {_shown(before)}: names come once and in order")
+    place, _, path = info.name.partition("/")
+    if place == IMAGES:
+        try:
+            require_path(path)
+        except PathRefused as error:
+            raise _Refused(f"{_shown(info.name)} is no picture's path: {error.reason}") from error
+    elif place != INDEX or path not in PARTS:
+        raise _Refused(f"{_shown(info.name)} is neither a picture nor a file of an index")
+    if info.name <= before:
+        raise _Refused(f"{_shown(info.name)} comes after {_shown(before)}: names come once and in order")
 
 
 def _shown(name: str) -> str:

@@ -2,6 +2,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -215,8 +216,13 @@ def test_the_first_picture_of_a_company_without_index(
         "a.png/../b.txt",
         "x" * 251 + ".png",
         "d/" * 500 + "a.png",
+        "%C3%A9" * 124 + ".png",
         "nul%00.png",
         "line%0Abreak.png",
+        "del%7F.png",
+        "next%C2%85line.png",
+        "line%E2%80%A8separator.png",
+        "%E2%80%AEgnp.exe.png",
     ],
 )
 def test_paths_that_are_no_picture_of_the_folder_are_refused(
@@ -226,7 +232,23 @@ def test_paths_that_are_no_picture_of_the_folder_are_refused(
     response = put(client, path, GREEN, staff)
     assert response.status_code == 400
     assert response.json()["success"] is False
+    assert response.json()["error"].isprintable()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_picture_of_an_odd_name_that_is_there_already_can_be_replaced_and_deleted(
+    client: Client, make_company: MakeCompany, staff: dict[str, str]
+) -> None:
+    name, longer = "line\nbreak\u202e.png", f"{'d/' * 600}a.png"
+    acme = make_company("acme", {name: RED, longer: RED})
+    for path in (name, longer):
+        response = put(client, quote(path), GREEN, staff)
+        assert (response.status_code, response.json().get("change")) == (200, "replaced"), response.json()
+        assert response.json()["image"]["fullPath"] == path
+        assert delete(client, quote(path), staff).status_code == 200
+        assert not (acme.image_directory / path).exists()
+        assert put(client, quote(path), GREEN, staff).status_code == 400
+    assert found(client, RED) == []
 
 
 def test_no_link_leads_out_of_the_folder(client: Client, acme: Company, staff: dict[str, str], tmp_path: Any) -> None:

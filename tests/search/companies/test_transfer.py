@@ -94,7 +94,7 @@ def test_a_company_comes_back_byte_by_byte(
     acme: Company, tmp_path: Path, elsewhere: Callable[[], None], embedder: FakeEmbedder
 ) -> None:
     for path, _, _ in ODD_NAMES:
-        paint(acme.image_directory / path.replace("\n", " "), GREEN)
+        paint(acme.image_directory / path, GREEN)
     call_command("build_embeddings", company="acme", stdout=StringIO())
     files, there, results = index_files(), pictures(acme), found()
     export(tmp_path / "a.tar", "--with-images")
@@ -108,6 +108,22 @@ def test_a_company_comes_back_byte_by_byte(
     call_command("build_embeddings", company="acme", stdout=StringIO())
     assert (embedder.embedded, index_files()) == (embedded, files)
     assert company.builds.last().total_images == len(there)
+
+
+@pytest.mark.parametrize("length", [999, 1001, 1999, 2001, 3000])
+def test_a_picture_of_a_long_path_comes_back(
+    acme: Company, tmp_path: Path, elsewhere: Callable[[], None], length: int
+) -> None:
+    path = f"{'folder/' * ((length - 10) // 7)}".ljust(length - 4, "x") + ".png"
+    paint(acme.image_directory / path, RED)
+    call_command("build_embeddings", company="acme", stdout=StringIO())
+    there = pictures(acme)
+    assert path in there
+    export(tmp_path / "a.tar", "--with-images")
+    elsewhere()
+    import_(tmp_path / "a.tar")
+    assert pictures(Company.objects.get()) == there
+    assert path in found()
 
 
 def test_without_pictures_the_index_comes_alone(acme: Company, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
@@ -337,7 +353,7 @@ HOSTILE: dict[str, Forge] = {
     "folder of the index": lambda tar, lines: add(tar, "index/sub/metadata.json", lines=lines),
     "no file of an index": lambda tar, lines: add(tar, "index/x.png", lines=lines),
     "long": lambda tar, lines: add(tar, f"images/{'x' * 300}.png", lines=lines),
-    "deep": lambda tar, lines: add(tar, f"images/{'d/' * 2000}x.png", lines=lines),
+    "deep": lambda tar, lines: add(tar, f"images/{'d/' * 2100}x.png", lines=lines),
     "symbolic link": lambda tar, lines: add(
         tar, "images/x.png", b"", lines, type=tarfile.SYMTYPE, linkname="/etc/passwd"
     ),
