@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from search.engine.errors import PathRefused
+from search.engine.pictures import shelf as shelves
 from search.engine.pictures.shelf import Shelf
 
 
@@ -136,6 +138,28 @@ def test_a_name_too_long_for_the_file_system_is_refused(folder: Path) -> None:
         with pytest.raises(PathRefused, match="too long a name"):
             place(folder, path)
     assert list(folder.iterdir()) == []
+
+
+def test_a_crash_finds_the_content_before_the_name_and_the_name_before_the_return(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class WatchedOs:
+        def __getattr__(self, name: str) -> Any:
+            if name in {"mkdir", "fsync", "rename", "unlink"}:
+                calls.append(name)
+            return getattr(os, name)
+
+    with Shelf(folder) as shelf, shelf.stage() as staged:
+        monkeypatch.setattr(shelves, "os", WatchedOs())
+        staged.file.write(b"new")
+        staged.sync()
+        staged.place("New/a.png", replace=True, durable=True)
+        assert calls == ["fsync", "mkdir", "fsync", "rename", "fsync"]
+        calls.clear()
+        shelf.remove("New/a.png")
+        assert calls == ["unlink", "fsync"]
 
 
 # Leftovers

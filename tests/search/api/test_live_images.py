@@ -1,4 +1,5 @@
 import re
+import shutil
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from search.engine import storage
 from search.engine.storage.cache import IndexCache
 from search.tasks import carry_out_build, fold_live_changes
 from tenants.models import Company, IndexBuild, LiveChange
-from tests.conftest import picture
+from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 
 MakeCompany = Callable[..., Company]
@@ -258,6 +259,37 @@ def test_no_link_leads_out_of_the_folder(client: Client, acme: Company, staff: d
     assert put(client, "link/g.png", GREEN, staff).status_code == 400
     assert delete(client, "link/g.png", staff).status_code == 400
     assert list(outside.iterdir()) == []
+
+
+def test_a_link_to_a_picture_is_neither_replaced_nor_deleted(
+    client: Client, acme: Company, staff: dict[str, str]
+) -> None:
+    """A build follows it, so that what is deleted here would come back."""
+    link = acme.image_directory / "link.png"
+    link.symlink_to("Warm/red.png")
+    call_command("build_embeddings", company="acme")
+    for response in (put(client, "link.png", GREEN, staff), delete(client, "link.png", staff)):
+        assert response.status_code == 400
+        assert response.json()["error"] == "link.png: a link, a file or a folder of that name is in the way"
+    assert link.is_symlink()
+    assert "link.png" in found(client, RED)
+
+
+def test_a_picture_whose_file_is_gone_can_be_deleted_and_put(
+    client: Client, acme: Company, staff: dict[str, str]
+) -> None:
+    shutil.rmtree(acme.image_directory)
+    assert delete(client, "Warm/red.png", staff).status_code == 200
+    assert put(client, "Cold/blue.png", BLUE, staff).json()["change"] == "replaced"
+    assert found(client, RED) == ["Cold/blue.png"]
+    assert delete(client, "Warm/red.png", staff).status_code == 404
+
+
+def test_a_picture_that_no_build_has_seen_can_be_deleted(client: Client, acme: Company, staff: dict[str, str]) -> None:
+    paint(acme.image_directory / "unseen.png", GREEN)
+    assert delete(client, "unseen.png", staff).status_code == 200
+    assert not (acme.image_directory / "unseen.png").exists()
+    assert delete(client, "unseen.png", staff).status_code == 404
 
 
 def test_a_picture_where_a_folder_is_is_refused(client: Client, acme: Company, staff: dict[str, str]) -> None:

@@ -1,8 +1,8 @@
 """Companies exported to an archive and imported from it, on real files; hostile archives; processes that are killed."""
 
+import errno
 import io
 import json
-import os
 import random
 import tarfile
 import time
@@ -24,6 +24,7 @@ from tenants.models import AuditEvent, Company
 from tests.conftest import paint, picture
 from tests.engine.storage.test_storage import ODD_NAMES
 from tests.search.management.test_check_index import FILES, flip_a_byte, make_flask_company
+from tests.support.disks import RefusingOs
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import KILLED, Site
 from tests.support.waiting import eventually
@@ -249,20 +250,10 @@ def test_a_full_disk_leaves_the_archive_before(acme: Company, tmp_path: Path, mo
     target.parent.mkdir()
     export(target)
     before = target.read_bytes()
-    monkeypatch.setattr(archives, "os", _FullDisk())
+    monkeypatch.setattr(archives, "os", RefusingOs(errno.ENOSPC, "fsync"))
     with pytest.raises(CommandError, match="No space left"):
         export(target, "--force")
     assert (target.read_bytes(), list(target.parent.iterdir())) == (before, [target])
-
-
-class _FullDisk:
-    """The module os on a disk without room for what is written."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
-
-    def fsync(self, descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
 
 
 # Refused imports: nothing of them is left
@@ -472,7 +463,7 @@ def test_a_name_that_differs_in_case_is_taken(archive: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(archive: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "os", _FullDisk())
+    monkeypatch.setattr(archives, "os", RefusingOs(errno.ENOSPC, "fsync"))
     assert_refused(archive, settings, said="No space left")
 
 
