@@ -1,14 +1,15 @@
 """Companies that move to another installation, or come back from a backup, as one archive."""
 
-import filecmp
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
@@ -19,7 +20,8 @@ from search.companies.adoption import record_index
 from search.engine import storage
 from search.engine.errors import ArchiveRefused, IndexNotBuilt, NotEnoughSpace
 from search.engine.pictures.folder import ImageFile, find_images
-from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, new_archive, open_archive
+from search.engine.pictures.shelf import Shelf, remove_tree
+from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, Member, new_archive, open_archive
 from search.engine.storage.checkup import examine
 from tenants import audit
 from tenants.models import Company
@@ -116,8 +118,8 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
         company = _company(archive, name, image_folder)
         directory = company.embeddings_directory
         _require_space(path, directory)
-        with storage.Draft(directory) as draft, _picture_draft(company) as pictures:
-            archive.unpack(lambda member: _place(member, draft.path, pictures))
+        with storage.Draft(directory) as draft, _picture_draft(company) as pictures, Shelf(pictures) as shelf:
+            archive.unpack(lambda member: _create(member, draft.path, shelf))
             if not storage.has_index(draft.path):
                 raise ArchiveRefused(f"{path} is refused: it holds no index")
             if archive.about["company"] != company.name:
@@ -125,9 +127,9 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
             checkup = examine(draft.path)
             if checkup.problems:
                 raise ArchiveRefused(f"The index in {path} is damaged: {'; '.join(checkup.problems)}")
-            _require_same_pictures(pictures, company)
+            _require_same_pictures(archive, company.image_directory)
             _save(company, storage.info(draft.path).live_sequence or 0)
-            count = sum(file.is_file() for file in pictures.rglob("*"))
+            count = sum(1 for _ in archive.pictures())
             if count:
                 _move_pictures(pictures, company.image_directory)
             draft.publish(keep=settings.KEEP_GENERATIONS)
@@ -170,9 +172,10 @@ def _require_space(path: Path, directory: Path) -> None:
         raise NotEnoughSpace(f"{path} needs {needed >> 20} MB, {directory.parent} has {free >> 20} MB left: free some")
 
 
-def _place(member: str, index: Path, pictures: Path) -> Path:
-    kind, _, name = member.partition("/")
-    return pictures / name if kind == IMAGES else index / name
+def _create(member: str, index: Path, pictures: Shelf) -> IO[bytes]:
+    """Return the new file of a member. Raises PathRefused."""
+    place, _, name = member.partition("/")
+    return pictures.create(name) if place == IMAGES else (index / name).open("xb")
 
 
 @contextmanager
@@ -180,24 +183,32 @@ def _picture_draft(company: Company) -> Iterator[Path]:
     """Yield a new directory beside the company's folder, hidden, which is removed unless it was renamed."""
     folder = company.image_directory
     draft = folder.with_name(f".importing-{folder.name}")
-    shutil.rmtree(draft, ignore_errors=True)  # what a killed process left
+    if draft.exists():  # what a killed process left
+        remove_tree(draft)
     draft.mkdir(parents=True)
     try:
         yield draft
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            remove_tree(draft)
 
 
-def _require_same_pictures(pictures: Path, company: Company) -> None:
+def _require_same_pictures(archive: Archive, folder: Path) -> None:
     """Refuse pictures for a folder that holds others; the same may be there, from an import that was killed."""
-    folder = company.image_directory
-    if not any(pictures.iterdir()) or not folder.exists() or not any(folder.iterdir()):
+    listed = archive.pictures()
+    first = next(listed, None)
+    if first is None or not folder.exists() or not any(folder.iterdir()):
         return
-    names = [sorted(file.relative_to(root) for file in root.rglob("*")) for root in (pictures, folder)]
-    if names[0] != names[1] or not all(
-        filecmp.cmp(pictures / name, folder / name, shallow=False) for name in names[0] if (pictures / name).is_file()
-    ):
-        raise TransferRefused(f"{folder} holds other pictures: move them away, or import under another name")
+    for member, found in zip_longest(chain([first], listed), find_images(folder)):
+        if member is None or not isinstance(found, ImageFile) or not _same(member, found, folder):
+            raise TransferRefused(f"{folder} holds other pictures: move them away, or import under another name")
+
+
+def _same(member: Member, found: ImageFile, folder: Path) -> bool:
+    if (member.name, member.bytes) != (found.path, found.size):
+        return False
+    with (folder / found.path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == member.sha256
 
 
 def _save(company: Company, live_sequence: int) -> None:

@@ -67,7 +67,7 @@ class Shelf:
         """Return the new file of path, open for writing, in a folder that nobody reads yet."""
         with self._open_folder(path, make=True) as (folder, name):
             descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
-        return open(descriptor, "wb", buffering=0)  # noqa: PTH123
+        return open(descriptor, "wb")  # noqa: PTH123
 
     def require(self, path: str) -> None:
         """Raise FileNotFoundError where there is no file of this path."""
@@ -166,6 +166,47 @@ class Staged:
         except OSError:
             return False
         return True
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove folder and all that lies in it, however deep: shutil.rmtree calls itself and opens a directory a level.
+
+    A directory's own directories are moved up before it is removed, so that there are never more than two levels.
+    Raises OSError.
+    """
+    root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _empty(root)
+    finally:
+        os.close(root)
+    folder.rmdir()
+
+
+def _empty(root: int) -> None:
+    while names := os.listdir(root):
+        for name in names:
+            if not _is_directory(name, root):
+                os.unlink(name, dir_fd=root)
+                continue
+            directory = _open_directory(name, root)
+            try:
+                _empty_into(root, directory)
+            finally:
+                os.close(directory)
+            os.rmdir(name, dir_fd=root)
+
+
+def _empty_into(root: int, directory: int) -> None:
+    """Move the directories of directory into root, and remove its files."""
+    for name in os.listdir(directory):
+        if _is_directory(name, directory):
+            os.rename(name, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=root)
+        else:
+            os.unlink(name, dir_fd=directory)
+
+
+def _is_directory(name: str, parent: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
 
 
 def _open_directory(name: str, parent: int) -> int:

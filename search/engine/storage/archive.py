@@ -9,7 +9,6 @@ has to be remembered. Whatever an archive holds, reading it takes little memory 
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -157,18 +156,25 @@ class Archive:
         self._manifest = self._find_manifest()
         self.about = self._read_about()
 
-    def unpack(self, place: Callable[[str], Path]) -> None:
-        """Write every member to the new file that place gives for its name, and compare it with the manifest.
+    def pictures(self) -> Iterator[Member]:
+        """Yield the pictures, by ascending path, as the manifest lists them; the name of each is its path."""
+        for member in self._listed():
+            place, _, path = member.name.partition("/")
+            if place == IMAGES:
+                yield Member(path, member.bytes, member.sha256, member.mtime_ns)
 
-        Raises ArchiveRefused where anything is not as the manifest says; what was written by then is no good.
+    def unpack(self, create: Callable[[str], IO[bytes]]) -> None:
+        """Write every member to the new file that create opens for its name, and compare it with the manifest.
+
+        Raises ArchiveRefused where anything is not as the manifest says, or create raises PathRefused; what was
+        written by then is no good.
         """
         listed = self._listed()
         with self._reading() as tar:
             for info in self._members(tar):
                 if info.name == _MANIFEST:
                     break
-                with _named_if_too_long(info.name):
-                    self._unpack_one(tar, info, next(listed, None), place(info.name))
+                self._unpack_one(tar, info, next(listed, None), create)
             if next(listed, None):
                 raise _Refused("its manifest lists more than it holds")
 
@@ -230,19 +236,25 @@ class Archive:
             before, end = info.name, info.offset_data + info.size - 1
             yield info
 
-    def _unpack_one(self, tar: tarfile.TarFile, info: tarfile.TarInfo, listed: Member | None, target: Path) -> None:
+    def _unpack_one(
+        self,
+        tar: tarfile.TarFile,
+        info: tarfile.TarInfo,
+        listed: Member | None,
+        create: Callable[[str], IO[bytes]],
+    ) -> None:
         if listed is None or (listed.name, listed.bytes) != (info.name, info.size):
             raise _Refused(f"{_shown(info.name)} is not what its manifest lists there")
-        target.parent.mkdir(parents=True, exist_ok=True)
         digest, source = hashlib.sha256(), cast("IO[bytes]", tar.extractfile(info))
-        with target.open("xb", buffering=0) as file:
+        with _created(info.name, create) as file:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
             if digest.hexdigest() != listed.sha256:
                 raise _Refused(f"{_shown(info.name)} is damaged")
+            file.flush()
+            os.utime(file.fileno(), ns=(listed.mtime_ns, listed.mtime_ns))
             os.fsync(file.fileno())
-        os.utime(target, ns=(listed.mtime_ns, listed.mtime_ns))
 
     @contextmanager
     def _reading(self) -> Iterator[tarfile.TarFile]:
@@ -279,15 +291,11 @@ def open_archive(path: Path) -> Iterator[Archive]:
         yield Archive(file, path)
 
 
-@contextmanager
-def _named_if_too_long(name: str) -> Iterator[None]:
-    """Refuse a name that was one where the archive was made: file systems differ in how long a part may be."""
+def _created(name: str, create: Callable[[str], IO[bytes]]) -> IO[bytes]:
     try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise _Refused(f"{_shown(name)} is too long a name for the file system here") from error
+        return create(name)
+    except PathRefused as error:  # file systems differ in the names that they take
+        raise _Refused(f"{_shown(name)}: {error.reason}") from error
 
 
 def _require_name(info: tarfile.TarInfo, before: str) -> None:

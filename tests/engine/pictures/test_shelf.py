@@ -14,7 +14,7 @@ import pytest
 
 from search.engine.errors import PathRefused
 from search.engine.pictures import shelf as shelves
-from search.engine.pictures.shelf import Shelf
+from search.engine.pictures.shelf import Shelf, remove_tree
 
 
 @pytest.fixture
@@ -232,3 +232,18 @@ def test_many_at_once_do_not_stumble_over_each_other(folder: Path) -> None:
         list(threads.map(place_many, range(4)))
     assert len(everything(folder)) == 800
     assert not (folder / ".uploads").exists()
+
+
+def test_a_tree_deeper_than_python_recurses_or_paths_reach_is_made_and_removed(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "kept.png").write_bytes(b"kept")
+    with Shelf(folder) as shelf:
+        for path in (f"{'d/' * 2040}deep.png", f"{'d/' * 3}a.png", "top.png"):
+            with shelf.create(path) as file:
+                file.write(b"1")
+    (folder / "d/link").symlink_to(tmp_path)
+    (folder / "link").symlink_to(tmp_path / "kept.png")
+    with pytest.raises(OSError, match="too long"):
+        (folder / f"{'d/' * 2040}deep.png").stat()
+    remove_tree(folder)
+    assert not folder.exists()
+    assert (tmp_path / "kept.png").read_bytes() == b"kept"

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import random
 import tarfile
 import time
@@ -16,6 +17,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 
 from search.engine import storage
+from search.engine.pictures.shelf import remove_tree
 from search.engine.storage import archive as archives
 from search.engine.storage.archive import new_archive
 from search.pictures import delete_image, put_image
@@ -115,16 +117,36 @@ def test_a_company_comes_back_byte_by_byte(
 def test_a_picture_of_a_long_path_comes_back(
     acme: Company, tmp_path: Path, elsewhere: Callable[[], None], length: int
 ) -> None:
-    path = f"{'folder/' * ((length - 10) // 7)}".ljust(length - 4, "x") + ".png"
-    paint(acme.image_directory / path, RED)
-    call_command("build_embeddings", company="acme", stdout=StringIO())
+    add_picture_of_path(acme, length)
     there = pictures(acme)
-    assert path in there
     export(tmp_path / "a.tar", "--with-images")
     elsewhere()
     import_(tmp_path / "a.tar")
     assert pictures(Company.objects.get()) == there
-    assert path in found()
+
+
+def test_a_picture_of_the_longest_path_that_a_system_takes_comes_back(acme: Company, tmp_path: Path) -> None:
+    """The import unpacks beside the company's folder, in one of a longer name."""
+    longest = os.pathconf(tmp_path, "PC_PATH_MAX") - 1 - len(f"{acme.image_directory}/")
+    with pytest.raises(OSError, match="too long"):
+        add_picture_of_path(acme, longest + 1)
+    add_picture_of_path(acme, longest)
+    files, there = index_files(), pictures(acme)
+    assert len(there) == 3
+    export(tmp_path / "a.tar", "--with-images")
+    storage.erase(acme.embeddings_directory)
+    remove_tree(acme.image_directory)
+    acme.delete()
+    import_(tmp_path / "a.tar")
+    assert (index_files(), pictures(Company.objects.get())) == (files, there)
+
+
+def add_picture_of_path(company: Company, length: int) -> None:
+    """Give the company one more picture, whose path has so many bytes, and build."""
+    path = f"{'folder/' * ((length - 10) // 7)}".ljust(length - 4, "x") + ".png"
+    paint(company.image_directory / path, RED)
+    call_command("build_embeddings", company=company.name, stdout=StringIO())
+    assert path in found(company.name)
 
 
 def test_without_pictures_the_index_comes_alone(acme: Company, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
