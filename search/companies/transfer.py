@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,7 @@ from typing import IO, Any
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import transaction
+from filelock import FileLock, Timeout
 
 from search.builds import run_build
 from search.companies.adoption import record_index
@@ -114,7 +117,7 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
     image_folder: where its pictures lie, for an archive without pictures.
     Raises ArchiveRefused, TransferRefused, ValidationError, NotEnoughSpace, PublishRefused and OSError.
     """
-    with open_archive(path) as archive:
+    with open_archive(path) as archive, _only_import(_name(archive, name)) as name:
         company = _company(archive, name, image_folder)
         directory = company.embeddings_directory
         _require_space(path, directory)
@@ -137,12 +140,34 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
     return Transferred(company, checkup.images, count)
 
 
+def _name(archive: Archive, name: str) -> str:
+    """Return the name that the company gets, which is one for a directory. Raises ValidationError."""
+    if not isinstance(archive.about.get("company"), str):
+        raise ArchiveRefused("The archive is refused: it names no company")
+    return str(Company._meta.get_field("name").clean(name or archive.about["company"], None))
+
+
+@contextmanager
+def _only_import(name: str) -> Iterator[str]:
+    """Yield name while no other process imports a company of that name, or raise TransferRefused."""
+    place = storage.workspace(Company(name=name).embeddings_directory).with_name(".importing.lock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TransferRefused(f"An import of {name} is running: look again when it is over") from None
+    try:
+        yield name
+    finally:
+        lock.release()
+
+
 def _company(archive: Archive, name: str, image_folder: Path | None) -> Company:
     """Return the company that the archive becomes: not saved yet, or one that has nothing yet."""
     settings_there = archive.about.get("settings")
-    if not isinstance(archive.about.get("company"), str) or not isinstance(settings_there, dict):
-        raise ArchiveRefused("The archive is refused: it names no company")
-    name = name or archive.about["company"]
+    if not isinstance(settings_there, dict):
+        raise ArchiveRefused("The archive is refused: it has no settings of its company")
     known = Company.objects.filter(name=name).first()
     if known is None:
         company = Company(name=name, image_folder=str(image_folder.resolve()) if image_folder else "")
@@ -180,12 +205,18 @@ def _create(member: str, index: Path, pictures: Shelf) -> IO[bytes]:
 
 @contextmanager
 def _picture_draft(company: Company) -> Iterator[Path]:
-    """Yield a new directory beside the company's folder, hidden, which is removed unless it was renamed."""
-    folder = company.image_directory
-    draft = folder.with_name(f".importing-{folder.name}")
-    if draft.exists():  # what a killed process left
-        remove_tree(draft)
-    draft.mkdir(parents=True)
+    """Yield a new directory beside the company's folder, hidden, which is removed unless it was renamed.
+
+    What imports of the company that were killed have left there is removed first.
+    """
+    parent = company.image_directory.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    leftover = re.compile(rf"\.importing-{re.escape(company.name)}(-[0-9a-f]{{16}})?")
+    for entry in parent.iterdir():
+        if leftover.fullmatch(entry.name):
+            remove_tree(entry)
+    draft = parent / f".importing-{company.name}-{secrets.token_hex(8)}"
+    draft.mkdir()
     try:
         yield draft
     finally:
