@@ -146,7 +146,7 @@ def _look_after_live_changes(company: Company) -> None:
     try:
         publication.settle(company)
         if publication.missing_changes(company).exists():
-            fold_wanted.send(Company, company=company)
+            fold_wanted.send_robust(Company, company=company)
     except (EngineError, OSError, DatabaseError):
         logger.exception("The live changes of %s could not be looked after", company)
 

@@ -5,36 +5,25 @@ Company.live_sequence. Every search compares that number with its index's and la
 folds into the index what lies in the folder.
 """
 
-import hashlib
 import logging
-import secrets
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from io import BytesIO
-from pathlib import Path, PurePosixPath
 
 from django.conf import settings
 from django.db import transaction
 
 from search import overlay, runtime
-from search.engine import durable
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
-from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
+from search.engine.pictures.paths import require_new_path, require_path
+from search.engine.pictures.shelf import Shelf
 from tenants import audit
 from tenants.models import Company, LiveChange
 from tenants.signals import fold_wanted
 
 logger = logging.getLogger(__name__)
-
-_UPLOADS = ".uploads"  # hidden from builds
-_ABANDONED_SECONDS = 3600  # after which an upload's temporary file is nobody's any more
-
-
-class PathRefused(ValueError):
-    """A path that no picture can be stored under."""
 
 
 class FolderUnusable(Exception):
@@ -52,26 +41,26 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
 
     Raises PathRefused, FolderUnusable, ImageUnreadable, and what embedding raises.
     """
+    require_path(path)
     index = overlay.live_index_or_empty(company)
-    target = _target(company, path)
     known = index.find_path(path)
-    if known is not None and _holds(target, content):
+    if known is None:
+        require_new_path(path)
+    elif _holds(company, path, content):
         return known, Put.UNCHANGED
     embedder = runtime.embedder_for(index)
     prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
     vector = embedder.embed([prepared])[0]
     record = known or ImageRecord(path, image_id(company.name, path))
-    with _writing_to(company), _uploaded(company.image_directory, content) as uploaded:
-        try:
-            with transaction.atomic():
-                sequence = company.next_live_sequence(at_least=index.info.holds_changes_to)
-                _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                audit.record(by, audit.Action.PICTURE_PUT, company, path)
-                uploaded.replace(target)
-        except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-            raise PathRefused(f"{path}: a folder or a file of that name is in the way") from error
-    fold_wanted.send(Company, company=company)
+    with _writing_to(company), Shelf(company.image_directory, make=True) as shelf, shelf.stage() as staged:
+        staged.file.write(content)
+        staged.sync()
+        with transaction.atomic():
+            sequence = company.next_live_sequence(at_least=index.info.holds_changes_to)
+            _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
+            audit.record(by, audit.Action.PICTURE_PUT, company, path)
+            staged.place(path, replace=True, durable=True)  # last: without its file the row is rolled back
+    fold_wanted.send_robust(Company, company=company)
     return record, Put.REPLACED if known else Put.CREATED
 
 
@@ -80,18 +69,18 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
 
     Raises PathRefused and FolderUnusable.
     """
+    require_path(path)
     index = overlay.live_index_or_empty(company)
-    target = _target(company, path)
     record = index.find_path(path)
-    if record is None and not target.is_file():
+    if record is None and not _has_file(company, path):
         return None
     record = record or ImageRecord(path, image_id(company.name, path))
     with _writing_to(company), transaction.atomic():
         sequence = company.next_live_sequence(at_least=index.info.holds_changes_to)
         _write_change(company, record, sequence, None, "")
         audit.record(by, audit.Action.PICTURE_DELETED, company, path)
-        target.unlink(missing_ok=True)  # last: a row without its file gone is rolled back
-    fold_wanted.send(Company, company=company)
+        _remove_file(company, path)  # last: while its file is there the row is rolled back
+    fold_wanted.send_robust(Company, company=company)
     return record
 
 
@@ -108,30 +97,22 @@ def _write_change(company: Company, record: ImageRecord, sequence: int, vector: 
     )
 
 
-def _target(company: Company, path: str) -> Path:
-    """Return where a picture of this path is stored, or raise PathRefused."""
-    parts = PurePosixPath(path).parts
-    if "/".join(parts) != path or any(part in {"", ".", ".."} or part.startswith(("/", ".")) for part in parts):
-        raise PathRefused(f"{path}: not a path below the company's folder, or one with a hidden part")
-    if not has_allowed_extension(path):
-        raise PathRefused(f"File type not allowed. Allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
-    if not path.isprintable() and any(ord(letter) < 32 or "\ud800" <= letter <= "\udfff" for letter in path):
-        raise PathRefused(f"{path!r}: a path with control characters")
-    if len(path) > 1000 or any(len(part.encode()) > 250 for part in parts):
-        raise PathRefused("The path is longer than 1000 letters, or a part of it than 250 bytes")
-    root = company.image_directory.resolve()
-    if (root / path).parent.resolve() != (root / path).parent:
-        raise PathRefused(f"{path}: leads through a link")
-    return root / path
+def _holds(company: Company, path: str, content: bytes) -> bool:
+    with suppress(OSError), Shelf(company.image_directory) as shelf:
+        return shelf.holds(path, content)
+    return False
 
 
-def _holds(target: Path, content: bytes) -> bool:
-    try:
-        if target.is_symlink() or target.stat().st_size != len(content):
-            return False
-        return durable.sha256(target) == hashlib.sha256(content).digest()
-    except OSError:
-        return False
+def _has_file(company: Company, path: str) -> bool:
+    with _writing_to(company), suppress(FileNotFoundError), Shelf(company.image_directory) as shelf:
+        shelf.require(path)
+        return True
+    return False
+
+
+def _remove_file(company: Company, path: str) -> None:
+    with suppress(FileNotFoundError), Shelf(company.image_directory) as shelf:
+        shelf.remove(path)
 
 
 @contextmanager
@@ -141,19 +122,3 @@ def _writing_to(company: Company) -> Iterator[None]:
         yield
     except OSError as error:
         raise FolderUnusable(f"The folder of {company} cannot be written to: {error.strerror}") from error
-
-
-@contextmanager
-def _uploaded(folder: Path, content: bytes) -> Iterator[Path]:
-    """Yield a temporary file with content, on the disk of the company's folder."""
-    uploads = folder / _UPLOADS
-    uploads.mkdir(parents=True, exist_ok=True)
-    for abandoned in uploads.iterdir():
-        if time.time() - abandoned.stat().st_mtime > _ABANDONED_SECONDS:
-            abandoned.unlink(missing_ok=True)
-    uploaded = uploads / secrets.token_hex(16)
-    try:
-        durable.write(uploaded, content)
-        yield uploaded
-    finally:
-        uploaded.unlink(missing_ok=True)

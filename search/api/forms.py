@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension
+from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.queries import DEFAULT_TOP_K, MAX_TOP_K, Filters
 
 _NO_IMAGE = "No image: send the picture as a multipart field named image"

@@ -29,7 +29,7 @@ def roll_back(company: Company, generation: str | None = None, *, cancel_build: 
     target = _chosen(company, generation)
     confirm = partial(_without_build, company, cancel=cancel_build)
     publication.publish_again(company, target.name, made_from=company.generation, confirm=confirm)
-    fold_wanted.send(Company, company=company)
+    fold_wanted.send_robust(Company, company=company)
     return replace(target, published=True)
 
 

@@ -1,16 +1,20 @@
 """Companies that move to another installation, or come back from a backup, as one archive."""
 
-import filecmp
+import hashlib
 import json
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import transaction
+from filelock import FileLock, Timeout
 
 from search import publication
 from search.builds import run_build
@@ -18,7 +22,8 @@ from search.companies.adoption import record_index
 from search.engine import durable, storage
 from search.engine.errors import ArchiveRefused, NotEnoughSpace
 from search.engine.pictures.folder import ImageFile, find_images
-from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, new_archive, open_archive
+from search.engine.pictures.shelf import Shelf, remove_tree
+from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, Member, new_archive, open_archive
 from search.engine.storage.checkup import examine
 from tenants import audit
 from tenants.models import Company
@@ -108,12 +113,12 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
     image_folder: where its pictures lie, for an archive without pictures.
     Raises ArchiveRefused, TransferRefused, ValidationError, NotEnoughSpace, PublishRefused and OSError.
     """
-    with open_archive(path) as archive:
+    with open_archive(path) as archive, _only_import(_name(archive, name)) as name:
         company = _company(archive, name, image_folder)
         directory = company.embeddings_directory
         _require_space(path, directory)
-        with storage.Draft(directory) as draft, _picture_draft(company) as pictures:
-            archive.unpack(lambda member: _place(member, draft.path, pictures))
+        with storage.Draft(directory) as draft, _picture_draft(company) as pictures, Shelf(pictures) as shelf:
+            archive.unpack(lambda member: _create(member, draft.path, shelf))
             if not storage.has_index(draft.path):
                 raise ArchiveRefused(f"{path} is refused: it holds no index")
             if archive.about["company"] != company.name:
@@ -121,9 +126,9 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
             checkup = examine(draft.path)
             if checkup.problems:
                 raise ArchiveRefused(f"The index in {path} is damaged: {'; '.join(checkup.problems)}")
-            _require_same_pictures(pictures, company)
+            _require_same_pictures(archive, company.image_directory)
             _save(company, storage.info(draft.path).live_sequence or 0)
-            count = sum(file.is_file() for file in pictures.rglob("*"))
+            count = sum(1 for _ in archive.pictures())
             if count:
                 _move_pictures(pictures, company.image_directory)
             publication.publish(company, draft, made_from=company.generation)
@@ -131,12 +136,34 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
     return Transferred(company, checkup.images, count)
 
 
+def _name(archive: Archive, name: str) -> str:
+    """Return the name that the company gets, which is one for a directory. Raises ValidationError."""
+    if not isinstance(archive.about.get("company"), str):
+        raise ArchiveRefused("The archive is refused: it names no company")
+    return str(Company._meta.get_field("name").clean(name or archive.about["company"], None))
+
+
+@contextmanager
+def _only_import(name: str) -> Iterator[str]:
+    """Yield name while no other process imports a company of that name, or raise TransferRefused."""
+    place = storage.workspace(Company(name=name).embeddings_directory).with_name(".importing.lock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TransferRefused(f"An import of {name} is running: look again when it is over") from None
+    try:
+        yield name
+    finally:
+        lock.release()
+
+
 def _company(archive: Archive, name: str, image_folder: Path | None) -> Company:
     """Return the company that the archive becomes: not saved yet, or one that has nothing yet."""
     settings_there = archive.about.get("settings")
-    if not isinstance(archive.about.get("company"), str) or not isinstance(settings_there, dict):
-        raise ArchiveRefused("The archive is refused: it names no company")
-    name = name or archive.about["company"]
+    if not isinstance(settings_there, dict):
+        raise ArchiveRefused("The archive is refused: it has no settings of its company")
     known = Company.objects.filter(name=name).first()
     if known is None:
         company = Company(name=name, image_folder=str(image_folder.resolve()) if image_folder else "")
@@ -166,34 +193,49 @@ def _require_space(path: Path, directory: Path) -> None:
         raise NotEnoughSpace(f"{path} needs {needed >> 20} MB, {directory.parent} has {free >> 20} MB left: free some")
 
 
-def _place(member: str, index: Path, pictures: Path) -> Path:
-    kind, _, name = member.partition("/")
-    return pictures / name if kind == IMAGES else index / name
+def _create(member: str, index: Path, pictures: Shelf) -> IO[bytes]:
+    """Return the new file of a member. Raises PathRefused."""
+    place, _, name = member.partition("/")
+    return pictures.create(name) if place == IMAGES else (index / name).open("xb")
 
 
 @contextmanager
 def _picture_draft(company: Company) -> Iterator[Path]:
-    """Yield a new directory beside the company's folder, hidden, which is removed unless it was renamed."""
-    folder = company.image_directory
-    draft = folder.with_name(f".importing-{folder.name}")
-    shutil.rmtree(draft, ignore_errors=True)  # what a killed process left
-    draft.mkdir(parents=True)
+    """Yield a new directory beside the company's folder, hidden, which is removed unless it was renamed.
+
+    What imports of the company that were killed have left there is removed first.
+    """
+    parent = company.image_directory.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    leftover = re.compile(rf"\.importing-{re.escape(company.name)}(-[0-9a-f]{{16}})?")
+    for entry in parent.iterdir():
+        if leftover.fullmatch(entry.name):
+            remove_tree(entry)
+    draft = parent / f".importing-{company.name}-{secrets.token_hex(8)}"
+    draft.mkdir()
     try:
         yield draft
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            remove_tree(draft)
 
 
-def _require_same_pictures(pictures: Path, company: Company) -> None:
+def _require_same_pictures(archive: Archive, folder: Path) -> None:
     """Refuse pictures for a folder that holds others; the same may be there, from an import that was killed."""
-    folder = company.image_directory
-    if not any(pictures.iterdir()) or not folder.exists() or not any(folder.iterdir()):
+    listed = archive.pictures()
+    first = next(listed, None)
+    if first is None or not folder.exists() or not any(folder.iterdir()):
         return
-    names = [sorted(file.relative_to(root) for file in root.rglob("*")) for root in (pictures, folder)]
-    if names[0] != names[1] or not all(
-        filecmp.cmp(pictures / name, folder / name, shallow=False) for name in names[0] if (pictures / name).is_file()
-    ):
-        raise TransferRefused(f"{folder} holds other pictures: move them away, or import under another name")
+    for member, found in zip_longest(chain([first], listed), find_images(folder)):
+        if member is None or not isinstance(found, ImageFile) or not _same(member, found, folder):
+            raise TransferRefused(f"{folder} holds other pictures: move them away, or import under another name")
+
+
+def _same(member: Member, found: ImageFile, folder: Path) -> bool:
+    if (member.name, member.bytes) != (found.path, found.size):
+        return False
+    with (folder / found.path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == member.sha256
 
 
 def _save(company: Company, live_sequence: int) -> None:

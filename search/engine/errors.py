@@ -2,6 +2,7 @@
 
 EngineError
 ├── ImageUnreadable      a picture that cannot become a vector: the reason is the message
+├── PathRefused          a path that no picture can have, or that leads to something else
 ├── WeightsUnavailable   the model's weights can be neither found nor fetched
 ├── DeviceUnavailable    the device asked for is not on this machine
 ├── NothingToIndex       a folder without one readable picture
@@ -22,6 +23,15 @@ class EngineError(Exception):
 
 class ImageUnreadable(EngineError):
     """A picture that is refused: broken, mislabelled, not of an allowed format, or too large."""
+
+
+class PathRefused(EngineError):
+    """A path that no picture can have here; the message names it, whatever it holds, in letters that can be shown."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)
+        super().__init__(f"{shown if len(shown) <= 200 else f'{shown[:200]}...'}: {reason}")
+        self.reason = reason
 
 
 class WeightsUnavailable(EngineError):

@@ -16,10 +16,11 @@ from search.engine.errors import (
     DeviceUnavailable,
     ImageUnreadable,
     IndexUnusable,
+    PathRefused,
     WeightsUnavailable,
 )
 from search.http.limits import LimitExceeded
-from search.pictures import FolderUnusable, PathRefused
+from search.pictures import FolderUnusable
 from search.queries import CompanyNotFound, ImageNotFound
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -76,6 +76,11 @@ class Process:
         eventually(lambda: self.status is not None or _lines(self._desk / "reached") >= number, f"batch {number}")
         assert _lines(self._desk / "reached") >= number, self.output
 
+    def wait_until_stopped(self) -> None:
+        """Return when the process was stopped by stop_after."""
+        eventually(lambda: self.status is not None or _lines(self._desk / "stopped"), "the process is stopped")
+        assert self.status is None, self.output
+
     @property
     def embedded(self) -> int:
         """How many pictures the model has embedded."""
@@ -118,10 +123,15 @@ class Site:
     lease_seconds: int = 1
     processes: list[Process] = field(default_factory=list)
 
-    def manage(self, *arguments: str, batches: int = ENDLESS, die_after: str = "") -> Process:
-        """Start a management command. die_after: "module:function", whose first return kills the process."""
+    def manage(self, *arguments: str, batches: int = ENDLESS, die_after: str = "", stop_after: str = "") -> Process:
+        """Start a management command.
+
+        die_after: "module:function", whose first return kills the process. stop_after: the same, and stops it until
+        it gets SIGCONT.
+        """
         order = {
             "die_after": die_after,
+            "stop_after": stop_after,
             "arguments": arguments,
             "database_url": self.database_url,
             "embeddings": str(self.directory / "embeddings"),
@@ -277,25 +287,36 @@ def _configured(order: dict[str, Any], desk: Path) -> Iterator[None]:
     settings.EMBEDDINGS_DIR, settings.MEDIA_ROOT = Path(order["embeddings"]), Path(order["media"])
     settings.BUILD_LEASE_SECONDS = order["lease_seconds"]
     if order["die_after"]:
-        _die_after(*order["die_after"].split(":"))
+        _after(order["die_after"], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if order["stop_after"]:
+        _after(order["stop_after"], lambda: _stop_once(desk))
     runtime.use(_PatientEmbedder(desk))
     builder._FLUSH_SECONDS = 0.0  # tests embed in milliseconds what takes a real model minutes
     with database(order["database_url"]):
         yield
 
 
-def _die_after(module: str, function: str) -> None:
+def _after(place: str, act: Callable[[], None]) -> None:
+    """Have a function, "module:function", act before it returns."""
+    module, _, function = place.partition(":")
     *path, name = function.split(".")
     owner: Any = import_module(module)
     for part in path:
         owner = getattr(owner, part)
     real = getattr(owner, name)
 
-    def dying(*args: Any, **options: Any) -> None:
-        real(*args, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def acting(*args: Any, **options: Any) -> Any:
+        result = real(*args, **options)
+        act()
+        return result
 
-    setattr(owner, name, dying)
+    setattr(owner, name, acting)
+
+
+def _stop_once(desk: Path) -> None:
+    if not _lines(desk / "stopped"):
+        _append(desk / "stopped", "1")
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _die_with_parent() -> None:

@@ -25,18 +25,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from search.engine.errors import ImageUnreadable
+from search.engine.pictures.paths import FORMATS, TYPE_NOT_ALLOWED, extension, has_allowed_extension
 
-FORMATS = {
-    "png": "PNG",
-    "jpg": "JPEG",
-    "jpeg": "JPEG",
-    "gif": "GIF",
-    "bmp": "BMP",
-    "tiff": "TIFF",
-    "tif": "TIFF",
-    "webp": "WEBP",
-}
-ALLOWED_EXTENSIONS = tuple(FORMATS)
 MAX_RATIO = 200  # of the sides: the shorter is later enlarged to 256, and the longer with it
 MAX_READS = 500_000  # of small pieces, from Python, 1 to 3 s: ends endless headers and runs
 MAX_WHOLE_FILE = 256 * 2**20  # bytes, of the formats that are read whole
@@ -79,11 +69,6 @@ _TURNS = {
 
 # Once and for all: warnings.catch_warnings is not safe between threads. What matters is raised as an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-def has_allowed_extension(name: str) -> bool:
-    """Return whether name ends in one of ALLOWED_EXTENSIONS, in any case."""
-    return _extension(name) in FORMATS
 
 
 def open_image(source: Path | BinaryIO, *, name: str, max_pixels: int, min_side: int | None = None) -> Image.Image:
@@ -151,9 +136,8 @@ def _reason(error: Exception) -> str:
 
 def _check_kind(file: BinaryIO, name: str) -> str:
     """Return the format of the file, refused unless it is the one that its name promises."""
-    extension = _extension(name)
-    if extension not in FORMATS:
-        raise ImageUnreadable(f"file type not allowed, allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
+    if not has_allowed_extension(name):
+        raise ImageUnreadable(TYPE_NOT_ALLOWED)
     file.seek(0)
     head = file.read(12)
     if not head:
@@ -161,14 +145,10 @@ def _check_kind(file: BinaryIO, name: str) -> str:
     kind = _sniff(head)
     if kind is None:
         raise ImageUnreadable("not a picture of an allowed type")
-    if kind != FORMATS[extension]:
-        raise ImageUnreadable(f"named .{extension} but holds a {kind} picture")
+    promised = extension(name)
+    if kind != FORMATS[promised]:
+        raise ImageUnreadable(f"named .{promised} but holds a {kind} picture")
     return kind
-
-
-def _extension(name: str) -> str:
-    _, dot, extension = name.rpartition(".")
-    return extension.lower() if dot else ""
 
 
 def _sniff(head: bytes) -> str | None:

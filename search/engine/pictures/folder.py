@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.engine.pictures.decode import has_allowed_extension
+from search.engine.errors import PathRefused
+from search.engine.pictures.paths import NOT_UTF8, has_allowed_extension, is_utf8, require_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ def find_images(folder: Path) -> Iterator[ImageFile | SkippedFile]:
         path = pending.pop()
         if path and not path.endswith("/"):
             yield _examine(root, path)
-        elif not _is_utf8(path):
-            yield _skipped(path, "its name is not valid UTF-8")
+        elif not is_utf8(path):
+            yield _skipped(path, NOT_UTF8)
         else:
             try:
                 pending += sorted(_children(root, path), reverse=True)
@@ -67,8 +68,8 @@ def _is_link_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _examine(root: Path, path: str) -> ImageFile | SkippedFile:
-    if not _is_utf8(path):
-        return _skipped(path, "its name is not valid UTF-8")
+    if not is_utf8(path):
+        return _skipped(path, NOT_UTF8)
     try:
         found = os.lstat(root / path)
         if stat.S_ISLNK(found.st_mode):
@@ -82,15 +83,11 @@ def _examine(root: Path, path: str) -> ImageFile | SkippedFile:
         return _skipped(path, f"it cannot be read: {getattr(error, 'strerror', 'links in a circle')}")
     if not stat.S_ISREG(found.st_mode):
         return _skipped(path, "not a regular file")
-    return ImageFile(path, found.st_size, found.st_mtime_ns)
-
-
-def _is_utf8(path: str) -> bool:
     try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        require_path(path)
+    except PathRefused as error:
+        return _skipped(path, error.reason)
+    return ImageFile(path, found.st_size, found.st_mtime_ns)
 
 
 def _skipped(path: str, reason: str) -> SkippedFile:

@@ -1,36 +1,31 @@
 """Uploaded pictures and zips, and their way into a company's folder.
 
-Everything uploaded is hostile until it is stored: each picture is unpacked into a hidden directory within limits,
-opened as a build would open it, and then put under its name at once. Below the folder no link is followed.
+Everything uploaded is hostile until it is stored: each picture is unpacked within limits, opened as a build would open
+it, and only then given its place on the shelf.
 """
 
 import contextlib
-import os
 import re
-import secrets
-import shutil
 import stat
 import struct
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import IO, BinaryIO, Self, cast
+from typing import IO, BinaryIO, cast
 
 from search.engine.durable import BoundedReads
-from search.engine.errors import ImageUnreadable
-from search.engine.pictures.decode import ALLOWED_EXTENSIONS, has_allowed_extension, open_image
+from search.engine.errors import ImageUnreadable, PathRefused
+from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import SkippedFile
+from search.engine.pictures.paths import require_new_path
+from search.engine.pictures.shelf import Shelf
 
-_STAGING = ".upload-"  # hidden, so that builds pass over it
-_ABANDONED_SECONDS = 24 * 3600
 _CHUNK = 1 << 16
-_MAX_PATH_BYTES = 1000
-_MAX_PART_BYTES = 250
 _MAX_DIRECTORY_BYTES = 16 * 2**20  # of a zip's list of entries: zipfile makes objects of all of it at once
+_RESOURCE_FORKS = "__MACOSX"
+_DRIVE = re.compile("[A-Za-z]:")
 _SMALL = 2**20  # bytes: below, no ratio is suspicious
 
 _UTF8_NAME, _ENCRYPTED = 0x800, 0x1  # zip flags
@@ -88,19 +83,16 @@ def take_in(
     Raises OSError where nothing can be stored in folder at all.
     """
     intake, budget, seen = Intake(), _Budget(limits.total_bytes), set[str]()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _Shelf(folder) as shelf:
+    with Shelf(folder, make=True) as shelf:
         for entry in _entries(uploads, limits):
             try:
                 path = _checked_path(entry, location)
                 if path in seen:
                     raise _Refused("its name occurs more than once in the upload")
                 seen.add(path)
-                was_there = shelf.store(entry, path, limits=limits, budget=budget, replace=replace)
-            except (_Refused, ImageUnreadable) as error:
-                intake.refused.append(SkippedFile(_printable(entry.name), str(error)))
-            except OSError as error:
-                intake.refused.append(SkippedFile(_printable(entry.name), _told(error)))
+                was_there = _store(entry, path, shelf, limits=limits, budget=budget, replace=replace)
+            except (PathRefused, _Refused, ImageUnreadable, OSError) as error:
+                intake.refused.append(SkippedFile(_printable(entry.name), _reason(error)))
             else:
                 intake.stored.append(path)
                 intake.replaced |= {path} if was_there else set()
@@ -178,30 +170,16 @@ def _list_too_large() -> Exception:
 
 
 def _checked_path(entry: _Entry, location: str) -> str:
-    """Return the path below the folder that entry is stored under, or raise _Refused."""
+    """Return the path below the folder that entry is stored under. Raises _Refused and PathRefused."""
     if entry.refusal:
         raise _Refused(entry.refusal)
-    name = entry.name
-    if any(ord(letter) < 32 or "\x7f" <= letter <= "\x9f" for letter in location + name):
-        raise _Refused("control characters in its path")
-    parts = PurePosixPath(location, name).parts
-    if not parts:
-        raise _Refused("it has no name")
-    if name.startswith("/") or parts[0] == "/" or re.match("[A-Za-z]:", name):
+    if entry.name.startswith("/") or _DRIVE.match(entry.name):
         raise _Refused("an absolute path")
-    if ".." in parts:
-        raise _Refused("a path that leads out of the folder")
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        raise _Refused("a hidden file, or one in a hidden folder")
-    if not has_allowed_extension(name):
-        raise _Refused(f"file type not allowed, allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
+    parts = PurePosixPath(location, entry.name).parts
+    if _RESOURCE_FORKS in parts:
+        raise _Refused("a hidden file, which a Mac has added")
     path = "/".join(parts)
-    try:
-        too_long = len(path.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_PART_BYTES for part in parts)
-    except UnicodeEncodeError:
-        raise _Refused("its name is not valid Unicode") from None
-    if too_long:
-        raise _Refused(f"its path is longer than {_MAX_PATH_BYTES} bytes, or a part of it than {_MAX_PART_BYTES}")
+    require_new_path(path)
     return path
 
 
@@ -219,83 +197,13 @@ class _Budget:
         self._left -= count
 
 
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _told(error: OSError) -> str:
-    if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
-        return "a link, a file or a folder of that name is in the way"
-    return f"it cannot be stored: {error.strerror or error}"
-
-
-# Where it is stored -------------------------------------------------------------------------------------------------
-
-
-class _Shelf:
-    """A folder, opened once: whatever becomes of its path meanwhile, everything lands below it."""
-
-    def __init__(self, folder: Path) -> None:
-        _remove_abandoned(folder)
-        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._name = _STAGING + secrets.token_hex(8)
-            os.mkdir(self._name, dir_fd=self._folder)
-            self._staging = _open_directory(self._name, self._folder)
-        except BaseException:
-            os.close(self._folder)
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):
-            os.rmdir(self._name, dir_fd=self._folder)
-        os.close(self._staging)
-        os.close(self._folder)
-
-    def store(self, entry: _Entry, path: str, *, limits: IntakeLimits, budget: _Budget, replace: bool) -> bool:
-        """Put the picture under path and return whether one was there before."""
-        budget.take(0)
-        staged = secrets.token_hex(8)
-        descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=self._staging)
-        try:
-            with open(descriptor, "w+b") as file:  # noqa: PTH123, a descriptor has no path
-                _unpack(entry, file, limits=limits, budget=budget)
-                open_image(file, name=path, max_pixels=limits.max_pixels)
-            return self._place(staged, path, replace=replace)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(staged, dir_fd=self._staging)
-
-    def _place(self, staged: str, path: str, *, replace: bool) -> bool:
-        *folders, name = path.split("/")
-        target = self._open_folder(folders)
-        try:
-            there = _is_there(name, target)
-            if there and not replace:
-                raise _Refused("a picture of that name is there already, and replacing was not asked for")
-            if replace or not _link(staged, self._staging, name, target):
-                os.rename(staged, name, src_dir_fd=self._staging, dst_dir_fd=target)
-            return there
-        finally:
-            os.close(target)
-
-    def _open_folder(self, folders: list[str]) -> int:
-        """Return the descriptor of a folder below this one, made where it is missing; links are refused."""
-        current = os.dup(self._folder)
-        for name in folders:
-            try:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=current)
-                below = _open_directory(name, current)
-            finally:
-                os.close(current)
-            current = below
-        return current
+def _store(entry: _Entry, path: str, shelf: Shelf, *, limits: IntakeLimits, budget: _Budget, replace: bool) -> bool:
+    """Put the picture under path and return whether one was there before."""
+    budget.take(0)
+    with shelf.stage() as staged:
+        _unpack(entry, staged.file, limits=limits, budget=budget)
+        open_image(staged.file, name=path, max_pixels=limits.max_pixels)
+        return staged.place(path, replace=replace)
 
 
 def _unpack(entry: _Entry, target: IO[bytes], *, limits: IntakeLimits, budget: _Budget) -> None:
@@ -317,34 +225,11 @@ def _unpack(entry: _Entry, target: IO[bytes], *, limits: IntakeLimits, budget: _
         raise _Refused(f"its entry in the zip is broken: {error}") from error
 
 
-def _open_directory(name: str, parent: int) -> int:
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _is_there(name: str, folder: int) -> bool:
-    try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(found.st_mode):
-        raise FileExistsError(name)
-    return True
-
-
-def _link(staged: str, staging: int, name: str, target: int) -> bool:
-    """Give the staged file its name, unless it is taken; False where the file system has no hard links."""
-    try:
-        os.link(staged, name, src_dir_fd=staging, dst_dir_fd=target, follow_symlinks=False)
-    except FileExistsError as error:  # since we looked
-        raise _Refused("a picture of that name is there already, and replacing was not asked for") from error
-    except OSError:
-        return False
-    return True
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed uploads have left behind."""
-    for staging in folder.glob(f"{_STAGING}*"):
-        with contextlib.suppress(OSError):
-            if not staging.is_symlink() and time.time() - staging.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(staging, ignore_errors=True)
+def _reason(error: Exception) -> str:
+    if isinstance(error, PathRefused):
+        return error.reason
+    return f"it cannot be stored: {error.strerror or error}" if isinstance(error, OSError) else str(error)

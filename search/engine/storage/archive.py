@@ -18,13 +18,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, cast
 
 from search.engine import durable
 from search.engine.durable import BoundedReads
-from search.engine.errors import ArchiveRefused
-from search.engine.pictures.decode import has_allowed_extension
+from search.engine.errors import ArchiveRefused, PathRefused
+from search.engine.pictures.paths import require_path
 from search.engine.storage.layout import PARTS
 
 IMAGES = "images"
@@ -36,7 +36,6 @@ _VERSION = 1
 
 _CHUNK = 1 << 20
 _LINE = 1 << 20  # bytes that a line of the manifest has at most
-_PATH, _PART = 2000, 255  # bytes that a name and a part of it have at most
 _BROKEN = (tarfile.TarError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, RecursionError)
 
 
@@ -158,17 +157,25 @@ class Archive:
         self._manifest = self._find_manifest()
         self.about = self._read_about()
 
-    def unpack(self, place: Callable[[str], Path]) -> None:
-        """Write every member to the new file that place gives for its name, and compare it with the manifest.
+    def pictures(self) -> Iterator[Member]:
+        """Yield the pictures, by ascending path, as the manifest lists them; the name of each is its path."""
+        for member in self._listed():
+            place, _, path = member.name.partition("/")
+            if place == IMAGES:
+                yield Member(path, member.bytes, member.sha256, member.mtime_ns)
 
-        Raises ArchiveRefused where anything is not as the manifest says; what was written by then is no good.
+    def unpack(self, create: Callable[[str], IO[bytes]]) -> None:
+        """Write every member to the new file that create opens for its name, and compare it with the manifest.
+
+        Raises ArchiveRefused where anything is not as the manifest says, or create raises PathRefused; what was
+        written by then is no good.
         """
         listed = self._listed()
         with self._reading() as tar:
             for info in self._members(tar):
                 if info.name == _MANIFEST:
                     break
-                self._unpack_one(tar, info, next(listed, None), place(info.name))
+                self._unpack_one(tar, info, next(listed, None), create)
             if next(listed, None):
                 raise _Refused("its manifest lists more than it holds")
 
@@ -230,19 +237,25 @@ class Archive:
             before, end = info.name, info.offset_data + info.size - 1
             yield info
 
-    def _unpack_one(self, tar: tarfile.TarFile, info: tarfile.TarInfo, listed: Member | None, target: Path) -> None:
+    def _unpack_one(
+        self,
+        tar: tarfile.TarFile,
+        info: tarfile.TarInfo,
+        listed: Member | None,
+        create: Callable[[str], IO[bytes]],
+    ) -> None:
         if listed is None or (listed.name, listed.bytes) != (info.name, info.size):
             raise _Refused(f"{_shown(info.name)} is not what its manifest lists there")
-        target.parent.mkdir(parents=True, exist_ok=True)
         digest, source = hashlib.sha256(), cast("IO[bytes]", tar.extractfile(info))
-        with target.open("xb", buffering=0) as file:
+        with _created(info.name, create) as file:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
             if digest.hexdigest() != listed.sha256:
                 raise _Refused(f"{_shown(info.name)} is damaged")
+            file.flush()
+            os.utime(file.fileno(), ns=(listed.mtime_ns, listed.mtime_ns))
             durable.sync(file)
-        os.utime(target, ns=(listed.mtime_ns, listed.mtime_ns))
 
     @contextmanager
     def _reading(self) -> Iterator[tarfile.TarFile]:
@@ -268,20 +281,25 @@ def open_archive(path: Path) -> Iterator[Archive]:
         yield Archive(file, path)
 
 
+def _created(name: str, create: Callable[[str], IO[bytes]]) -> IO[bytes]:
+    try:
+        return create(name)
+    except PathRefused as error:  # file systems differ in the names that they take
+        raise _Refused(f"{_shown(name)}: {error.reason}") from error
+
+
 def _require_name(info: tarfile.TarInfo, before: str) -> None:
-    name = info.name
     tarfile.data_filter(info, tempfile.gettempdir())  # what Python knows of hostile members comes on top of ours
-    place, *parts = PurePosixPath(name).parts
-    if "/".join([place, *parts]) != name or not parts or any(part in {"..", "."} for part in parts) or "\0" in name:
-        raise _Refused(f"{_shown(name)} is no path of a member")
-    if len(name.encode()) > _PATH or any(len(part.encode()) > _PART or part.startswith(".") for part in parts):
-        raise _Refused(f"{_shown(name)} is too long or hidden")
-    if not (place == IMAGES and has_allowed_extension(name)) and not (place == INDEX and {*parts} <= PARTS):
-        raise _Refused(f"{_shown(name)} is neither a picture nor a file of an index")
-    if place == INDEX and len(parts) != 1:
-        raise _Refused(f"{_shown(name)} is no file of an index")
-    if name <= before:
-        raise _Refused(f"{_shown(name)} comes after {_shown(before)}: names come once and in order")
+    place, _, path = info.name.partition("/")
+    if place == IMAGES:
+        try:
+            require_path(path)
+        except PathRefused as error:
+            raise _Refused(f"{_shown(info.name)} is no picture's path: {error.reason}") from error
+    elif place != INDEX or path not in PARTS:
+        raise _Refused(f"{_shown(info.name)} is neither a picture nor a file of an index")
+    if info.name <= before:
+        raise _Refused(f"{_shown(info.name)} comes after {_shown(before)}: names come once and in order")
 
 
 def _shown(name: str) -> str:

@@ -17,7 +17,8 @@ from PIL import Image, TiffImagePlugin
 
 from search.engine.errors import ImageUnreadable
 from search.engine.pictures import decode as images
-from search.engine.pictures.decode import has_allowed_extension, open_image
+from search.engine.pictures.decode import open_image
+from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 
 # pytest replaces the filters that images.py sets; two tests below look at them in a fresh interpreter.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\..*")
@@ -98,7 +99,7 @@ def grey_tiff(width: int, height: int, *tags: tuple[int, int, int, int | bytes],
 # What a picture looks like
 
 
-@pytest.mark.parametrize("extension", images.ALLOWED_EXTENSIONS)
+@pytest.mark.parametrize("extension", ALLOWED_EXTENSIONS)
 def test_every_format_opens_as_rgb_from_a_path_and_from_a_stream(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"red.{extension.upper()}"
     plain("RGB", RED).save(path, images.FORMATS[extension])
@@ -347,7 +348,7 @@ def test_a_missing_file_is_refused_without_its_path(tmp_path: Path) -> None:
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("extension", images.ALLOWED_EXTENSIONS)
+@pytest.mark.parametrize("extension", ALLOWED_EXTENSIONS)
 def test_one_pixel_too_many_is_refused_with_both_numbers(extension: str) -> None:
     data = encoded(plain("RGB", RED), images.FORMATS[extension])
     assert opened(data, f"x.{extension}", max_pixels=64).size == (8, 8)

@@ -315,16 +315,6 @@ def test_upload_to_a_folder_that_cannot_be_written_is_told(admin_client: Client,
     assert "Nothing was stored" in messages(upload(admin_client, company, picture(RED, "x.png")))
 
 
-def test_abandoned_uploads_are_removed(admin_client: Client, acme: Company) -> None:
-    old, young = (acme.image_directory / f".upload-{name}" for name in ("old", "young"))
-    for staging in (old, young):
-        staging.mkdir()
-        (staging / "x").write_bytes(b"x")
-    os.utime(old, (0, 0))
-    upload(admin_client, acme, picture(RED, "x.png"))
-    assert (old.exists(), young.exists()) == (False, True)
-
-
 def test_result_of_a_huge_upload_stays_readable(admin_client: Client, acme: Company) -> None:
     response = upload(admin_client, acme, zipped({f"{n}.txt": b"" for n in range(2000)}))
     page = response.content.decode()

@@ -1,7 +1,9 @@
 import re
+import shutil
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -13,7 +15,7 @@ from search.companies.rollback import roll_back
 from search.engine import storage
 from search.tasks import carry_out_build, fold_live_changes
 from tenants.models import Company, IndexBuild, LiveChange
-from tests.conftest import picture
+from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 
 MakeCompany = Callable[..., Company]
@@ -215,8 +217,13 @@ def test_the_first_picture_of_a_company_without_index(
         "a.png/../b.txt",
         "x" * 251 + ".png",
         "d/" * 500 + "a.png",
+        "%C3%A9" * 124 + ".png",
         "nul%00.png",
         "line%0Abreak.png",
+        "del%7F.png",
+        "next%C2%85line.png",
+        "line%E2%80%A8separator.png",
+        "%E2%80%AEgnp.exe.png",
     ],
 )
 def test_paths_that_are_no_picture_of_the_folder_are_refused(
@@ -226,7 +233,23 @@ def test_paths_that_are_no_picture_of_the_folder_are_refused(
     response = put(client, path, GREEN, staff)
     assert response.status_code == 400
     assert response.json()["success"] is False
+    assert response.json()["error"].isprintable()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_picture_of_an_odd_name_that_is_there_already_can_be_replaced_and_deleted(
+    client: Client, make_company: MakeCompany, staff: dict[str, str]
+) -> None:
+    name, longer = "line\nbreak\u202e.png", f"{'d/' * 600}a.png"
+    acme = make_company("acme", {name: RED, longer: RED})
+    for path in (name, longer):
+        response = put(client, quote(path), GREEN, staff)
+        assert (response.status_code, response.json().get("change")) == (200, "replaced"), response.json()
+        assert response.json()["image"]["fullPath"] == path
+        assert delete(client, quote(path), staff).status_code == 200
+        assert not (acme.image_directory / path).exists()
+        assert put(client, quote(path), GREEN, staff).status_code == 400
+    assert found(client, RED) == []
 
 
 def test_no_link_leads_out_of_the_folder(client: Client, acme: Company, staff: dict[str, str], tmp_path: Any) -> None:
@@ -236,6 +259,37 @@ def test_no_link_leads_out_of_the_folder(client: Client, acme: Company, staff: d
     assert put(client, "link/g.png", GREEN, staff).status_code == 400
     assert delete(client, "link/g.png", staff).status_code == 400
     assert list(outside.iterdir()) == []
+
+
+def test_a_link_to_a_picture_is_neither_replaced_nor_deleted(
+    client: Client, acme: Company, staff: dict[str, str]
+) -> None:
+    """A build follows it, so that what is deleted here would come back."""
+    link = acme.image_directory / "link.png"
+    link.symlink_to("Warm/red.png")
+    call_command("build_embeddings", company="acme")
+    for response in (put(client, "link.png", GREEN, staff), delete(client, "link.png", staff)):
+        assert response.status_code == 400
+        assert response.json()["error"] == "link.png: a link, a file or a folder of that name is in the way"
+    assert link.is_symlink()
+    assert "link.png" in found(client, RED)
+
+
+def test_a_picture_whose_file_is_gone_can_be_deleted_and_put(
+    client: Client, acme: Company, staff: dict[str, str]
+) -> None:
+    shutil.rmtree(acme.image_directory)
+    assert delete(client, "Warm/red.png", staff).status_code == 200
+    assert put(client, "Cold/blue.png", BLUE, staff).json()["change"] == "replaced"
+    assert found(client, RED) == ["Cold/blue.png"]
+    assert delete(client, "Warm/red.png", staff).status_code == 404
+
+
+def test_a_picture_that_no_build_has_seen_can_be_deleted(client: Client, acme: Company, staff: dict[str, str]) -> None:
+    paint(acme.image_directory / "unseen.png", GREEN)
+    assert delete(client, "unseen.png", staff).status_code == 200
+    assert not (acme.image_directory / "unseen.png").exists()
+    assert delete(client, "unseen.png", staff).status_code == 404
 
 
 def test_a_picture_where_a_folder_is_is_refused(client: Client, acme: Company, staff: dict[str, str]) -> None:

@@ -1,10 +1,12 @@
 """Companies exported to an archive and imported from it, on real files; hostile archives; processes that are killed."""
 
+import errno
 import hashlib
 import io
 import json
 import os
 import random
+import signal
 import tarfile
 import time
 from collections.abc import Callable
@@ -16,7 +18,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from search.engine import storage
+from search.engine import durable, storage
+from search.engine.pictures.shelf import remove_tree
 from search.engine.storage.archive import new_archive
 from search.engine.storage.layout import resolve
 from search.pictures import delete_image, put_image
@@ -25,6 +28,7 @@ from tenants.models import AuditEvent, Company
 from tests.conftest import paint, picture
 from tests.search.management.test_check_index import FILES, make_flask_company
 from tests.support.damage import flip_a_byte
+from tests.support.disks import RefusingOs
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.indexes import ODD_NAMES
 from tests.support.processes import KILLED, Site
@@ -86,7 +90,7 @@ def found(company: str = "acme") -> list[str]:
 def everything(*places: Path) -> list[str]:
     """Return all that lies in places, save locks and empty directories of generations."""
     files = [file for place in places for file in place.rglob("*")]
-    return sorted(str(file) for file in files if file.is_file() and file.name != ".lock")
+    return sorted(str(file) for file in files if file.is_file() and not file.name.endswith(".lock"))
 
 
 # There and back
@@ -96,7 +100,7 @@ def test_a_company_comes_back_byte_by_byte(
     acme: Company, tmp_path: Path, elsewhere: Callable[[], None], embedder: FakeEmbedder
 ) -> None:
     for path, _, _ in ODD_NAMES:
-        paint(acme.image_directory / path.replace("\n", " "), GREEN)
+        paint(acme.image_directory / path, GREEN)
     call_command("build_embeddings", company="acme", stdout=StringIO())
     files, there, results = index_files(), pictures(acme), found()
     export(tmp_path / "a.tar", "--with-images")
@@ -110,6 +114,42 @@ def test_a_company_comes_back_byte_by_byte(
     call_command("build_embeddings", company="acme", stdout=StringIO())
     assert (embedder.embedded, index_files()) == (embedded, files)
     assert company.builds.last().total_images == len(there)
+
+
+@pytest.mark.parametrize("length", [999, 1001, 1999, 2001, 3000])
+def test_a_picture_of_a_long_path_comes_back(
+    acme: Company, tmp_path: Path, elsewhere: Callable[[], None], length: int
+) -> None:
+    add_picture_of_path(acme, length)
+    there = pictures(acme)
+    export(tmp_path / "a.tar", "--with-images")
+    elsewhere()
+    import_(tmp_path / "a.tar")
+    assert pictures(Company.objects.get()) == there
+
+
+def test_a_picture_of_the_longest_path_that_a_system_takes_comes_back(acme: Company, tmp_path: Path) -> None:
+    """The import unpacks beside the company's folder, in one of a longer name."""
+    longest = os.pathconf(tmp_path, "PC_PATH_MAX") - 1 - len(f"{acme.image_directory}/")
+    with pytest.raises(OSError, match="too long"):
+        add_picture_of_path(acme, longest + 1)
+    add_picture_of_path(acme, longest)
+    files, there = index_files(), pictures(acme)
+    assert len(there) == 3
+    export(tmp_path / "a.tar", "--with-images")
+    storage.erase(acme.embeddings_directory)
+    remove_tree(acme.image_directory)
+    acme.delete()
+    import_(tmp_path / "a.tar")
+    assert (index_files(), pictures(Company.objects.get())) == (files, there)
+
+
+def add_picture_of_path(company: Company, length: int) -> None:
+    """Give the company one more picture, whose path has so many bytes, and build."""
+    path = f"{'folder/' * ((length - 10) // 7)}".ljust(length - 4, "x") + ".png"
+    paint(company.image_directory / path, RED)
+    call_command("build_embeddings", company=company.name, stdout=StringIO())
+    assert path in found(company.name)
 
 
 def test_without_pictures_the_index_comes_alone(acme: Company, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
@@ -235,14 +275,10 @@ def test_a_full_disk_leaves_the_archive_before(acme: Company, tmp_path: Path, mo
     target.parent.mkdir()
     export(target)
     before = target.read_bytes()
-    monkeypatch.setattr(os, "fsync", no_space)
+    monkeypatch.setattr(durable, "os", RefusingOs(errno.ENOSPC, "fsync"))
     with pytest.raises(CommandError, match="No space left"):
         export(target, "--force")
     assert (target.read_bytes(), list(target.parent.iterdir())) == (before, [target])
-
-
-def no_space(descriptor: int) -> None:
-    raise OSError(28, "No space left on device")
 
 
 # Refused imports: nothing of them is left
@@ -333,7 +369,7 @@ HOSTILE: dict[str, Forge] = {
     "folder of the index": lambda tar, lines: add(tar, "index/sub/metadata.json", lines=lines),
     "no file of an index": lambda tar, lines: add(tar, "index/x.png", lines=lines),
     "long": lambda tar, lines: add(tar, f"images/{'x' * 300}.png", lines=lines),
-    "deep": lambda tar, lines: add(tar, f"images/{'d/' * 2000}x.png", lines=lines),
+    "deep": lambda tar, lines: add(tar, f"images/{'d/' * 2100}x.png", lines=lines),
     "symbolic link": lambda tar, lines: add(
         tar, "images/x.png", b"", lines, type=tarfile.SYMTYPE, linkname="/etc/passwd"
     ),
@@ -452,7 +488,7 @@ def test_a_name_that_differs_in_case_is_taken(archive: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(archive: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", no_space)
+    monkeypatch.setattr(durable, "os", RefusingOs(errno.ENOSPC, "fsync"))
     assert_refused(archive, settings, said="No space left")
 
 
@@ -504,6 +540,26 @@ def require_import(site: Site, name: str, archive: Path, source: Company) -> Non
 
 
 @one_database
+def test_of_two_imports_of_a_company_the_second_is_refused(site: Site, source: Company, tmp_path: Path) -> None:
+    archive = str(tmp_path / "acme.tar")
+    export(tmp_path / "acme.tar", "--with-images")
+    first = site.manage(
+        "import_company", "copy", archive, stop_after="search.engine.storage.archive:Archive._unpack_one"
+    )
+    first.wait_until_stopped()
+    second = site.manage("import_company", "copy", archive)
+    assert second.wait() == 1
+    assert "Nothing was imported. An import of copy is running" in second.output
+    other = site.manage("import_company", "other", archive)
+    assert other.wait() == 0, other.output
+    first.send(signal.SIGCONT)
+    assert first.wait() == 0, first.output
+    for name in ("copy", "other"):
+        assert require_old_or_new(name, source)
+    assert not list(site.directory.glob("media/.importing-*"))
+
+
+@one_database
 def test_an_import_killed_after_any_step_is_repeated(site: Site, source: Company, tmp_path: Path) -> None:
     export(tmp_path / "acme.tar", "--with-images")
     for turn, step in enumerate(IMPORT_STEPS):
@@ -532,8 +588,8 @@ def test_imports_killed_at_random_moments_are_repeated(site: Site, source: Compa
     export(tmp_path / "acme.tar", "--with-images")
     for turn in range(3):
         process = site.manage("import_company", f"copy{turn}", str(tmp_path / "acme.tar"))
-        draft = site.directory / "media" / f".importing-copy{turn}"
-        eventually(lambda d=draft, p=process: d.exists() or p.status is not None, "the import has begun")
+        drafts = f"media/.importing-copy{turn}-*"
+        eventually(lambda d=drafts, p=process: [*site.directory.glob(d)] or p.status is not None, "it has begun")
         time.sleep(chance.uniform(0, 0.15))  # the moment of the kill is the test's point
         process.kill()
         require_import(site, f"copy{turn}", tmp_path / "acme.tar", source)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from search.engine.pictures import decode as images
-from search.engine.pictures.decode import ALLOWED_EXTENSIONS
+from search.engine.pictures.paths import ALLOWED_EXTENSIONS
 from tenants.models import Company
 from tests.engine.pictures.test_decode import BOMBS, SAMPLES
 from tests.support.fakes import BLUE, GREEN, RED
