@@ -82,7 +82,9 @@ class Bench:
             "numpy": lambda query: _numpy_search(matrix, query),
         }
         rows: dict[str, Callable[[Any], set[int]]] = {
-            "ours": lambda query: {ours.records.row_of_id(match.image.id) for match in ours.search(query, TOP_K)},
+            "ours": lambda query: {
+                row for match in ours.search(query, TOP_K) for row in ours.records.rows_of_id(match.image.id)
+            },
         }
         if compare:
             for name, search in _graph_indexes(matrix).items():

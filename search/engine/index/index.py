@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class ImageIndex:
             for record, vector in zip(self.added, self.added_vectors, strict=True)
         }
         added = [change for _, change in sorted((live | changed).items()) if change.vector is not None]
-        rows = {row for path in changed if (row := self.records.row_of_path(path)) is not None}
+        rows = {row for path in changed for row in self.records.rows_of_path(path)}
         return replace(
             self,
             added=tuple(change.record for change in added),
@@ -132,17 +133,16 @@ class ImageIndex:
 
     def find_path(self, path: str) -> ImageRecord | None:
         """Return the image with this path, or None."""
-        live = next((record for record in self.added if record.path == path), None)
-        row = self.records.row_of_path(path)
-        return live or (None if row is None or row in self.hidden else self.records[row])
+        live = (record for record in self.added if record.path == path)
+        built = (self.records[row] for row in self._visible(self.records.rows_of_path(path)))
+        return next(chain(live, built), None)
 
     def find_vector(self, image_id: str) -> Vector | None:
         """Return the vector, float32 [960], of the image with this id, or None."""
         for record, vector in zip(self.added, self.added_vectors, strict=True):
             if record.id == image_id:
                 return vector
-        row = self.records.row_of_id(image_id)
-        return None if row is None or row in self.hidden else self.vectors[row]
+        return next((self.vectors[row] for row in self._visible(self.records.rows_of_id(image_id))), None)
 
     def page(self, start: int, stop: int, *, location: str = "") -> tuple[list[ImageRecord], int]:
         """Return the images from start up to stop, and how many there are; live ones come last.
@@ -192,6 +192,9 @@ class ImageIndex:
         scores[hidden] = -np.inf
         places = contenders(scores, min(top_k, len(scores) - len(hidden)))
         return places + below.start if isinstance(below, slice) else below[places]
+
+    def _visible(self, rows: list[int]) -> list[int]:
+        return [row for row in rows if row not in self.hidden]
 
     def _hidden_places(self, rows: Rows) -> npt.NDArray[np.int64]:
         """Return where among rows the hidden ones are."""

@@ -59,10 +59,12 @@ class Records(Sequence[ImageRecord]):
         """Return the picture of a row from 0 to len - 1."""
 
     @abstractmethod
-    def row_of_path(self, path: str) -> int | None: ...
+    def rows_of_path(self, path: str) -> list[int]:
+        """Return the rows of the pictures of this path, in order: one or none, save where Flask has listed it twice."""
 
     @abstractmethod
-    def row_of_id(self, image_id: str) -> int | None: ...
+    def rows_of_id(self, image_id: str) -> list[int]:
+        """Return the rows of the pictures of this id, in order."""
 
     @abstractmethod
     def rows_below(self, location: str) -> Rows:
@@ -85,8 +87,8 @@ class ListRecords(Records):
 
     def __init__(self, records: list[ImageRecord]) -> None:
         self._records = records
-        self._row_of_path = {record.path: row for row, record in enumerate(records)}
-        self._row_of_id = {record.id: row for row, record in enumerate(records)}
+        self._rows_of_path = _Rows(record.path for record in records)
+        self._rows_of_id = _Rows(record.id for record in records)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -98,17 +100,31 @@ class ListRecords(Records):
     def at(self, row: int) -> ImageRecord:
         return self._records[row]
 
-    def row_of_path(self, path: str) -> int | None:
-        return self._row_of_path.get(path)
+    def rows_of_path(self, path: str) -> list[int]:
+        return self._rows_of_path.find(path)
 
-    def row_of_id(self, image_id: str) -> int | None:
-        return self._row_of_id.get(image_id)
+    def rows_of_id(self, image_id: str) -> list[int]:
+        return self._rows_of_id.find(image_id)
 
     def rows_below(self, location: str) -> Rows:
         if not location:
             return slice(0, len(self))  # an array would copy all vectors for every search
         rows = [row for row, record in enumerate(self._records) if record.lies_below(location)]
         return np.array(rows, dtype=np.int64)
+
+
+class _Rows:
+    """Where each of many texts stands. A list for each would take several times as much memory."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._first: dict[str, int] = {}
+        self._others: dict[str, list[int]] = {}
+        for row, text in enumerate(texts):
+            if self._first.setdefault(text, row) != row:
+                self._others.setdefault(text, []).append(row)
+
+    def find(self, text: str) -> list[int]:
+        return [self._first[text], *self._others.get(text, [])] if text in self._first else []
 
 
 class LineRecords(Records):
@@ -136,19 +152,15 @@ class LineRecords(Records):
         except ValueError as error:
             raise IndexCorrupt(f"metadata.json: entry {row} cannot be read: {error}") from error
 
-    def row_of_path(self, path: str) -> int | None:
+    def rows_of_path(self, path: str) -> list[int]:
         row = self._first_row_from(path)
-        return row if row < len(self) and self.at(row).path == path else None
+        return [row] if row < len(self) and self.at(row).path == path else []
 
-    def row_of_id(self, image_id: str) -> int | None:
-        key = id_key(image_id)
-        start = int(np.searchsorted(self._id_keys["key"], np.uint64(key)))
-        for entry in self._id_keys[start:]:
-            if int(entry["key"]) != key:
-                return None
-            if self.at(int(entry["row"])).id == image_id:
-                return int(entry["row"])
-        return None
+    def rows_of_id(self, image_id: str) -> list[int]:
+        key = np.uint64(id_key(image_id))
+        start, stop = (int(np.searchsorted(self._id_keys["key"], key, side=side)) for side in ("left", "right"))
+        rows = sorted(self._id_keys["row"][start:stop].tolist())
+        return [row for row in rows if self.at(row).id == image_id]
 
     def rows_below(self, location: str) -> Rows:
         if not location:
@@ -166,8 +178,12 @@ def image_id(company: str, path: str) -> str:
 
 
 def ids_no_path_gives(company: str, records: Iterable[ImageRecord]) -> dict[str, str]:
-    """Return, by path, the ids that image_id does not give."""
-    return {record.path: record.id for record in records if record.id != image_id(company, record.path)}
+    """Return, by path, the ids that image_id does not give; the first of a path that is listed twice."""
+    given: dict[str, str] = {}
+    for record in records:
+        if record.id != image_id(company, record.path):
+            given.setdefault(record.path, record.id)
+    return given
 
 
 def parse_entry(entry: Any) -> ImageRecord:

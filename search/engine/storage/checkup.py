@@ -75,14 +75,14 @@ def _record_problems(index: ImageIndex) -> Iterator[str]:
     for row in range(len(index.records)):
         try:
             record = index.records[row]
-            found = index.records.row_of_id(record.id)
+            found = index.records.rows_of_id(record.id)
         except (IndexCorrupt, IndexError) as error:
             yield f"{METADATA}: {error}"
             return
         if in_order and row and record.path <= before:
             yield f"{METADATA}: {record.path!r} comes after {before!r}"
             return
-        if found != row:
+        if found != [row]:
             yield f"{ID_KEYS if in_order else METADATA}: the id of {record.path!r} leads elsewhere"
             return
         if record.path.startswith("/") or ".." in PurePosixPath(record.path).parts:

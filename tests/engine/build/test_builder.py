@@ -65,8 +65,7 @@ class Collection:
 
     def vector(self, path: str) -> Any:
         index = self.index()
-        row = index.records.row_of_path(path)
-        assert row is not None, f"{path} is not in the index"
+        (row,) = index.records.rows_of_path(path)
         return index.vectors[row]
 
     def generations(self) -> list[str]:

@@ -36,7 +36,7 @@ def test_pictures_keep_their_ids_and_vectors(tmp_path: Path) -> None:
     index = storage.load(tmp_path / "acme")
     assert {record.path: record.id for record in index.records} == dict(zip(PATHS, ids, strict=True))
     for path, vector in zip(PATHS, vectors, strict=True):
-        row = index.records.row_of_path(path)
+        (row,) = index.records.rows_of_path(path)
         np.testing.assert_allclose(index.vectors[row], vector, atol=1e-7)
     assert index.info.passport == PASSPORT
 
