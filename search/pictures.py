@@ -15,10 +15,12 @@ from django.conf import settings
 from django.db import transaction
 
 from search import overlay, runtime
+from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
 from search.engine.pictures.paths import require_new_path, require_path
 from search.engine.pictures.shelf import Shelf
+from search.engine.storage.given import given_id
 from tenants import audit
 from tenants.models import Company, LiveChange
 from tenants.signals import fold_wanted
@@ -51,7 +53,7 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
     embedder = runtime.embedder_for(index)
     prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
     vector = embedder.embed([prepared])[0]
-    record = known or ImageRecord(path, image_id(company.name, path))
+    record = known or _identify(company, path, index)
     with _writing_to(company), Shelf(company.image_directory, make=True) as shelf, shelf.stage() as staged:
         staged.file.write(content)
         staged.sync()
@@ -74,7 +76,7 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
     record = index.find_path(path)
     if record is None and not _has_file(company, path):
         return None
-    record = record or ImageRecord(path, image_id(company.name, path))
+    record = record or _identify(company, path, index)
     with _writing_to(company), transaction.atomic():
         sequence = company.next_live_sequence(at_least=index.info.holds_changes_to)
         _write_change(company, record, sequence, None, "")
@@ -82,6 +84,20 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
         _remove_file(company, path)  # last: while its file is there the row is rolled back
     fold_wanted.send_robust(Company, company=company)
     return record
+
+
+def _identify(company: Company, path: str, index: ImageIndex) -> ImageRecord:
+    """Return the record of a picture that is not in the index: with the id that it once had, where it had one.
+
+    Asked are the index, which keeps what is hidden, the company's changes, and what another program gave: the next
+    build asks for that, too.
+    """
+    hidden = index.records.rows_of_path(path)
+    if hidden:
+        return index.records[hidden[0]]
+    changed = LiveChange.objects.filter(company=company, path=path).values_list("image_id", flat=True).first()
+    given = changed or given_id(company.embeddings_directory, path)
+    return ImageRecord(path, given or image_id(company.name, path))
 
 
 def _write_change(company: Company, record: ImageRecord, sequence: int, vector: bytes | None, fingerprint: str) -> None:

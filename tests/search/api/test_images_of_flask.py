@@ -1,6 +1,7 @@
 """Pictures put and deleted in an index that the Flask service made: its ids, and paths and ids that it lists twice."""
 
 import json
+import shutil
 from base64 import b64encode
 from typing import Any
 
@@ -85,6 +86,52 @@ def build(**options: bool) -> None:
 
 def fold() -> None:
     carry_out_build.func(Company.objects.get().queue_build(fold=True).pk)
+
+
+# An id is for ever
+
+
+def test_a_picture_that_is_deleted_and_put_again_keeps_the_id_that_flask_gave_it(api: Api) -> None:
+    red, _ = flask_company(("red.png", RED), ("blue.png", BLUE))
+    api.delete("red.png")
+    assert api.put("red.png", GREEN) == red
+    assert ("red.png", red) in api.found(GREEN)
+    for publish in (fold, build, lambda: build(full=True)):
+        publish()
+        assert api.entry("red.png") == red
+        api.delete("red.png")
+        assert api.put("red.png", RED) == red
+
+
+@pytest.mark.parametrize("publish", [fold, build])
+def test_also_where_an_index_without_it_was_published_meanwhile(api: Api, settings: Any, publish: Any) -> None:
+    settings.KEEP_GENERATIONS = 0
+    red, _ = flask_company(("red.png", RED), ("blue.png", BLUE))
+    build()
+    api.delete("red.png")
+    publish()
+    assert not Company.objects.get().live_changes.exists()
+    assert api.put("red.png", RED) == red
+    build()
+    assert api.entry("red.png") == red
+
+
+def test_also_where_the_file_comes_back_unseen_and_is_deleted_and_put(api: Api, settings: Any) -> None:
+    settings.KEEP_GENERATIONS = 0
+    red, _ = flask_company(("red.png", RED), ("blue.png", BLUE))
+    build()
+    api.delete("red.png")
+    build()
+    paint(Company.objects.get().image_directory / "red.png", RED)
+    api.delete("red.png")
+    assert api.put("red.png", RED) == red
+
+
+def test_also_where_the_index_is_lost_and_only_the_change_tells(api: Api) -> None:
+    red, _ = flask_company(("red.png", RED), ("blue.png", BLUE))
+    api.delete("red.png")
+    shutil.rmtree(Company.objects.get().embeddings_directory)
+    assert api.put("red.png", RED) == red
 
 
 # A path that is listed twice
