@@ -14,7 +14,8 @@ from io import BytesIO
 from django.conf import settings
 from django.db import transaction
 
-from search import overlay, runtime
+from search import overlay, publication, runtime
+from search.engine.errors import IndexNotBuilt
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
@@ -96,8 +97,14 @@ def _identify(company: Company, path: str, index: ImageIndex) -> ImageRecord:
     if hidden:
         return index.records[hidden[0]]
     changed = LiveChange.objects.filter(company=company, path=path).values_list("image_id", flat=True).first()
-    given = changed or given_id(company.embeddings_directory, path)
-    return ImageRecord(path, given or image_id(company.name, path))
+    return ImageRecord(path, changed or _given_id(company, path) or image_id(company.name, path))
+
+
+def _given_id(company: Company, path: str) -> str | None:
+    try:
+        return given_id(publication.index_directory(company), path)
+    except IndexNotBuilt:
+        return None
 
 
 def _write_change(company: Company, record: ImageRecord, sequence: int, vector: bytes | None, fingerprint: str) -> None:

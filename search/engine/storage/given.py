@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from search.engine.storage import GIVEN_IDS, _resolve
+from search.engine.storage.layout import GIVEN_IDS, resolve
 
 _BLOCK = 1 << 20
 _LONGEST = 1 << 12  # bytes that an id takes in the file at most
@@ -17,7 +17,7 @@ def given_id(directory: Path, path: str) -> str | None:
     The published index's given_ids.json tells: it holds those of the generations before it as well. It is searched as
     text, because of a large index it has a hundred megabytes, which are parsed in seconds and searched in a fraction.
     """
-    with suppress(OSError, ValueError), (_resolve(directory) / GIVEN_IDS).open("rb") as file:
+    with suppress(OSError, ValueError), (resolve(directory) / GIVEN_IDS).open("rb") as file:
         return _value(file, json.dumps(path).encode() + b": ")
     return None
 
