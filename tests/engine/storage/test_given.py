@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from search.engine import storage
 from search.engine.index.index import IndexInfo
 from search.engine.storage.given import given_id
-from tests.engine.storage.test_storage import flask_directory, some_vectors
+from tests.support.indexes import flask_directory, some_vectors
 
 BLOCK = 1 << 20
 PATHS = st.text('ab"\\ {}:,/\u00e9\U0001f600.', max_size=6).map(lambda text: f"{text}.png")
