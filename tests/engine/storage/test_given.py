@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ PATHS = st.text('ab"\\ {}:,/\u00e9\U0001f600.', max_size=6).map(lambda text: f"{
 
 def published(directory: Path, given_ids: dict[str, str]) -> Path:
     with storage.IndexWriter(directory) as writer:
-        writer.publish(IndexInfo(0), keep=0, given_ids=given_ids)
+        writer.publish(IndexInfo(0), partial(storage.publish_by_link, directory, keep=0), given_ids=given_ids)
     return directory
 
 
