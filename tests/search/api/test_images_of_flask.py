@@ -14,8 +14,8 @@ from PIL import Image
 from search.tasks import carry_out_build
 from tenants.models import Company
 from tests.conftest import paint, picture
-from tests.engine.storage.test_storage import flask_directory
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.indexes import flask_directory
 
 PINK, LIME = (255, 60, 60), (60, 255, 60)
 
