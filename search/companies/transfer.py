@@ -25,6 +25,7 @@ from search.engine.pictures.folder import ImageFile, find_images
 from search.engine.pictures.shelf import Shelf, remove_tree
 from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, Member, new_archive, open_archive
 from search.engine.storage.checkup import examine
+from search.engine.storage.layout import import_lock
 from tenants import audit
 from tenants.models import Company
 
@@ -146,7 +147,7 @@ def _name(archive: Archive, name: str) -> str:
 @contextmanager
 def _only_import(name: str) -> Iterator[str]:
     """Yield name while no other process imports a company of that name, or raise TransferRefused."""
-    place = storage.workspace(Company(name=name).embeddings_directory).with_name(".importing.lock")
+    place = import_lock(Company(name=name).embeddings_directory)
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place, timeout=0)
     try:

@@ -15,6 +15,7 @@
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
     <parent>/.generations/AOF/.link-<hex>            the link, about to be moved into its place
     <parent>/.generations/AOF/.lock                  held by whoever publishes
+    <parent>/.generations/AOF/.importing.lock        held by the import of an archive
     <parent>/.generations/AOF/.link-<hex>            what is about to become <parent>/AOF
     <parent>/.generations/AOF/.building/<owner>/     what unfinished builds have embedded, see workspace.py
     <parent>/.generations/AOF/company.json           what protects the company, see read_company_card
@@ -143,6 +144,11 @@ def new_link(directory: Path) -> Path:
 def prepared_links(directory: Path) -> list[Path]:
     """Return the links, one at most unless processes were killed, that are about to become directory."""
     return sorted(home(directory).glob(f"{_LINK}*"))
+
+
+def import_lock(directory: Path) -> Path:
+    """Return the file that is locked while an archive becomes the index in directory."""
+    return home(directory) / ".importing.lock"
 
 
 def new_grave(place: Path) -> Path:
