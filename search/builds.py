@@ -47,7 +47,7 @@ def run_build(
         if requeue:
             build.hand_back()
         else:
-            build.cancel()
+            build.abandon()
         raise
     except BuildStopped:
         raise

@@ -62,7 +62,8 @@ class IndexActions(CompanyAccess):
         if build and build.cancel():
             self.log_change(request, company, f"Cancelled build {build.pk}.")
             audit.record(audit.in_admin(request), audit.Action.BUILD_CANCELLED, company, f"build {build.pk}")
-            self.message_user(request, f"Build {build.pk} of {company} is cancelled.", messages.SUCCESS)
+            following = ", and with it the one that was to follow" if build.follow_up else ""
+            self.message_user(request, f"Build {build.pk} of {company} is cancelled{following}.", messages.SUCCESS)
         else:
             self.message_user(request, f"No build of {company} is queued or running.", messages.WARNING)
         return to_page(company)
@@ -98,6 +99,6 @@ class IndexActions(CompanyAccess):
             text = f"Build {build.pk} of {company} was queued already and does what was asked."
             self.message_user(request, text, messages.WARNING)
         else:
-            what = "all pictures" if build.repeat == IndexBuild.Repeat.FULL else "changed pictures only"
-            text = f"Build {build.pk} of {company} is running; another build follows it: {what}."
+            following = f"another build follows it: {build.follow_up_description}"
+            text = f"Build {build.pk} of {company} is running; {following}."
             self.message_user(request, text, messages.SUCCESS)

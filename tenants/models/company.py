@@ -154,6 +154,7 @@ class Company(models.Model):
         Asked for while one runs, another follows it, because what has changed since may be missing from it.
         full: embed every picture anew. checksum: compare contents where size and time say unchanged.
         allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
+        Raises IntegrityError where the company has been deleted.
         """
         wishes = {"full": full, "checksum": checksum, "allow_empty": allow_empty}
         while True:
@@ -162,11 +163,11 @@ class Company(models.Model):
                     build = IndexBuild.objects.create(company=self, fold=fold, requested_by=requested_by, **wishes)
                     build_queued.send(IndexBuild, build=build)
                     return build
-            except IntegrityError:  # the constraint: there is an active one
+            except IntegrityError:  # the constraint: there is an active one, or there was
                 active = self.builds.active().first()
-                if active is None:  # it has just finished
-                    continue
-                if fold or active.ask_for_more(**wishes):
+                if active is None and not Company.objects.filter(pk=self.pk).exists():
+                    raise
+                if active and (fold or active.ask_for_more(requested_by=requested_by, **wishes)):
                     return active
 
     def issue_key(
