@@ -4,7 +4,6 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -57,10 +56,8 @@ class ApiKeyAdmin(UnchangedAdmin):
         return [path("<int:pk>/revoke/", revoke, name="tenants_apikey_revoke"), *super().get_urls()]
 
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm, change: bool) -> None:
-        obj.created_by = request.user
-        obj.text = obj.draw()  # for response_add, which is given this instance; it is kept nowhere else
-        super().save_model(request, obj, form, change)
-        audit.record(audit.in_admin(request), audit.Action.KEY_MADE, obj.company, obj.description)
+        # For response_add, which is given this instance; it is kept nowhere else.
+        obj.text = obj.issue(by=audit.in_admin(request))
 
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
         """Show the key, this once: no message and no session carries it, and no page of the admin is cached."""
@@ -86,12 +83,8 @@ class ApiKeyAdmin(UnchangedAdmin):
         return HttpResponseRedirect(reverse("admin:tenants_company_change", args=[key.company_id]))
 
     def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
-        with transaction.atomic():
-            revoked = key.revoke()
-            if revoked:
-                audit.record(audit.in_admin(request), audit.Action.KEY_REVOKED, key.company, str(key))
-                self.log_change(request, key, "Revoked.")
-        if revoked:
+        if key.revoke(by=audit.in_admin(request)):
+            self.log_change(request, key, "Revoked.")
             self.message_user(request, f"The key {key} of {key.company} is revoked.", messages.SUCCESS)
         else:
             self.message_user(request, f"The key {key} was revoked before.", messages.WARNING)

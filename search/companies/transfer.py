@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.db import transaction
 
 from search import publication
 from search.builds import run_build
-from search.companies.adoption import record_index
+from search.companies.adoption import import_noted, record_index
 from search.engine import durable, storage
 from search.engine.errors import ArchiveRefused, NotEnoughSpace
 from search.engine.pictures.folder import ImageFile, find_images
@@ -41,7 +42,7 @@ class Transferred:
 # Export -------------------------------------------------------------------------------------------------------------
 
 
-def export_company(company: Company, target: Path, *, with_images: bool, replace: bool) -> Transferred:
+def export_company(company: Company, target: Path, *, with_images: bool, replace: bool, by: audit.Actor) -> Transferred:
     """Write the company's settings, its index and, if wanted, its pictures to the archive target.
 
     Pictures put or deleted one at a time become part of the index first. API keys are not exported.
@@ -59,6 +60,7 @@ def export_company(company: Company, target: Path, *, with_images: bool, replace
             pictures, left_out = _add_pictures(company.image_directory, archive)
         for name, file in files:
             archive.add(f"index/{name}", file)
+    audit.record(by, audit.Action.COMPANY_EXPORTED, company, f"to {target}")
     return Transferred(company, storage.info(directory).total_images, pictures, left_out)
 
 
@@ -100,7 +102,7 @@ def _add_pictures(folder: Path, archive: ArchiveWriter) -> tuple[int, int]:
 # Import -------------------------------------------------------------------------------------------------------------
 
 
-def import_archive(path: Path, *, name: str = "", image_folder: Path | None = None) -> Transferred:
+def import_archive(path: Path, *, name: str = "", image_folder: Path | None = None, by: audit.Actor) -> Transferred:
     """Make the company in an archive one of this installation, under another name if one is given.
 
     All of the archive is verified before anything can be seen. The ids of the pictures stay.
@@ -121,11 +123,12 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
             if checkup.problems:
                 raise ArchiveRefused(f"The index in {path} is damaged: {'; '.join(checkup.problems)}")
             _require_same_pictures(pictures, company)
-            _save(company, storage.info(draft.path).live_sequence or 0)
+            _save(company, storage.info(draft.path).live_sequence or 0, by)
             count = sum(file.is_file() for file in pictures.rglob("*"))
             if count:
                 _move_pictures(pictures, company.image_directory)
-            publication.publish(company, draft, made_from=company.generation)
+            confirm = partial(import_noted, company, path, by=by)
+            publication.publish(company, draft, made_from=company.generation, confirm=confirm)
     record_index(company)
     return Transferred(company, checkup.images, count)
 
@@ -195,16 +198,14 @@ def _require_same_pictures(pictures: Path, company: Company) -> None:
         raise TransferRefused(f"{folder} holds other pictures: move them away, or import under another name")
 
 
-def _save(company: Company, live_sequence: int) -> None:
+def _save(company: Company, live_sequence: int, by: audit.Actor) -> None:
     """Save the company, its changes counted on from those that the index holds."""
     company.live_sequence = max(company.live_sequence, live_sequence)
     company.live_floor = max(company.live_floor, live_sequence)
-    with transaction.atomic():
-        if company.pk:
-            company.save(update_fields=["live_sequence", "live_floor"])
-        else:
-            company.save()
-            audit.record(audit.on_command_line(), audit.Action.COMPANY_MADE, company)
+    if company.pk:
+        company.save(update_fields=["live_sequence", "live_floor"])
+    else:
+        company.add(by=by)
 
 
 def _move_pictures(pictures: Path, folder: Path) -> None:

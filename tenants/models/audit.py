@@ -1,17 +1,35 @@
-from django.db import models
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import models, transaction
+
+logger = logging.getLogger("audit")
+
+
+class Channel(models.TextChoices):
+    ADMIN = "admin", "admin"
+    BASIC = "basic", "HTTP Basic"
+    KEY = "key", "API key"
+    COMMAND = "command", "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asked for something, and through which channel."""
+
+    name: str
+    channel: Channel
+    user: Any = None  # of the database, where it is one of those
 
 
 class AuditEvent(models.Model):
-    """Who did what to which company. Rows are added by tenants.audit.record and never changed.
+    """Who did what to which company. Rows are added by record() and never changed.
 
     Everything is text, so that it outlives users, keys and companies.
     """
 
-    class Channel(models.TextChoices):
-        ADMIN = "admin", "admin"
-        BASIC = "basic", "HTTP Basic"
-        KEY = "key", "API key"
-        COMMAND = "command", "command line"
+    Channel = Channel
 
     class Action(models.TextChoices):
         COMPANY_MADE = "company made"
@@ -47,3 +65,34 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.actor}: {self.company}, {self.action}"
+
+
+def record(by: Actor | None, action: AuditEvent.Action, company: models.Model | str, detail: str = "") -> None:
+    """Keep who did this to the company. Call it in the transaction that does it, where there is one.
+
+    by: None for what the service does by itself, of which nothing is kept. company: or its name, where nothing else is
+    left of it. detail: never a secret.
+    """
+    if by is None:
+        return
+    name = str(company)
+    AuditEvent.objects.create(
+        actor=by.name[:200],
+        channel=by.channel,
+        action=action,
+        company=name[:64],
+        company_key=company.pk if isinstance(company, models.Model) else None,
+        detail=detail,
+    )
+    line = {"actor": by.name, "channel": by.channel.value, "action": action.value, "company": name}
+    transaction.on_commit(
+        lambda: logger.info(
+            "%s (%s): %s of %s%s",
+            by.name,
+            by.channel.label,
+            action.value,
+            name,
+            f": {detail}" if detail else "",
+            extra={**line, "detail": detail},
+        )
+    )

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models, transaction
 from django.db.models.functions import Coalesce, Now
 
+from tenants.models.audit import Actor, AuditEvent, record
 from tenants.signals import build_queued
 
 
@@ -23,6 +24,10 @@ class LeaseLost(BuildStopped):
     """The build was without heartbeat for too long, and another worker has taken it over."""
 
 
+class BuildRunning(Exception):
+    """Another process carries out a build of the company; the message says since when."""
+
+
 class IndexBuildQuerySet(models.QuerySet["IndexBuild"]):
     def active(self) -> "IndexBuildQuerySet":
         return self.filter(status__in=IndexBuild.ACTIVE)
@@ -35,6 +40,13 @@ class IndexBuildQuerySet(models.QuerySet["IndexBuild"]):
             models.Q(status=IndexBuild.Status.QUEUED)
             | models.Q(status=IndexBuild.Status.RUNNING, heartbeat_at__lt=expired)
         )
+
+    def queue(self, **values: Any) -> "IndexBuild":
+        """Hand a new build to the workers. Raises IntegrityError where the company has an active one, or is deleted."""
+        with transaction.atomic():
+            build = self.create(**values)
+            build_queued.send(IndexBuild, build=build)
+        return build
 
 
 class IndexBuild(models.Model):
@@ -167,11 +179,13 @@ class IndexBuild(models.Model):
             if given_up:
                 self._queue_follow_up()
 
-    def ask_for_more(self, *, requested_by: Any = None, **wishes: bool) -> bool:
+    @transaction.atomic
+    def ask_for_more(self, *, by: Actor | None, **wishes: bool) -> bool:
         """Have a queued build do more than it was queued for, and a running one followed by another.
 
         False where it has become something else meanwhile: ask again.
         """
+        user = by.user if by else None
         mine = IndexBuild.objects.filter(pk=self.pk)
         wished = [name for name, wish in wishes.items() if wish]
         queued = mine.filter(status=self.Status.QUEUED).update(fold=False, **dict.fromkeys(wished, True))
@@ -180,10 +194,15 @@ class IndexBuild(models.Model):
             build_queued.send(IndexBuild, build=self)  # its task may have been lost with a worker
         running = mine.filter(status=self.Status.RUNNING).update(
             follow_up=True,
-            follow_up_requested_by=Coalesce("follow_up_requested_by", models.Value(requested_by and requested_by.pk)),
+            follow_up_requested_by=Coalesce("follow_up_requested_by", models.Value(user and user.pk)),
             **{f"follow_up_{name}": True for name in wished},
         )
         self.refresh_from_db()
+        if queued:
+            record(by, AuditEvent.Action.BUILD_ASKED, self.company, f"build {self.pk}: {self.description}")
+        if running:
+            detail = f"after build {self.pk}: {self.follow_up_description}"
+            record(by, AuditEvent.Action.BUILD_ASKED, self.company, detail)
         return bool(queued or running)
 
     def beat(self, **values: Any) -> None:
@@ -219,7 +238,8 @@ class IndexBuild(models.Model):
     def _queue_follow_up(self) -> None:
         ended = IndexBuild.objects.select_related("follow_up_requested_by").get(pk=self.pk)
         if ended.follow_up:
-            self.company.queue_build(
+            IndexBuild.objects.queue(
+                company=self.company,
                 full=ended.follow_up_full,
                 checksum=ended.follow_up_checksum,
                 allow_empty=ended.follow_up_allow_empty,
@@ -232,7 +252,7 @@ class IndexBuild(models.Model):
             self._write(status=self.Status.QUEUED, lease="", attempts=models.F("attempts") - 1)
             build_queued.send(IndexBuild, build=self)
 
-    def cancel(self) -> bool:
+    def cancel(self, *, by: Actor | None = None) -> bool:
         """End the build and what was to follow it; False where it is over. The worker notices at its next beat."""
         active = IndexBuild.objects.active().filter(pk=self.pk)
         with transaction.atomic():
@@ -241,6 +261,8 @@ class IndexBuild(models.Model):
             if cancelled and self.follow_up:
                 self.error = f"Cancelled together with the build that was to follow: {self.follow_up_description}"
                 IndexBuild.objects.filter(pk=self.pk).update(error=self.error)
+            if cancelled:
+                record(by, AuditEvent.Action.BUILD_CANCELLED, self.company, f"build {self.pk}")
         return bool(cancelled)
 
     def _write(self, **values: Any) -> None:

@@ -4,19 +4,22 @@ import base64
 import logging
 import os
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
+from django.db.models.signals import pre_save
 from django.test import Client
 from django.urls import reverse
 
 from search.builds import run_build
+from search.companies.rollback import roll_back
 from tenants import audit
 from tenants.models import AuditEvent, Company
-from tests.conftest import picture
+from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED
 
 MakeCompany = Callable[..., Company]
@@ -139,6 +142,69 @@ def test_commands_are_noted_with_the_systems_user(acme: Company) -> None:
     actions = ["key made", "key revoked", "build asked for", "index rolled back", "build asked for"]
     new = [("company made", "globex"), ("build asked for", "globex")]
     assert events() == [(me, "command", *what) for what in [*((action, "acme") for action in actions), *new]]
+
+
+def test_each_build_asked_for_is_noted_with_what_it_does(client: Client, admin_client: Client, acme: Company) -> None:
+    """Whoever asks, and through whichever channel, is noted in the same words."""
+    _, text = acme.issue_key("Shop", can_write=True)
+    client.post("/api/reindex/acme", {"checksum": True}, headers={"X-API-Key": text})
+    call_command("build_embeddings", company="acme", enqueue=True, full=True)
+    build = acme.builds.active().get()
+    assert build.start()
+    admin_client.post(reverse("admin:tenants_company_reindex", args=[acme.pk]))
+    call_command("build_embeddings", company="acme", enqueue=True, allow_empty=True)
+    assert [event.detail for event in AuditEvent.objects.order_by("id")] == [
+        f"build {build.pk}: changed pictures only, contents compared",
+        f"build {build.pk}: all pictures, contents compared",
+        f"after build {build.pk}: changed pictures only",
+        f"after build {build.pk}: changed pictures only, even if there are none",
+    ]
+
+
+def test_what_the_service_does_by_itself_is_not_noted(acme: Company) -> None:
+    build = acme.queue_build(fold=True)
+    assert build.start()
+    acme.queue_build(by=audit.on_command_line())
+    build.succeed()
+    assert acme.builds.active().exists()
+    assert [action for _, _, action, _ in events()] == ["build asked for"]  # not for the one that follows
+
+
+@contextmanager
+def unwritable_audit() -> Iterator[None]:
+    def refuse(**_: Any) -> None:
+        raise OSError("the audit cannot be written")
+
+    pre_save.connect(refuse, sender=AuditEvent)
+    try:
+        yield
+    finally:
+        pre_save.disconnect(refuse, sender=AuditEvent)
+
+
+def test_nothing_is_done_that_cannot_be_noted(acme: Company) -> None:
+    (key, _), by = acme.issue_key("Shop"), audit.on_command_line()
+    paint(acme.image_directory / "b.png", BLUE)
+    call_command("build_embeddings", company="acme")
+    acme.refresh_from_db()
+    build, generation = acme.queue_build(), acme.generation
+    deeds: list[Callable[[], Any]] = [
+        lambda: acme.queue_build(full=True, by=by),
+        lambda: build.cancel(by=by),
+        lambda: acme.issue_key("Other", by=by),
+        lambda: key.revoke(by=by),
+        lambda: roll_back(acme, cancel_build=True, by=by),
+        lambda: Company(name="globex").add(by=by),
+        lambda: acme.remove(by=by),
+    ]
+    for deed in deeds:
+        with unwritable_audit(), pytest.raises(OSError, match="the audit cannot be written"):
+            deed()
+    build.refresh_from_db()
+    acme.refresh_from_db()
+    assert (build.status, build.full, acme.generation) == ("queued", False, generation)
+    assert [(each.pk, each.state) for each in acme.api_keys.all()] == [(key.pk, "valid")]
+    assert not Company.objects.filter(name="globex").exists()
 
 
 def test_each_is_a_line_of_the_log_once_it_is_done(

@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, connection, connections, transaction
 from django.db.models.functions import Now
 
+from tenants.audit import Actor, Channel, on_command_line
 from tenants.models import BuildCancelled, Company, IndexBuild, LeaseLost
 from tenants.signals import build_queued
 from tests.support.processes import Site
@@ -358,13 +359,13 @@ def test_a_fold_asked_for_while_a_build_runs_does_not_follow_it(acme: Company) -
 
 
 def test_the_build_that_follows_names_who_has_asked_for_it(acme: Company) -> None:
-    ann, bob = (User.objects.create_user(name) for name in ("ann", "bob"))
-    build = acme.queue_build(requested_by=ann)
+    ann, bob = (Actor(name, Channel.ADMIN, User.objects.create_user(name)) for name in ("ann", "bob"))
+    build = acme.queue_build(by=ann)
     assert build.start()
-    acme.queue_build()
-    acme.queue_build(requested_by=bob)
+    acme.queue_build(by=on_command_line())  # of whom the database knows no user
+    acme.queue_build(by=bob)
     build.succeed()
-    assert acme.builds.active().get().requested_by == bob
+    assert (build.requested_by, acme.builds.active().get().requested_by) == (ann.user, bob.user)
 
 
 def test_the_worker_that_takes_over_does_what_was_asked_for_meanwhile(acme: Company) -> None:
