@@ -13,7 +13,7 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 
 from tenants import audit
-from tenants.models import ApiKey, AuditEvent
+from tenants.models import ApiKey, AuditEvent, Company
 
 
 class UnchangedAdmin(admin.ModelAdmin):
@@ -90,12 +90,36 @@ class ApiKeyAdmin(UnchangedAdmin):
             self.message_user(request, f"The key {key} was revoked before.", messages.WARNING)
 
 
+class CompanyOfEvent(admin.SimpleListFilter):
+    """One company's events: one made anew under the name of one that was deleted is another company."""
+
+    title = "company"
+    parameter_name = "company_key"
+
+    def has_output(self) -> bool:
+        return True
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, str]]:
+        there = set(Company.objects.values_list("pk", flat=True))
+        known = AuditEvent.objects.exclude(company_key=None).order_by("company", "-company_key")
+        return [
+            (str(key), name if key in there else f"{name} (deleted)")
+            for key, name in known.values_list("company_key", "company").distinct()
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
+        key = self.value()
+        if key is None:
+            return queryset
+        return queryset.filter(company_key=int(key)) if key.isdecimal() and len(key) < 19 else queryset.none()
+
+
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnlyAdmin):
     """What is there is there: nobody adds, changes or deletes it here."""
 
     list_display = ("at", "actor", "channel", "action", "company", "detail")
-    list_filter = ("company", "action", "channel", "at")
+    list_filter = (CompanyOfEvent, "action", "channel", "at")
     list_per_page = 100
     search_fields = ("actor", "company", "detail")
     date_hierarchy = "at"

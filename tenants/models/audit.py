@@ -32,24 +32,26 @@ class AuditEvent(models.Model):
     Channel = Channel
 
     class Action(models.TextChoices):
-        COMPANY_MADE = "company made"
-        COMPANY_CHANGED = "company changed"
-        COMPANY_DELETED = "company deleted"
-        PICTURE_PUT = "picture put"
-        PICTURE_DELETED = "picture deleted"
-        PICTURES_UPLOADED = "pictures uploaded"
-        BUILD_ASKED = "build asked for"
-        BUILD_CANCELLED = "build cancelled"
-        COMPANY_EXPORTED = "company exported"
-        INDEX_IMPORTED = "index imported"
-        INDEX_ROLLED_BACK = "index rolled back"
-        KEY_MADE = "key made"
-        KEY_REVOKED = "key revoked"
+        """What is stored is read by others and stays; the labels are what people see."""
+
+        COMPANY_MADE = "company made", "company created"
+        COMPANY_CHANGED = "company changed", "company updated"
+        COMPANY_DELETED = "company deleted", "company deleted"
+        PICTURE_PUT = "picture put", "picture uploaded"
+        PICTURE_DELETED = "picture deleted", "picture deleted"
+        PICTURES_UPLOADED = "pictures uploaded", "pictures uploaded"
+        BUILD_ASKED = "build asked for", "build requested"
+        BUILD_CANCELLED = "build cancelled", "build cancelled"
+        COMPANY_EXPORTED = "company exported", "company exported"
+        INDEX_IMPORTED = "index imported", "index imported"
+        INDEX_ROLLED_BACK = "index rolled back", "index rolled back"
+        KEY_MADE = "key made", "API key created"
+        KEY_REVOKED = "key revoked", "API key revoked"
 
     at = models.DateTimeField(auto_now_add=True, db_index=True)
     actor = models.CharField(max_length=200, help_text="A user's name, a key's prefix and name, or a system user.")
     channel = models.CharField(max_length=10, choices=Channel.choices)
-    action = models.CharField(max_length=20, help_text="One of Action's.")
+    action = models.CharField(max_length=20, choices=Action.choices)
     company = models.CharField(max_length=64, db_index=True)
     company_key = models.BigIntegerField(
         null=True,
@@ -64,7 +66,7 @@ class AuditEvent(models.Model):
         ordering = ["-at", "-id"]
 
     def __str__(self) -> str:
-        return f"{self.actor}: {self.company}, {self.action}"
+        return f"{self.actor}: {self.company}, {self.get_action_display()}"
 
 
 def record(by: Actor | None, action: AuditEvent.Action, company: models.Model | str, detail: str = "") -> None:

@@ -4,6 +4,7 @@ import base64
 import logging
 import os
 import pwd
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -227,7 +228,7 @@ def test_the_audit_outlives_companies_and_users(admin_client: Client, acme: Comp
     User.objects.exclude(username="ann").delete()
     page = admin_client.get(EVENTS).content.decode()
     assert "bob" in page
-    assert "picture put" in page
+    assert "picture uploaded" in page
 
 
 def test_the_admin_shows_the_audit_by_company_and_changes_nothing(admin_client: Client, db: None) -> None:
@@ -244,6 +245,49 @@ def test_the_admin_shows_the_audit_by_company_and_changes_nothing(admin_client: 
     admin_client.post(EVENTS, {"action": "delete_selected", "_selected_action": [event.pk], "post": "yes"})
     assert AuditEvent.objects.count() == 2
     assert {each.actor for each in AuditEvent.objects.all()} == {"bob"}
+
+
+def audit_of(client: Client, company: Company) -> Any:
+    """Return the page of the audit that the company's page leads to."""
+    page = client.get(reverse("admin:tenants_company_change", args=[company.pk])).content.decode()
+    link = re.search(rf'href="({re.escape(EVENTS)}\?[^"]+)"', page)
+    assert link
+    return client.get(link[1])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_company_made_anew_shows_nothing_of_the_first_ones_audit(admin_client: Client, acme: Company) -> None:
+    audit.record(audit.Actor("bob", audit.Channel.BASIC), audit.Action.PICTURE_PUT, acme, "secret.png")
+    delete = reverse("admin:tenants_company_delete", args=[acme.pk])
+    admin_client.post(delete, {"post": "yes", "remove_index": "1", "remove_pictures": "1"})
+    form = {"name": "acme", "active": "on", "image_folder": "", "notes": "", "daily_quota": ""}
+    admin_client.post(reverse("admin:tenants_company_add"), form)
+    page = audit_of(admin_client, Company.objects.get(name="acme"))
+    assert [event.action for event in page.context["cl"].result_list] == ["company made"]
+    assert "secret.png" not in page.content.decode()
+    first = admin_client.get(EVENTS, {"company_key": acme.pk})
+    shown = [event.detail for event in first.context["cl"].result_list]
+    assert sorted(shown) == ["", "index removed from disk", "pictures removed from disk", "secret.png"]
+    assert "acme (deleted)" in first.content.decode()
+
+
+@pytest.mark.parametrize("key", ["0", "-1", "x", "9" * 30, "\u0665", ""])
+def test_an_unknown_companys_audit_is_empty(admin_client: Client, db: None, key: str) -> None:
+    audit.record(audit.Actor("bob", audit.Channel.BASIC), audit.Action.COMPANY_DELETED, "acme")
+    assert not admin_client.get(EVENTS, {"company_key": key}).context["cl"].result_list
+
+
+def test_who_may_not_see_the_audit_is_not_led_to_it(colleague: Any, acme: Company) -> None:
+    page = colleague("view_company").get(reverse("admin:tenants_company_change", args=[acme.pk])).content.decode()
+    assert EVENTS not in page
+
+
+def test_the_audit_is_shown_in_todays_words_and_stored_in_those_that_others_read(
+    admin_client: Client, acme: Company
+) -> None:
+    acme.queue_build(by=audit.on_command_line())
+    assert "build requested" in admin_client.get(EVENTS).content.decode()
+    assert events()[0][2] == "build asked for"
 
 
 def test_the_audit_is_seen_by_permission(db: None) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from tenants.models import AuditEvent, Company
 from tests.support.processes import Site
 
 
@@ -32,3 +33,15 @@ def test_what_was_to_follow_a_build_is_kept(site: Site) -> None:
 
     builds = migrate("0004_generation").get_model("tenants", "IndexBuild").objects
     assert dict(builds.values_list("company__name", "repeat")) == asked
+
+
+def test_events_are_those_of_the_company_that_had_the_name_then(site: Site) -> None:
+    events = migrate("0005_follow_ups").get_model("tenants", "AuditEvent").objects
+    events.create(company="acme", detail="before")
+    acme = Company.objects.create(name="acme")
+    events.create(company="globex", detail="another's")
+    events.create(company="acme", detail="since")
+
+    migrate("0006_companies_of_audit_events")
+    keys = dict(AuditEvent.objects.values_list("detail", "company_key"))
+    assert keys == {"before": None, "another's": None, "since": acme.pk}
