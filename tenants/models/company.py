@@ -12,7 +12,6 @@ from django.db.models.functions import Greatest, Lower
 from tenants.models.audit import Actor, AuditEvent, record
 from tenants.models.builds import BuildRunning, IndexBuild
 from tenants.models.keys import ApiKey
-from tenants.models.usage import SearchUsage
 
 # A folder's name and a URL's segment on every system: no separator, no leading dot, nothing to escape.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
@@ -240,13 +239,6 @@ class Company(models.Model):
         key = ApiKey(company=self, name=name, can_write=can_write, expires=expires)
         key.full_clean(exclude=["prefix", "digest"])
         return key, key.issue(by=by)
-
-    def count_search(self) -> bool:
-        """Count one search of today, UTC; False where the quota is used up, and nothing is counted.
-
-        Without a quota nothing is counted either: a search then does not wait for who writes to the database.
-        """
-        return self.daily_quota is None or SearchUsage.objects.count_one(self.pk, quota=self.daily_quota)
 
     @property
     def protection(self) -> dict[str, Any]:

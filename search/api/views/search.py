@@ -13,7 +13,7 @@ from search.api.forms import SearchForm, SimilarForm, filters, validated
 from search.api.responses import FAULT, NO_KEY, UNUSABLE
 from search.http.access import readable_company
 from search.http.bodies import ImageFormParser
-from search.http.limits import count_search
+from search.http.limits import counted_search
 
 
 class SearchView(APIView):
@@ -37,8 +37,8 @@ class SearchView(APIView):
         index = queries.company_index(found)
         form = validated(SearchForm, request.data)
         image = form["image"]
-        count_search(found)
-        matches = queries.find_similar(index, image, name=image.name, top_k=form["top_k"], filters=filters(form))
+        with counted_search(found):
+            matches = queries.find_similar(index, image, name=image.name, top_k=form["top_k"], filters=filters(form))
         return Response(search_body(found, matches))
 
 
@@ -60,6 +60,6 @@ class SimilarView(APIView):
         found = readable_company(request, company)
         index = queries.company_index(found)
         form = validated(SimilarForm, request.query_params)
-        count_search(found)
-        matches = queries.find_similar_to_indexed(index, str(image_id), top_k=form["top_k"], filters=filters(form))
+        with counted_search(found):
+            matches = queries.find_similar_to_indexed(index, str(image_id), top_k=form["top_k"], filters=filters(form))
         return Response(search_body(found, matches))
