@@ -48,7 +48,7 @@ def run_build(
         if requeue:
             build.hand_back()
         else:
-            build.cancel()
+            build.abandon()
         raise
     except BuildStopped:
         raise

@@ -10,6 +10,7 @@ from search.engine.errors import IndexNotBuilt
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match import Match
 from search.engine.model.embedder import read_prepared
+from search.engine.vectors import Vector
 from search.monitoring.observation import note_company, stage
 from tenants.models import Company, CompanyQuerySet
 
@@ -53,6 +54,28 @@ def find_company(name: str, among: CompanyQuerySet | None = None) -> Company:
     return company
 
 
+def search(
+    company: Company, image: BinaryIO, *, name: str, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY
+) -> list[Match]:
+    """Return the company's pictures closest to image, closest first: find_similar() in its index as of now.
+
+    company: freshly read from the database. Raises IndexNotBuilt and IndexCorrupt as well.
+    """
+    return find_similar(company_index(company), image, name=name, top_k=top_k, filters=filters)
+
+
+def search_like(company: Company, image_id: str, *, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY) -> list[Match]:
+    """Return the company's pictures closest to one of them, which is left out; top_k above 50 is held to 50.
+
+    company: freshly read from the database. Raises ImageNotFound, IndexNotBuilt and IndexCorrupt.
+    """
+    index = company_index(company)
+    vector = index.find_vector(image_id)
+    if vector is None:
+        raise ImageNotFound(f"No picture with the id {image_id}")
+    return _closest(index, vector, top_k=top_k, filters=filters, without_id=image_id)
+
+
 def find_similar(
     index: ImageIndex, image: BinaryIO, *, name: str, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY
 ) -> list[Match]:
@@ -66,24 +89,19 @@ def find_similar(
         prepared = read_prepared(embedder, image, name=name, max_pixels=settings.MAX_PIXELS)
     with stage("embed"):
         vector = embedder.embed([prepared])[0]
-    with stage("search"):
-        return index.search(vector, min(top_k, MAX_TOP_K), location=filters.location, min_score=filters.min_score)
+    return _closest(index, vector, top_k=top_k, filters=filters)
 
 
-def find_similar_to_indexed(
-    index: ImageIndex, image_id: str, *, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY
+def _closest(
+    index: ImageIndex, vector: Vector, *, top_k: int, filters: Filters, without_id: str | None = None
 ) -> list[Match]:
-    """Return the pictures closest to one of the index's own, which is left out. Raises ImageNotFound."""
-    vector = index.find_vector(image_id)
-    if vector is None:
-        raise ImageNotFound(f"No picture with the id {image_id}")
     with stage("search"):
         return index.search(
             vector,
             min(top_k, MAX_TOP_K),
             location=filters.location,
             min_score=filters.min_score,
-            without_id=image_id,
+            without_id=without_id,
         )
 
 
@@ -116,6 +134,7 @@ def companies_with_index(companies: CompanyQuerySet) -> list[Company]:
     return [company for company in companies if publication.is_listed(company)]
 
 
-def loaded_companies() -> set[int]:
-    """Return the primary keys of the companies whose index this process holds."""
-    return runtime.index_cache().loaded()
+def loaded_names(companies: list[Company]) -> list[str]:
+    """Return the names of those of the companies whose index this process holds."""
+    loaded = runtime.index_cache().loaded()
+    return [company.name for company in companies if company.pk in loaded]

@@ -4,7 +4,6 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -14,7 +13,7 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 
 from tenants import audit
-from tenants.models import ApiKey, AuditEvent
+from tenants.models import ApiKey, AuditEvent, Company
 
 
 class UnchangedAdmin(admin.ModelAdmin):
@@ -57,10 +56,8 @@ class ApiKeyAdmin(UnchangedAdmin):
         return [path("<int:pk>/revoke/", revoke, name="tenants_apikey_revoke"), *super().get_urls()]
 
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm, change: bool) -> None:
-        obj.created_by = request.user
-        obj.text = obj.draw()  # for response_add, which is given this instance; it is kept nowhere else
-        super().save_model(request, obj, form, change)
-        audit.record(audit.in_admin(request), audit.Action.KEY_MADE, obj.company, obj.description)
+        # For response_add, which is given this instance; it is kept nowhere else.
+        obj.text = obj.issue(by=audit.in_admin(request))
 
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
         """Show the key, this once: no message and no session carries it, and no page of the admin is cached."""
@@ -86,15 +83,35 @@ class ApiKeyAdmin(UnchangedAdmin):
         return HttpResponseRedirect(reverse("admin:tenants_company_change", args=[key.company_id]))
 
     def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
-        with transaction.atomic():
-            revoked = key.revoke()
-            if revoked:
-                audit.record(audit.in_admin(request), audit.Action.KEY_REVOKED, key.company, str(key))
-                self.log_change(request, key, "Revoked.")
-        if revoked:
+        if key.revoke(by=audit.in_admin(request)):
+            self.log_change(request, key, "Revoked.")
             self.message_user(request, f"The key {key} of {key.company} is revoked.", messages.SUCCESS)
         else:
             self.message_user(request, f"The key {key} was revoked before.", messages.WARNING)
+
+
+class CompanyOfEvent(admin.SimpleListFilter):
+    """One company's events: one made anew under the name of one that was deleted is another company."""
+
+    title = "company"
+    parameter_name = "company_key"
+
+    def has_output(self) -> bool:
+        return True
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, str]]:
+        there = set(Company.objects.values_list("pk", flat=True))
+        known = AuditEvent.objects.exclude(company_key=None).order_by("company", "-company_key")
+        return [
+            (str(key), name if key in there else f"{name} (deleted)")
+            for key, name in known.values_list("company_key", "company").distinct()
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
+        key = self.value()
+        if key is None:
+            return queryset
+        return queryset.filter(company_key=int(key)) if key.isdecimal() and len(key) < 19 else queryset.none()
 
 
 @admin.register(AuditEvent)
@@ -102,7 +119,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
     """What is there is there: nobody adds, changes or deletes it here."""
 
     list_display = ("at", "actor", "channel", "action", "company", "detail")
-    list_filter = ("company", "action", "channel", "at")
+    list_filter = (CompanyOfEvent, "action", "channel", "at")
     list_per_page = 100
     search_fields = ("actor", "company", "detail")
     date_hierarchy = "at"

@@ -1,31 +1,20 @@
 """Who did what to which company: rows for the admin, and lines of the logger "audit"."""
 
-import logging
 import os
 import pwd
-from dataclasses import dataclass
 
-from django.db import transaction
 from django.http import HttpRequest
 
 from tenants.models import ApiKey, AuditEvent
+from tenants.models.audit import Actor, Channel, record
 
-logger = logging.getLogger("audit")
+__all__ = ["Action", "Actor", "Channel", "holder_of", "in_admin", "on_command_line", "record"]
 
 Action = AuditEvent.Action
-Channel = AuditEvent.Channel
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who asked for something, and by which door."""
-
-    name: str
-    channel: Channel
 
 
 def in_admin(request: HttpRequest) -> Actor:
-    return Actor(request.user.get_username(), Channel.ADMIN)
+    return Actor(request.user.get_username(), Channel.ADMIN, request.user)
 
 
 def holder_of(key: ApiKey) -> Actor:
@@ -39,31 +28,3 @@ def on_command_line() -> Actor:
         return Actor(pwd.getpwuid(number).pw_name, Channel.COMMAND)
     except KeyError:  # a container's, which nobody has given a name
         return Actor(str(number), Channel.COMMAND)
-
-
-def record(actor: Actor, action: Action, company: object, detail: str = "") -> None:
-    """Keep that actor did this to the company. Call it in the transaction that does it, where there is one.
-
-    company: its name, or the company itself. detail: never a secret.
-    """
-    name = str(company)
-    AuditEvent.objects.create(
-        actor=actor.name[:200],
-        channel=actor.channel,
-        action=action,
-        company=name[:64],
-        company_key=getattr(company, "pk", None),
-        detail=detail,
-    )
-    line = {"actor": actor.name, "channel": actor.channel.value, "action": action.value, "company": name}
-    transaction.on_commit(
-        lambda: logger.info(
-            "%s (%s): %s of %s%s",
-            actor.name,
-            actor.channel.label,
-            action.value,
-            name,
-            f": {detail}" if detail else "",
-            extra={**line, "detail": detail},
-        )
-    )

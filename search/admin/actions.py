@@ -2,7 +2,6 @@
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -29,12 +28,12 @@ class IndexActions(CompanyAccess):
     @admin.action(description="Reindex changed", permissions=["reindex"])
     def reindex(self, request: HttpRequest, companies: QuerySet[Company]) -> None:
         for company in companies:
-            self.queue_build(request, company, full=False)
+            self._queue_build(request, company, full=False)
 
     @admin.action(description="Rebuild everything", permissions=["reindex"])
     def rebuild(self, request: HttpRequest, companies: QuerySet[Company]) -> None:
         for company in companies:
-            self.queue_build(request, company, full=True)
+            self._queue_build(request, company, full=True)
 
     @admin.action(description="Roll back to the previous index", permissions=["reindex"])
     def roll_back(self, request: HttpRequest, companies: QuerySet[Company]) -> HttpResponse | None:
@@ -53,16 +52,16 @@ class IndexActions(CompanyAccess):
 
     def reindex_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         company = self.reindexable(request, pk)
-        self.queue_build(request, company, full=request.POST.get("full") == "1")
+        self._queue_build(request, company, full=request.POST.get("full") == "1")
         return to_page(company)
 
     def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         company = self.reindexable(request, pk)
         build = company.builds.active().first()
-        if build and build.cancel():
+        if build and build.cancel(by=audit.in_admin(request)):
             self.log_change(request, company, f"Cancelled build {build.pk}.")
-            audit.record(audit.in_admin(request), audit.Action.BUILD_CANCELLED, company, f"build {build.pk}")
-            self.message_user(request, f"Build {build.pk} of {company} is cancelled.", messages.SUCCESS)
+            following = ", and with it the one that was to follow" if build.follow_up else ""
+            self.message_user(request, f"Build {build.pk} of {company} is cancelled{following}.", messages.SUCCESS)
         else:
             self.message_user(request, f"No build of {company} is queued or running.", messages.WARNING)
         return to_page(company)
@@ -75,29 +74,29 @@ class IndexActions(CompanyAccess):
     def _roll_back(self, request: HttpRequest, company: Company, generation: str | None) -> None:
         """Roll back, cancelling an active build, which the pages ask to confirm; say how it went."""
         try:
-            index = roll_back(company, generation, cancel_build=True)
+            index = roll_back(company, generation, cancel_build=True, by=audit.in_admin(request))
         except (EngineError, OSError) as error:
             self.message_user(request, f"The index of {company} was not rolled back. {error}", messages.ERROR)
             return
         self.log_change(request, company, f"Rolled the index back to {index.name}.")
-        audit.record(audit.in_admin(request), audit.Action.INDEX_ROLLED_BACK, company, f"to {index.name}")
         text = f"Searches of {company} use {index.name} from now on, until the next build replaces it."
         self.message_user(request, text, messages.SUCCESS)
 
-    def queue_build(self, request: HttpRequest, company: Company, *, full: bool) -> None:
-        """Queue a build and say so, or say which active one does what was asked, or is followed by one that does."""
+    def _queue_build(self, request: HttpRequest, company: Company, *, full: bool) -> None:
         before = company.builds.active().first()
-        what = "it embeds every picture anew" if full else "it takes up what has changed"
-        with transaction.atomic():
-            build = company.queue_build(full=full, requested_by=request.user)
-            audit.record(audit.in_admin(request), audit.Action.BUILD_ASKED, company, f"build {build.pk}: {what}")
+        build = company.queue_build(full=full, by=audit.in_admin(request))
+        self.tell_of_build(request, build, before=before)
+
+    def tell_of_build(self, request: HttpRequest, build: IndexBuild, *, before: IndexBuild | None) -> None:
+        """Say that a build is queued, or that the one active before does what was asked, or another one after it."""
+        company = build.company
         if before is None or before.pk != build.pk:
-            self.log_change(request, company, f"Queued build {build.pk}: {what}.")
-            self.message_user(request, f"Build {build.pk} of {company} is queued: {what}.", messages.SUCCESS)
+            self.log_change(request, company, f"Queued build {build.pk}: {build.description}.")
+            text, level = f"Build {build.pk} of {company} is queued: {build.description}.", messages.SUCCESS
         elif build.status == IndexBuild.Status.QUEUED:
-            text = f"Build {build.pk} of {company} was queued already and does what was asked."
-            self.message_user(request, text, messages.WARNING)
+            text = f"Build {build.pk} of {company} was queued already and does what was asked: {build.description}."
+            level = messages.WARNING
         else:
-            what = "all pictures" if build.repeat == IndexBuild.Repeat.FULL else "changed pictures only"
-            text = f"Build {build.pk} of {company} is running; another build follows it: {what}."
-            self.message_user(request, text, messages.SUCCESS)
+            following = f"another build follows it: {build.follow_up_description}"
+            text, level = f"Build {build.pk} of {company} is running; {following}.", messages.SUCCESS
+        self.message_user(request, text, level)

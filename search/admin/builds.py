@@ -60,7 +60,7 @@ class IndexBuildAdmin(ReadOnlyAdmin):
     search_fields = ("company__name", "error")
     fieldsets = (
         (None, {"fields": ("company", "badge", "error", "requested_by")}),
-        ("What was asked", {"fields": ("full", "checksum", "allow_empty", "fold", "image_folder")}),
+        ("What was asked", {"fields": ("description", "image_folder")}),
         (
             "What was done",
             {

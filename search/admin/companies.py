@@ -69,9 +69,7 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
         return super().change_view(request, object_id, form_url, {**page, **(extra_context or {})})
 
     def save_model(self, request: HttpRequest, obj: Company, form: ModelForm, change: bool) -> None:
-        super().save_model(request, obj, form, change)
-        action = audit.Action.COMPANY_CHANGED if change else audit.Action.COMPANY_MADE
-        audit.record(audit.in_admin(request), action, obj, _changes(form))
+        (obj.change if change else obj.add)(by=audit.in_admin(request), detail=_changes(form))
         if change and "image_folder" in form.changed_data:
             self.message_user(request, f"The image folder of {obj} is another one now: reindex it.", messages.WARNING)
 

@@ -39,21 +39,16 @@ class Deletion(admin.ModelAdmin):
         return super().delete_view(request, object_id, {**choices, **(extra_context or {})})
 
     def delete_model(self, request: HttpRequest, obj: Company) -> None:
-        _cancel_build(obj)
-        super().delete_model(request, obj)
-        audit.record(audit.in_admin(request), audit.Action.COMPANY_DELETED, obj)
+        obj.remove(by=audit.in_admin(request))
         transaction.on_commit(lambda: self._remove_files(request, obj))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Company]) -> None:
-        names = [company.name for company in queryset]
-        for company in queryset:
-            _cancel_build(company)
+        companies = list(queryset)
         with transaction.atomic():
-            super().delete_queryset(request, queryset)
-            for name in names:
-                audit.record(audit.in_admin(request), audit.Action.COMPANY_DELETED, name)
-        kept = "The indexes and pictures were kept on disk"
-        self.message_user(request, f"{kept}: {', '.join(names)}.", messages.WARNING)
+            for company in companies:
+                company.remove(by=audit.in_admin(request))
+        kept = f"The indexes and pictures were kept on disk: {', '.join(company.name for company in companies)}."
+        self.message_user(request, kept, messages.WARNING)
 
     def _remove_files(self, request: HttpRequest, company: Company) -> None:
         chosen = {"index": removal.remove_index, "pictures": removal.remove_pictures}
@@ -62,19 +57,11 @@ class Deletion(admin.ModelAdmin):
                 self.message_user(request, f"The {what} of {company} stayed on disk.", messages.INFO)
                 continue
             try:
-                remove(company)
-                audit.record(
-                    audit.in_admin(request), audit.Action.COMPANY_DELETED, company, f"{what} removed from disk"
-                )
+                remove(company, by=audit.in_admin(request))
             except (removal.RemovalRefused, EngineError, OSError) as error:
                 self.message_user(request, f"The {what} of {company} stayed on disk. {error}", messages.ERROR)
             else:
                 self.message_user(request, f"The {what} of {company}: removed from disk.", messages.SUCCESS)
-
-
-def _cancel_build(company: Company) -> None:
-    for build in company.builds.active():
-        build.cancel()
 
 
 def _removal_choices(company: Company) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Fragments(CompanyAccess):
             **_keys(request, company),
             "may_change": self.has_change_permission(request, company),
             "may_reindex": self.has_reindex_permission(request),
+            "may_view_audit": request.user.has_perm("tenants.view_auditevent"),
             "max_picture_bytes": settings.MAX_UPLOAD_BYTES,
             "max_upload_bytes": MAX_UPLOAD_BYTES,
             "max_upload_files": settings.DATA_UPLOAD_MAX_NUMBER_FILES,

@@ -15,7 +15,8 @@ from django.views.decorators.http import require_POST
 
 from search.admin.access import to_page
 from search.admin.actions import IndexActions
-from search.engine.pictures.intake import Intake, IntakeLimits, Upload, take_in
+from search.companies.uploads import store_uploads, summary
+from search.engine.pictures.intake import Intake, Upload
 from tenants import audit
 from tenants.models import Company
 
@@ -48,23 +49,22 @@ class Uploads(IndexActions):
         files: Sequence[Any] = request.FILES.getlist("files")
         if not files:
             return self._upload_refused(request, company, "choose pictures or a zip first")
+        before = company.builds.active().first()
         try:
-            company.clean()
-            intake = take_in(
+            intake, build = store_uploads(
+                company,
                 [Upload(file.name, file) for file in files],
-                company.image_directory,
-                limits=IntakeLimits(file_bytes=settings.MAX_UPLOAD_BYTES, max_pixels=settings.MAX_PIXELS),
                 location=request.POST.get("location", "").strip().strip("/"),
                 replace=request.POST.get("replace") == "1",
+                by=audit.in_admin(request),
             )
         except ValidationError as error:
             return self._upload_refused(request, company, " ".join(error.messages))
         except OSError as error:
             return self._upload_refused(request, company, f"{company.image_directory}: {error.strerror}")
-        if intake.stored:
-            self.log_change(request, company, _upload_log(intake))
-            audit.record(audit.in_admin(request), audit.Action.PICTURES_UPLOADED, company, _upload_log(intake))
-            self.queue_build(request, company, full=False)
+        if build:
+            self.log_change(request, company, summary(intake))
+            self.tell_of_build(request, build, before=before)
         return self._show_intake(request, company, intake)
 
     def _show_intake(self, request: HttpRequest, company: Company, intake: Intake) -> HttpResponse:
@@ -82,9 +82,3 @@ class Uploads(IndexActions):
     def _upload_refused(self, request: HttpRequest, company: Company, reason: str) -> HttpResponse:
         self.message_user(request, f"Nothing was stored for {company}: {reason}", messages.ERROR)
         return to_page(company)
-
-
-def _upload_log(intake: Intake) -> str:
-    text = f"Uploaded {len(intake.stored)} picture{'' if len(intake.stored) == 1 else 's'}"
-    text += f", {len(intake.replaced)} of them replaced" if intake.replaced else ""
-    return f"{text}; {len(intake.refused)} refused." if intake.refused else f"{text}."

@@ -1,8 +1,11 @@
 """Companies that come into being from what lies on disk."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
@@ -11,7 +14,9 @@ from django.db import transaction
 
 from search import publication
 from search.engine import storage
+from search.engine.build.republish import take_over
 from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt
+from search.engine.model.passport import ModelPassport
 from tenants import audit
 from tenants.models import Company, IndexBuild
 
@@ -25,11 +30,23 @@ class EarlierIndex(StrEnum):
     REMOVE = "remove"
 
 
+@dataclass(frozen=True, slots=True)
+class Imported:
+    company: Company
+    created: bool  # here, because there was none of this name
+    note: str  # why its image folder is not the one that was wished for
+    images: int  # in the index
+
+
+class ImportRefused(Exception):
+    """An index that does not become the company's as things are; the message tells the way out."""
+
+
 class EarlierIndexFound(Exception):
     """An index of earlier lies where a new company's will, and nobody has said what becomes of it."""
 
 
-def adopt_companies(names: Sequence[str] = ()) -> list[Company]:
+def adopt_companies(names: Sequence[str] = (), *, by: audit.Actor | None = None) -> list[Company]:
     """Create the companies of the index directories that have none, and return them.
 
     names: only these; of one that exists, the directory that lies where its link should takes the place of its index.
@@ -41,13 +58,13 @@ def adopt_companies(names: Sequence[str] = ()) -> list[Company]:
         if directory.name.startswith(".") or (names and directory.name not in names):
             continue
         if directory.name in names and directory.name in known.values():
-            adopted += _take_over(Company.objects.get(name=directory.name))
+            adopted += _take_over(Company.objects.get(name=directory.name), by)
         elif directory.name.lower() not in known:
-            adopted += _adopt(directory)
+            adopted += _adopt(directory, by)
     return adopted
 
 
-def _adopt(directory: Path) -> list[Company]:
+def _adopt(directory: Path, by: audit.Actor | None) -> list[Company]:
     """Return the directory's new company; none where it is left alone."""
     try:
         company = _adopted(directory)
@@ -60,7 +77,7 @@ def _adopt(directory: Path) -> list[Company]:
     except ValidationError as error:
         logger.warning("%s is not adopted: %s", directory, "; ".join(error.messages))
         return []
-    _create(company)
+    company.add(by=by)
     record_index(company)
     logger.info("Adopted %s as the index of a new company%s", directory, "" if company.active else ", inactive")
     return [company]
@@ -92,7 +109,7 @@ def _adopted(directory: Path) -> Company:
     return company
 
 
-def _take_over(company: Company) -> list[Company]:
+def _take_over(company: Company, by: audit.Actor | None) -> list[Company]:
     """Let the directory that lies where the company's link should be its index; none where that is so already."""
     directory = company.embeddings_directory
     if company.generation is None or not storage.is_plain(directory):
@@ -102,14 +119,15 @@ def _take_over(company: Company) -> list[Company]:
     except EngineError as error:
         logger.warning("%s does not become the index of %s: %s", directory, company, error)
         return []
-    publication.go_by_directory(company)
+    with import_noted(company, directory, by=by):
+        publication.go_by_directory(company)
     record_index(company)
     logger.info("%s is the index of %s from now on, instead of the published one", directory, company)
     return [company]
 
 
 def get_or_create_company(
-    name: str, *, image_folder: Path | None, earlier_index: EarlierIndex | None = None
+    name: str, *, image_folder: Path | None, earlier_index: EarlierIndex | None = None, by: audit.Actor
 ) -> tuple[Company, bool, str]:
     """Return the company, whether it was created here, and a note where image_folder could not become its own.
 
@@ -127,7 +145,7 @@ def get_or_create_company(
         company.image_folder = ""
     company.full_clean()
     settle_earlier_index(company, earlier_index)
-    _create(company)
+    company.add(by=by)
     return company, True, note
 
 
@@ -152,10 +170,49 @@ def settle_earlier_index(company: Company, choice: EarlierIndex | None) -> None:
         setattr(company, name, getattr(earlier, name))
 
 
-def _create(company: Company) -> None:
+def import_directory(
+    source: Path,
+    name: str,
+    *,
+    image_folder: Path | None,
+    passport: ModelPassport | None,
+    move: bool,
+    by: audit.Actor,
+) -> Imported:
+    """Make the index in a directory that of a company, which is created where it does not exist yet.
+
+    passport: what made the index; None: as it says itself. move: the directory is removed once it is taken over.
+    Raises ImportRefused, EarlierIndexFound, ValidationError and EngineError.
+    """
+    directory = Company(name=name).embeddings_directory
+    # An index that lies where the company's will is used where it is the one to import.
+    earlier_index = EarlierIndex.USE if directory.exists() and directory.samefile(source) else None
+    with transaction.atomic():  # a company that is refused here is not created either
+        company, created, note = get_or_create_company(
+            name, image_folder=image_folder, earlier_index=earlier_index, by=by
+        )
+        _require_free(company, source)
+    confirm = partial(import_noted, company, source, by=by)
+    publish = partial(publication.publish, company, made_from=company.generation, confirm=confirm)
+    images = take_over(source, directory, passport=passport, move=move, publish=publish)
+    record_index(company)
+    return Imported(company, created, note, images)
+
+
+def _require_free(company: Company, source: Path) -> None:
+    directory = company.embeddings_directory
+    if storage.has_index(directory) and not directory.samefile(source):
+        raise ImportRefused(f"Company {company} has an index already: import under another name, or rebuild it")
+    if build := company.builds.active().first():
+        raise ImportRefused(f"A build of {company} is {build.status}: import when it is over")
+
+
+@contextmanager
+def import_noted(company: Company, source: Path, *, by: audit.Actor | None) -> Iterator[None]:
+    """Note who has an index from source serve the company, in the transaction of the block that does it."""
     with transaction.atomic():
-        company.save()
-        audit.record(audit.on_command_line(), audit.Action.COMPANY_MADE, company)
+        yield
+        audit.record(by, audit.Action.INDEX_IMPORTED, company, f"from {source}")
 
 
 def record_index(company: Company) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from django.conf import settings
 
 from search.engine import storage
+from tenants import audit
 from tenants.models import NAME_PATTERN, Company
 
 
@@ -44,20 +45,21 @@ def pictures_directory(company: Company) -> Path:
     return lexical
 
 
-def remove_index(company: Company) -> None:
+def remove_index(company: Company, *, by: audit.Actor) -> None:
     """Remove the company's index, its generations and unfinished builds. Raises RemovalRefused and OSError."""
     storage.erase(index_directory(company))
+    audit.record(by, audit.Action.COMPANY_DELETED, company, "index removed from disk")
 
 
-def remove_pictures(company: Company) -> None:
+def remove_pictures(company: Company, *, by: audit.Actor) -> None:
     """Remove the company's own folder with all that lies in it. Raises RemovalRefused and OSError."""
     folder = pictures_directory(company)
-    if not folder.exists():
-        return
-    # Gone at once for everybody, also where removing millions of files takes its time or is interrupted.
-    removed = folder.with_name(f".removed-{secrets.token_hex(8)}")
-    folder.rename(removed)
-    shutil.rmtree(removed)
+    if folder.exists():
+        # Gone at once for everybody, also where removing millions of files takes its time or is interrupted.
+        removed = folder.with_name(f".removed-{secrets.token_hex(8)}")
+        folder.rename(removed)
+        shutil.rmtree(removed)
+    audit.record(by, audit.Action.COMPANY_DELETED, company, "pictures removed from disk")
 
 
 def _overlap(one: Path, other: Path) -> bool:

@@ -10,6 +10,7 @@ from django.db import transaction
 from search import publication
 from search.engine import storage
 from search.engine.errors import IndexNotBuilt
+from tenants import audit
 from tenants.models import Company
 from tenants.signals import fold_wanted
 
@@ -18,7 +19,9 @@ class BuildActive(Exception):
     """A build that would replace the index that is gone back to; the message tells the way out."""
 
 
-def roll_back(company: Company, generation: str | None = None, *, cancel_build: bool = False) -> storage.Generation:
+def roll_back(
+    company: Company, generation: str | None = None, *, cancel_build: bool = False, by: audit.Actor
+) -> storage.Generation:
     """Let searches of the company use an earlier index, by default the one before the present; return it.
 
     Pictures put or deleted one at a time since that index was made stay put and deleted: they are laid over it.
@@ -27,7 +30,7 @@ def roll_back(company: Company, generation: str | None = None, *, cancel_build: 
     """
     company.refresh_from_db(fields=publication.STATE)
     target = _chosen(company, generation)
-    confirm = partial(_without_build, company, cancel=cancel_build)
+    confirm = partial(_noted_without_build, company, target.name, cancel_build=cancel_build, by=by)
     publication.publish_again(company, target.name, made_from=company.generation, confirm=confirm)
     fold_wanted.send_robust(Company, company=company)
     return replace(target, published=True)
@@ -52,14 +55,15 @@ def _chosen(company: Company, name: str | None) -> storage.Generation:
 
 
 @contextmanager
-def _without_build(company: Company, *, cancel: bool) -> Iterator[None]:
-    """See to it that no build publishes in the block, nor, of those that are active now, after it."""
+def _noted_without_build(company: Company, name: str, *, cancel_build: bool, by: audit.Actor) -> Iterator[None]:
+    """Note who goes back, and see to it that no build publishes in the block, nor, of those active now, after it."""
     with transaction.atomic():
         for build in company.builds.active():
-            if not cancel:
+            if not cancel_build:
                 raise BuildActive(
                     f"Build {build.pk} of {company} is {build.status} and would replace the index: "
                     "wait for it, or cancel it, as rollback_index --cancel-build does"
                 )
-            build.cancel()
+            build.cancel(by=by)
         yield
+        audit.record(by, audit.Action.INDEX_ROLLED_BACK, company, f"to {name}")

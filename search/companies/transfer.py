@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from search import publication
 from search.builds import run_build
-from search.companies.adoption import record_index
+from search.companies.adoption import import_noted, record_index
 from search.engine import durable, storage
 from search.engine.errors import ArchiveRefused, NotEnoughSpace
 from search.engine.pictures.folder import ImageFile, find_images
@@ -47,7 +48,7 @@ class Transferred:
 # Export -------------------------------------------------------------------------------------------------------------
 
 
-def export_company(company: Company, target: Path, *, with_images: bool, replace: bool) -> Transferred:
+def export_company(company: Company, target: Path, *, with_images: bool, replace: bool, by: audit.Actor) -> Transferred:
     """Write the company's settings, its index and, if wanted, its pictures to the archive target.
 
     Pictures put or deleted one at a time become part of the index first. API keys are not exported.
@@ -66,6 +67,7 @@ def export_company(company: Company, target: Path, *, with_images: bool, replace
             pictures, left_out = _add_pictures(company.image_directory, archive)
         for name, file in files:
             archive.add(f"index/{name}", file)
+    audit.record(by, audit.Action.COMPANY_EXPORTED, company, f"to {target}")
     return Transferred(company, storage.info(directory).total_images, pictures, left_out)
 
 
@@ -107,7 +109,7 @@ def _add_pictures(folder: Path, archive: ArchiveWriter) -> tuple[int, int]:
 # Import -------------------------------------------------------------------------------------------------------------
 
 
-def import_archive(path: Path, *, name: str = "", image_folder: Path | None = None) -> Transferred:
+def import_archive(path: Path, *, name: str = "", image_folder: Path | None = None, by: audit.Actor) -> Transferred:
     """Make the company in an archive one of this installation, under another name if one is given.
 
     All of the archive is verified before anything can be seen. The ids of the pictures stay.
@@ -128,11 +130,12 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
             if checkup.problems:
                 raise ArchiveRefused(f"The index in {path} is damaged: {'; '.join(checkup.problems)}")
             _require_same_pictures(archive, company.image_directory)
-            _save(company, storage.info(draft.path).live_sequence or 0)
+            _save(company, storage.info(draft.path).live_sequence or 0, by)
             count = sum(1 for _ in archive.pictures())
             if count:
                 _move_pictures(pictures, company.image_directory)
-            publication.publish(company, draft, made_from=company.generation)
+            confirm = partial(import_noted, company, path, by=by)
+            publication.publish(company, draft, made_from=company.generation, confirm=confirm)
     record_index(company)
     return Transferred(company, checkup.images, count)
 
@@ -239,16 +242,14 @@ def _same(member: Member, found: ImageFile, folder: Path) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == member.sha256
 
 
-def _save(company: Company, live_sequence: int) -> None:
+def _save(company: Company, live_sequence: int, by: audit.Actor) -> None:
     """Save the company, its changes counted on from those that the index holds."""
     company.live_sequence = max(company.live_sequence, live_sequence)
     company.live_floor = max(company.live_floor, live_sequence)
-    with transaction.atomic():
-        if company.pk:
-            company.save(update_fields=["live_sequence", "live_floor"])
-        else:
-            company.save()
-            audit.record(audit.on_command_line(), audit.Action.COMPANY_MADE, company)
+    if company.pk:
+        company.save(update_fields=["live_sequence", "live_floor"])
+    else:
+        company.add(by=by)
 
 
 def _move_pictures(pictures: Path, folder: Path) -> None:

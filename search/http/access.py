@@ -48,7 +48,7 @@ def actor_of(request: Request) -> audit.Actor:
     """Return who asks, for the audit: the holder of a key or a staff user."""
     if key := caller_key(request):
         return audit.holder_of(key)
-    return audit.Actor(request.user.get_username(), audit.Channel.BASIC)
+    return audit.Actor(request.user.get_username(), audit.Channel.BASIC, request.user)
 
 
 def staff_or_key(permission: str, *, writes: bool = True) -> type[BasePermission]:

@@ -8,19 +8,23 @@ throttles read a list and write it back: among four processes several times the 
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, timedelta
 from functools import cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from math import ceil
 
 from django.conf import settings
 from django.core.cache import cache as counters
+from django.db import Error
 from django.http import HttpRequest
+from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
-from tenants.models import ApiKey, Company
+from tenants.models import ApiKey, Company, SearchUsage
 
 logger = logging.getLogger(__name__)
 
@@ -153,10 +157,36 @@ def client_address(request: HttpRequest | Request) -> str:
     return str(parsed)
 
 
-def count_search(company: Company) -> None:
-    """Count a search of today. Raises QuotaExceeded, until midnight UTC."""
-    if not company.count_search():
-        now = datetime.now(UTC)
-        midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-        limit = f"Company '{company}' has used up its {company.daily_quota} searches of today (UTC)"
-        raise QuotaExceeded(limit, seconds_left=(midnight - now).total_seconds())
+@contextmanager
+def counted_search(company: Company) -> Iterator[None]:
+    """Count the search that is done in the block; one that is refused or fails, with whatever exception, costs nothing.
+
+    It is counted before it is done, so that among any number of processes no more are done than the quota allows.
+    Without a quota nothing is counted: a search then does not wait for who writes to the database.
+    Raises QuotaExceeded, until midnight UTC.
+    """
+    if company.daily_quota is None:
+        yield
+        return
+    day = SearchUsage.objects.count_one(company, quota=company.daily_quota)
+    if day is None:
+        raise _quota_exceeded(company)
+    try:
+        yield
+    except BaseException:
+        _give_back(company, day)
+        raise
+
+
+def _give_back(company: Company, day: date) -> None:
+    try:
+        SearchUsage.objects.give_back(company, day)
+    except Error:  # why the search failed is what its caller has to hear
+        logger.exception("A search of %s that was counted could not be given back", company)
+
+
+def _quota_exceeded(company: Company) -> QuotaExceeded:
+    now = timezone.now().astimezone(UTC)
+    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    limit = f"Company '{company}' has used up its {company.daily_quota} searches of today (UTC)"
+    return QuotaExceeded(limit, seconds_left=(midnight - now).total_seconds())

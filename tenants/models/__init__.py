@@ -1,7 +1,7 @@
 """The rows. company imports its builds, keys and usage; they refer to it by a string, so there is no import circle."""
 
 from tenants.models.audit import AuditEvent
-from tenants.models.builds import BuildCancelled, BuildStopped, IndexBuild, LeaseLost, SkippedImage
+from tenants.models.builds import BuildCancelled, BuildRunning, BuildStopped, IndexBuild, LeaseLost, SkippedImage
 from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
 from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
@@ -13,6 +13,7 @@ __all__ = [
     "ApiKeyQuerySet",
     "AuditEvent",
     "BuildCancelled",
+    "BuildRunning",
     "BuildStopped",
     "Company",
     "CompanyQuerySet",

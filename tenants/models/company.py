@@ -9,10 +9,9 @@ from django.core.validators import MinValueValidator, RegexValidator
 from django.db import IntegrityError, models, transaction
 from django.db.models.functions import Greatest, Lower
 
-from tenants.models.builds import IndexBuild
+from tenants.models.audit import Actor, AuditEvent, record
+from tenants.models.builds import BuildRunning, IndexBuild
 from tenants.models.keys import ApiKey
-from tenants.models.usage import SearchUsage
-from tenants.signals import build_queued
 
 # A folder's name and a URL's segment on every system: no separator, no leading dot, nothing to escape.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
@@ -131,6 +130,26 @@ class Company(models.Model):
                 {"image_folder": f"{folder} lies outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}
             )
 
+    def add(self, *, by: Actor | None, detail: str = "") -> None:
+        """Save a new company."""
+        with transaction.atomic():
+            self.save(force_insert=True)
+            record(by, AuditEvent.Action.COMPANY_MADE, self, detail)
+
+    def change(self, *, by: Actor | None, detail: str) -> None:
+        """Save what somebody has set. detail: what that was."""
+        with transaction.atomic():
+            self.save()
+            record(by, AuditEvent.Action.COMPANY_CHANGED, self, detail)
+
+    def remove(self, *, by: Actor | None) -> None:
+        """Delete the row and all that refers to it, and cancel the build; the files stay, and so does this instance."""
+        with transaction.atomic():
+            for build in self.builds.active():
+                build.cancel()
+            record(by, AuditEvent.Action.COMPANY_DELETED, self)
+            Company.objects.filter(pk=self.pk).delete()
+
     @property
     def image_directory(self) -> Path:
         """Where its pictures lie; a relative image_folder is one below the media directory."""
@@ -147,47 +166,79 @@ class Company(models.Model):
         checksum: bool = False,
         allow_empty: bool = False,
         fold: bool = False,
-        requested_by: Any = None,
+        by: Actor | None = None,
     ) -> IndexBuild:
         """Return the company's queued build: a new one, or the active one, which does more if it still can.
 
         Asked for while one runs, another follows it, because what has changed since may be missing from it.
         full: embed every picture anew. checksum: compare contents where size and time say unchanged.
         allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
+        Raises IntegrityError where the company has been deleted.
         """
         wishes = {"full": full, "checksum": checksum, "allow_empty": allow_empty}
         while True:
             try:
                 with transaction.atomic():
-                    build = IndexBuild.objects.create(company=self, fold=fold, requested_by=requested_by, **wishes)
-                    build_queued.send(IndexBuild, build=build)
+                    user = by.user if by else None
+                    build = IndexBuild.objects.queue(company=self, fold=fold, requested_by=user, **wishes)
+                    record(by, AuditEvent.Action.BUILD_ASKED, self, f"build {build.pk}: {build.description}")
                     return build
-            except IntegrityError:  # the constraint: there is an active one
+            except IntegrityError:  # the constraint: there is an active one, or there was
                 active = self.builds.active().first()
-                if active is None:  # it has just finished
-                    continue
-                if fold or active.ask_for_more(**wishes):
+                if active is None and not Company.objects.filter(pk=self.pk).exists():
+                    raise
+                if active and (fold or active.ask_for_more(by=by, **wishes)):
                     return active
 
+    def claim_build(
+        self,
+        *,
+        full: bool = False,
+        checksum: bool = False,
+        allow_empty: bool = False,
+        image_folder: str = "",
+        by: Actor | None = None,
+    ) -> IndexBuild:
+        """Return the company's build for the caller to carry out; no worker sees it before it is the caller's.
+
+        One that was waiting, or whose process was lost, is carried out as it was wished for, and more.
+        image_folder: instead of the company's own. Raises BuildRunning.
+        """
+        with transaction.atomic():
+            build = self._started_build()
+            build.beat(
+                full=build.full or full,
+                checksum=build.checksum or checksum,
+                allow_empty=build.allow_empty or allow_empty,
+                fold=False,
+                image_folder=image_folder,
+            )
+            build.refresh_from_db()
+            record(by, AuditEvent.Action.BUILD_ASKED, self, f"build {build.pk}: {build.description}")
+        return build
+
+    def _started_build(self) -> IndexBuild:
+        for _ in range(2):
+            build = self.queue_build()
+            if build.start():
+                return build
+            if build.is_active:
+                break  # else its processes were lost too often, and it has just been given up
+        raise BuildRunning(
+            f"A build of {self} is running already, since {build.started_at or build.queued_at:%Y-%m-%d %H:%M} UTC: "
+            "manage.py builds shows it"
+        )
+
     def issue_key(
-        self, name: str, *, can_write: bool = False, expires: datetime | None = None, created_by: Any = None
+        self, name: str, *, can_write: bool = False, expires: datetime | None = None, by: Actor | None = None
     ) -> tuple[ApiKey, str]:
         """Return a new key of the company and the text that its holder sends, which nobody can tell again.
 
         Raises ValidationError.
         """
-        key = ApiKey(company=self, name=name, can_write=can_write, expires=expires, created_by=created_by)
-        text = key.draw()
-        key.full_clean()
-        key.save()
-        return key, text
-
-    def count_search(self) -> bool:
-        """Count one search of today, UTC; False where the quota is used up, and nothing is counted.
-
-        Without a quota nothing is counted either: a search then does not wait for who writes to the database.
-        """
-        return self.daily_quota is None or SearchUsage.objects.count_one(self.pk, quota=self.daily_quota)
+        key = ApiKey(company=self, name=name, can_write=can_write, expires=expires)
+        key.full_clean(exclude=["prefix", "digest"])
+        return key, key.issue(by=by)
 
     @property
     def protection(self) -> dict[str, Any]:

@@ -4,10 +4,12 @@ import secrets
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import DatabaseError, models
+from django.db import DatabaseError, models, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
+
+from tenants.models.audit import Actor, AuditEvent, record
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,15 @@ class ApiKey(models.Model):
         until = f", expires {self.expires:%Y-%m-%d %H:%M} UTC" if self.expires else ""
         return f"{self}{', may write' if self.can_write else ''}{until}"
 
+    def issue(self, *, by: Actor | None = None) -> str:
+        """Save a new key; return the text that its holder sends, which nobody can tell again."""
+        text = self.draw()
+        self.created_by = by.user if by else None
+        with transaction.atomic():
+            self.save()
+            record(by, AuditEvent.Action.KEY_MADE, self.company, self.description)
+        return text
+
     def draw(self) -> str:
         """Give a key that is not saved yet its secret; return the text, which the row does not hold."""
         secret = secrets.token_urlsafe(32)
@@ -96,9 +107,12 @@ class ApiKey(models.Model):
         except DatabaseError:  # busy or full: a search does not fail over it
             logger.warning("The use of the key %s could not be noted", self.prefix, exc_info=True)
 
-    def revoke(self) -> bool:
+    def revoke(self, *, by: Actor | None = None) -> bool:
         """Have the key refused from the next request on; False where it was revoked before."""
-        revoked = ApiKey.objects.filter(pk=self.pk, revoked=None).update(revoked=Now())
+        with transaction.atomic():
+            revoked = ApiKey.objects.filter(pk=self.pk, revoked=None).update(revoked=Now())
+            if revoked:
+                record(by, AuditEvent.Action.KEY_REVOKED, self.company, str(self))
         self.refresh_from_db(fields=["revoked"])
         return bool(revoked)
 

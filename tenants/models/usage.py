@@ -1,26 +1,36 @@
-from datetime import UTC, datetime
+from datetime import UTC, date
 
 from django.db import connection, models
+from django.utils import timezone
 
 
 class SearchUsageQuerySet(models.QuerySet["SearchUsage"]):
     def today(self) -> "SearchUsageQuerySet":
-        return self.filter(day=datetime.now(UTC).date())
+        return self.filter(day=_today())
 
-    def count_one(self, company_id: int, *, quota: int) -> bool:
-        """Count one of the company's searches of today unless there are as many as quota, at least 1, already.
+    def count_one(self, company: models.Model, *, quota: int) -> date | None:
+        """Count one of the company's searches of today and return the day; None, where there are as many as quota.
 
-        One statement, which the database carries out as a whole: among any number of processes exactly quota pass.
+        quota: at least 1. One statement, which the database carries out as a whole: among any number of processes
+        exactly quota pass.
         """
-        table = connection.ops.quote_name(SearchUsage._meta.db_table)
+        day, table = _today(), connection.ops.quote_name(SearchUsage._meta.db_table)
         with connection.cursor() as cursor:
             cursor.execute(
                 f"INSERT INTO {table} (company_id, day, searches) VALUES (%s, %s, 1) "  # noqa: S608
                 f"ON CONFLICT (company_id, day) DO UPDATE SET searches = {table}.searches + 1 "
                 f"WHERE {table}.searches < %s RETURNING searches",
-                [company_id, connection.ops.adapt_datefield_value(datetime.now(UTC).date()), quota],
+                [company.pk, connection.ops.adapt_datefield_value(day), quota],
             )
-            return cursor.fetchone() is not None
+            return day if cursor.fetchone() else None
+
+    def give_back(self, company: models.Model, day: date) -> None:
+        """Take back one of the searches that were counted on day."""
+        self.filter(company=company.pk, day=day, searches__gt=0).update(searches=models.F("searches") - 1)
+
+
+def _today() -> date:
+    return timezone.now().astimezone(UTC).date()
 
 
 class SearchUsage(models.Model):

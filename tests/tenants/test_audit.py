@@ -4,19 +4,23 @@ import base64
 import logging
 import os
 import pwd
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
+from django.db.models.signals import pre_save
 from django.test import Client
 from django.urls import reverse
 
 from search.builds import run_build
+from search.companies.rollback import roll_back
 from tenants import audit
 from tenants.models import AuditEvent, Company
-from tests.conftest import picture
+from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED
 
 MakeCompany = Callable[..., Company]
@@ -141,6 +145,69 @@ def test_commands_are_noted_with_the_systems_user(acme: Company) -> None:
     assert events() == [(me, "command", *what) for what in [*((action, "acme") for action in actions), *new]]
 
 
+def test_each_build_asked_for_is_noted_with_what_it_does(client: Client, admin_client: Client, acme: Company) -> None:
+    """Whoever asks, and through whichever channel, is noted in the same words."""
+    _, text = acme.issue_key("Shop", can_write=True)
+    client.post("/api/reindex/acme", {"checksum": True}, headers={"X-API-Key": text})
+    call_command("build_embeddings", company="acme", enqueue=True, full=True)
+    build = acme.builds.active().get()
+    assert build.start()
+    admin_client.post(reverse("admin:tenants_company_reindex", args=[acme.pk]))
+    call_command("build_embeddings", company="acme", enqueue=True, allow_empty=True)
+    assert [event.detail for event in AuditEvent.objects.order_by("id")] == [
+        f"build {build.pk}: changed pictures only, contents compared",
+        f"build {build.pk}: all pictures, contents compared",
+        f"after build {build.pk}: changed pictures only",
+        f"after build {build.pk}: changed pictures only, even if there are none",
+    ]
+
+
+def test_what_the_service_does_by_itself_is_not_noted(acme: Company) -> None:
+    build = acme.queue_build(fold=True)
+    assert build.start()
+    acme.queue_build(by=audit.on_command_line())
+    build.succeed()
+    assert acme.builds.active().exists()
+    assert [action for _, _, action, _ in events()] == ["build asked for"]  # not for the one that follows
+
+
+@contextmanager
+def unwritable_audit() -> Iterator[None]:
+    def refuse(**_: Any) -> None:
+        raise OSError("the audit cannot be written")
+
+    pre_save.connect(refuse, sender=AuditEvent)
+    try:
+        yield
+    finally:
+        pre_save.disconnect(refuse, sender=AuditEvent)
+
+
+def test_nothing_is_done_that_cannot_be_noted(acme: Company) -> None:
+    (key, _), by = acme.issue_key("Shop"), audit.on_command_line()
+    paint(acme.image_directory / "b.png", BLUE)
+    call_command("build_embeddings", company="acme")
+    acme.refresh_from_db()
+    build, generation = acme.queue_build(), acme.generation
+    deeds: list[Callable[[], Any]] = [
+        lambda: acme.queue_build(full=True, by=by),
+        lambda: build.cancel(by=by),
+        lambda: acme.issue_key("Other", by=by),
+        lambda: key.revoke(by=by),
+        lambda: roll_back(acme, cancel_build=True, by=by),
+        lambda: Company(name="globex").add(by=by),
+        lambda: acme.remove(by=by),
+    ]
+    for deed in deeds:
+        with unwritable_audit(), pytest.raises(OSError, match="the audit cannot be written"):
+            deed()
+    build.refresh_from_db()
+    acme.refresh_from_db()
+    assert (build.status, build.full, acme.generation) == ("queued", False, generation)
+    assert [(each.pk, each.state) for each in acme.api_keys.all()] == [(key.pk, "valid")]
+    assert not Company.objects.filter(name="globex").exists()
+
+
 def test_each_is_a_line_of_the_log_once_it_is_done(
     acme: Company, caplog: pytest.LogCaptureFixture, django_capture_on_commit_callbacks: Any
 ) -> None:
@@ -161,7 +228,7 @@ def test_the_audit_outlives_companies_and_users(admin_client: Client, acme: Comp
     User.objects.exclude(username="ann").delete()
     page = admin_client.get(EVENTS).content.decode()
     assert "bob" in page
-    assert "picture put" in page
+    assert "picture uploaded" in page
 
 
 def test_the_admin_shows_the_audit_by_company_and_changes_nothing(admin_client: Client, db: None) -> None:
@@ -178,6 +245,49 @@ def test_the_admin_shows_the_audit_by_company_and_changes_nothing(admin_client: 
     admin_client.post(EVENTS, {"action": "delete_selected", "_selected_action": [event.pk], "post": "yes"})
     assert AuditEvent.objects.count() == 2
     assert {each.actor for each in AuditEvent.objects.all()} == {"bob"}
+
+
+def audit_of(client: Client, company: Company) -> Any:
+    """Return the page of the audit that the company's page leads to."""
+    page = client.get(reverse("admin:tenants_company_change", args=[company.pk])).content.decode()
+    link = re.search(rf'href="({re.escape(EVENTS)}\?[^"]+)"', page)
+    assert link
+    return client.get(link[1])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_company_made_anew_shows_nothing_of_the_first_ones_audit(admin_client: Client, acme: Company) -> None:
+    audit.record(audit.Actor("bob", audit.Channel.BASIC), audit.Action.PICTURE_PUT, acme, "secret.png")
+    delete = reverse("admin:tenants_company_delete", args=[acme.pk])
+    admin_client.post(delete, {"post": "yes", "remove_index": "1", "remove_pictures": "1"})
+    form = {"name": "acme", "active": "on", "image_folder": "", "notes": "", "daily_quota": ""}
+    admin_client.post(reverse("admin:tenants_company_add"), form)
+    page = audit_of(admin_client, Company.objects.get(name="acme"))
+    assert [event.action for event in page.context["cl"].result_list] == ["company made"]
+    assert "secret.png" not in page.content.decode()
+    first = admin_client.get(EVENTS, {"company_key": acme.pk})
+    shown = [event.detail for event in first.context["cl"].result_list]
+    assert sorted(shown) == ["", "index removed from disk", "pictures removed from disk", "secret.png"]
+    assert "acme (deleted)" in first.content.decode()
+
+
+@pytest.mark.parametrize("key", ["0", "-1", "x", "9" * 30, "\u0665", ""])
+def test_an_unknown_companys_audit_is_empty(admin_client: Client, db: None, key: str) -> None:
+    audit.record(audit.Actor("bob", audit.Channel.BASIC), audit.Action.COMPANY_DELETED, "acme")
+    assert not admin_client.get(EVENTS, {"company_key": key}).context["cl"].result_list
+
+
+def test_who_may_not_see_the_audit_is_not_led_to_it(colleague: Any, acme: Company) -> None:
+    page = colleague("view_company").get(reverse("admin:tenants_company_change", args=[acme.pk])).content.decode()
+    assert EVENTS not in page
+
+
+def test_the_audit_is_shown_in_todays_words_and_stored_in_those_that_others_read(
+    admin_client: Client, acme: Company
+) -> None:
+    acme.queue_build(by=audit.on_command_line())
+    assert "build requested" in admin_client.get(EVENTS).content.decode()
+    assert events()[0][2] == "build asked for"
 
 
 def test_the_audit_is_seen_by_permission(db: None) -> None:

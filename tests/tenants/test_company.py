@@ -170,3 +170,10 @@ def test_a_build_is_claimed_once() -> None:
     same = type(build).objects.get(pk=build.pk)
     assert build.start()
     assert not same.start()
+
+
+def test_a_build_of_a_company_that_is_gone_is_refused(transactional_db: None) -> None:
+    acme = Company.objects.create(name="acme")
+    Company.objects.all().delete()
+    with pytest.raises(IntegrityError):
+        acme.queue_build()

@@ -5,10 +5,13 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connections, transaction
+from django.contrib.auth.models import User
+from django.db import IntegrityError, connection, connections, transaction
 from django.db.models.functions import Now
 
+from tenants.audit import Actor, Channel, on_command_line
 from tenants.models import BuildCancelled, Company, IndexBuild, LeaseLost
+from tenants.signals import build_queued
 from tests.support.processes import Site
 
 Status = IndexBuild.Status
@@ -139,6 +142,7 @@ WRITES: list[Any] = [
     pytest.param(lambda build: build.succeed(total_images=99), id="succeed"),
     pytest.param(lambda build: build.fail("no"), id="fail"),
     pytest.param(lambda build: build.hand_back(), id="hand_back"),
+    pytest.param(lambda build: build.abandon(), id="abandon"),
 ]
 
 
@@ -250,9 +254,9 @@ def test_progress_is_told_in_per_cent(acme: Company) -> None:
 # Races, on each database --------------------------------------------------------------------------------------------
 
 
-def in_threads(act: Callable[[], Any]) -> list[Any]:
+def in_threads(act: Callable[[], Any], threads: int = THREADS) -> list[Any]:
     """Return what act gives in many threads at once."""
-    barrier = Barrier(THREADS)
+    barrier = Barrier(threads)
 
     def run(_: int) -> Any:
         barrier.wait()
@@ -261,8 +265,8 @@ def in_threads(act: Callable[[], Any]) -> list[Any]:
         finally:
             connections.close_all()
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(run, range(THREADS)))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(run, range(threads)))
 
 
 def test_one_of_many_claims_a_queued_build(site: Site) -> None:
@@ -309,33 +313,163 @@ def test_a_build_cannot_be_cancelled_while_it_publishes(site: Site) -> None:
     assert order == ["published", "cancelled"]
 
 
-def test_what_is_asked_for_while_a_build_runs_follows_it(db: None) -> None:
-    company = Company.objects.create(name="acme")
-    running = company.queue_build()
-    assert running.start()
-    assert company.queue_build() == running
-    assert company.queue_build(full=True) == running
-    assert company.queue_build() == running
-    running.succeed()
-    assert company.builds.active().get().full
+# What is asked for while a build runs ---------------------------------------------------------------------------------
 
 
-def test_a_fold_asked_for_while_a_build_runs_does_not_follow_it(db: None) -> None:
-    company = Company.objects.create(name="acme")
-    running = company.queue_build()
-    assert running.start()
-    assert company.queue_build(fold=True) == running
-    running.succeed()
-    assert not company.builds.active().exists()
+def wishes(build: IndexBuild) -> tuple[bool, bool, bool]:
+    return build.full, build.checksum, build.allow_empty
 
 
-def test_the_worker_that_takes_over_does_what_was_asked_for_meanwhile(db: None) -> None:
-    company = Company.objects.create(name="acme")
-    lost = company.queue_build()
+@pytest.mark.parametrize("wish", ["full", "checksum", "allow_empty"])
+def test_what_is_asked_for_while_a_build_runs_follows_it(acme: Company, wish: str) -> None:
+    build = running(acme)
+    assert acme.queue_build() == build
+    assert acme.queue_build(**{wish: True}) == build
+    assert acme.queue_build() == build
+    build.succeed()
+    following = acme.builds.active().get()
+    assert wishes(following) == (wish == "full", wish == "checksum", wish == "allow_empty")
+
+
+def test_all_that_is_asked_for_while_a_build_runs_follows_in_one_build(acme: Company) -> None:
+    build = running(acme)
+    acme.queue_build(checksum=True)
+    acme.queue_build(allow_empty=True)
+    build.fail("no")
+    assert wishes(acme.builds.active().get()) == (False, True, True)
+
+
+def test_a_plain_build_asked_for_while_one_runs_follows_it(acme: Company) -> None:
+    build = running(acme)
+    acme.queue_build()
+    build.succeed()
+    assert wishes(acme.builds.active().get()) == (False, False, False)
+
+
+def test_nothing_follows_a_build_that_nobody_has_asked_more_of(acme: Company) -> None:
+    running(acme).succeed()
+    assert not acme.builds.active().exists()
+
+
+def test_a_fold_asked_for_while_a_build_runs_does_not_follow_it(acme: Company) -> None:
+    build = running(acme)
+    assert acme.queue_build(fold=True) == build
+    build.succeed()
+    assert not acme.builds.active().exists()
+
+
+def test_the_build_that_follows_names_who_has_asked_for_it(acme: Company) -> None:
+    ann, bob = (Actor(name, Channel.ADMIN, User.objects.create_user(name)) for name in ("ann", "bob"))
+    build = acme.queue_build(by=ann)
+    assert build.start()
+    acme.queue_build(by=on_command_line())  # of whom the database knows no user
+    acme.queue_build(by=bob)
+    build.succeed()
+    assert (build.requested_by, acme.builds.active().get().requested_by) == (ann.user, bob.user)
+
+
+def test_the_worker_that_takes_over_does_what_was_asked_for_meanwhile(acme: Company) -> None:
+    lost = running(acme)
+    acme.queue_build(checksum=True)
+    acme.queue_build(allow_empty=True)
+    other = taken_over(lost)
+    assert wishes(other) == (False, True, True)
+    other.succeed()
+    assert not acme.builds.active().exists()
+
+
+def test_a_fold_that_is_taken_over_becomes_the_build_asked_for_meanwhile(acme: Company) -> None:
+    lost = acme.queue_build(fold=True)
     assert lost.start()
-    company.queue_build()
-    IndexBuild.objects.update(heartbeat_at=Now() - timedelta(days=1))
-    taken_over = IndexBuild.objects.get()
-    assert taken_over.start()
-    taken_over.succeed()
-    assert not company.builds.active().exists()
+    acme.queue_build()
+    assert not taken_over(lost).fold
+
+
+def test_who_takes_over_a_build_of_another_folder_does_what_was_asked_for_with_the_companys_own(acme: Company) -> None:
+    lost = running(acme)
+    lost.beat(image_folder="/mnt/other", checksum=True, allow_empty=True)
+    acme.queue_build(full=True)
+    other = taken_over(lost)
+    assert other.image_folder == ""
+    assert wishes(other) == (True, True, False)  # that the other folder might be empty says nothing of this one
+
+
+def test_a_build_that_is_given_up_is_followed_by_what_was_asked_for(acme: Company) -> None:
+    build = taken_over(taken_over(running(acme)))
+    acme.queue_build(checksum=True)
+    expire(build)
+    assert not build.start()
+    assert build.status == Status.FAILED
+    assert wishes(acme.builds.active().get()) == (False, True, False)
+
+
+def test_who_cancels_a_build_cancels_what_was_to_follow_it_and_the_row_says_so(acme: Company) -> None:
+    build = running(acme)
+    acme.queue_build(full=True)
+    assert build.cancel()
+    assert not acme.builds.active().exists()
+    assert build.error == "Cancelled together with the build that was to follow: all pictures"
+
+
+def test_a_process_that_is_stopped_leaves_what_was_asked_for_meanwhile(acme: Company) -> None:
+    build = running(acme)
+    acme.queue_build(full=True)
+    build.abandon()
+    assert row(build)["status"] == Status.CANCELLED
+    assert acme.builds.active().get().full
+
+
+def test_a_build_does_not_end_without_the_one_that_follows(acme: Company) -> None:
+    build = running(acme)
+    acme.queue_build(full=True)
+
+    def break_off(**_: Any) -> None:
+        raise SystemExit
+
+    build_queued.connect(break_off)
+    try:
+        with pytest.raises(SystemExit):
+            build.succeed()
+    finally:
+        build_queued.disconnect(break_off)
+    assert row(build)["status"] == Status.RUNNING
+    build.succeed()
+    assert acme.builds.active().get().full
+
+
+def test_what_is_asked_for_at_the_moment_a_build_is_handed_back_is_not_lost(acme: Company) -> None:
+    build = running(acme)
+    updates: list[str] = []
+
+    def hand_back_after_the_first(execute: Any, sql: str, *rest: Any) -> Any:
+        result = execute(sql, *rest)
+        if sql.startswith("UPDATE"):
+            updates.append(sql)
+            if len(updates) == 1:
+                build.hand_back()
+        return result
+
+    with connection.execute_wrapper(hand_back_after_the_first):
+        acme.queue_build(full=True)
+    assert build.start()
+    assert build.full
+
+
+def test_of_many_who_ask_at_once_while_a_build_runs_none_is_forgotten(site: Site) -> None:
+    acme = Company.objects.create(name="acme")
+    build = running(acme)
+    asked = iter([{"full": True}, {"checksum": True}, {"allow_empty": True}, *[{}] * (THREADS - 3)])
+    in_threads(lambda: acme.queue_build(**next(asked)))
+    build.succeed()
+    assert wishes(acme.builds.active().get()) == (True, True, True)
+
+
+def test_a_wish_at_the_end_of_a_build_is_carried_out(site: Site) -> None:
+    """Whether it comes before the end or after it: of twenty builds that end while somebody asks, each is followed."""
+    acme = Company.objects.create(name="acme")
+    for _ in range(20):
+        acts = iter([running(acme).succeed, lambda: acme.queue_build(checksum=True)])
+        in_threads(lambda acts=acts: next(acts)(), threads=2)  # type: ignore[misc]
+        following = acme.builds.active().get()
+        assert wishes(following) == (False, True, False)
+        following.cancel()

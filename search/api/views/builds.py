@@ -1,6 +1,5 @@
 """Builds by API: start, watch, cancel; for staff and holders of the company's keys."""
 
-from django.db import transaction
 from django.urls import reverse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.authentication import BasicAuthentication
@@ -14,7 +13,7 @@ from search.api.forms import ReindexForm, validated
 from search.api.responses import FAULT, FORBIDDEN, NOT_FOUND, UNAUTHORISED
 from search.http.access import ApiKeyAuthentication, actor_of, caller_key, staff_or_key, writable_company
 from search.http.bodies import SmallFormParser, SmallJSONParser, SmallMultiPartParser
-from tenants import audit
+from search.http.errors import error_body
 from tenants.models import IndexBuild
 
 _NO_BUILD = OpenApiResponse(ErrorBody, "No such build")
@@ -37,13 +36,13 @@ class ReindexView(APIView):
         },
     )
     def post(self, request: Request, company: str) -> Response:
-        """Queue a build of the company's index; where one is active already, that one is returned."""
+        """Queue a build of the company's index; where one is active already, that one is returned.
+
+        One that is running is followed by another, which does what was asked.
+        """
         found = writable_company(request, company)
         form = validated(ReindexForm, request.data if isinstance(request.data, dict) else {})
-        with transaction.atomic():
-            build = found.queue_build(full=form["full"], checksum=form["checksum"], requested_by=request.user)
-            what = "every picture anew" if form["full"] else "what has changed"
-            audit.record(actor_of(request), audit.Action.BUILD_ASKED, found, f"build {build.pk}: {what}")
+        build = found.queue_build(full=form["full"], checksum=form["checksum"], by=actor_of(request))
         return Response(_answer(build), status=202, headers={"Location": _url(build)})
 
 
@@ -73,12 +72,10 @@ class CancelBuildView(APIView):
         },
     )
     def post(self, request: Request, build_id: int) -> Response:
-        """Cancel a queued or running build; the index before it serves on."""
+        """Cancel a queued or running build, and what was to follow it; the index before it serves on."""
         build = _find_build(request, build_id)
-        with transaction.atomic():
-            if not build.cancel():
-                return Response({"success": False, "error": f"Build {build.pk} is over: {build.status}"}, status=409)
-            audit.record(actor_of(request), audit.Action.BUILD_CANCELLED, build.company, f"build {build.pk}")
+        if not build.cancel(by=actor_of(request)):
+            return Response(error_body(f"Build {build.pk} is over: {build.status}"), status=409)
         return Response(_answer(build))
 
 

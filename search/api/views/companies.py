@@ -10,7 +10,6 @@ from search import queries
 from search.api.answers import CompaniesBody, StatsBody, index_info
 from search.api.responses import FAULT, NO_KEY, NOT_FOUND, UNUSABLE
 from search.http.access import readable_company, visible_companies
-from tenants.models import Company
 
 
 class CompaniesView(APIView):
@@ -18,7 +17,7 @@ class CompaniesView(APIView):
     def get(self, request: Request) -> Response:
         """List the companies that the caller can search."""
         companies = queries.companies_with_index(visible_companies(request))
-        loaded = loaded_names(companies)
+        loaded = queries.loaded_names(companies)
         entries = [
             {
                 "name": company.name,
@@ -38,9 +37,3 @@ class StatsView(APIView):
         info = queries.company_info(found)
         stats = {"total_images": info.total_images, "index_info": index_info(info)}
         return Response({"success": True, "company": found.name, "stats": stats})
-
-
-def loaded_names(companies: list[Company]) -> list[str]:
-    """Return the names of those whose index this process has loaded."""
-    loaded = queries.loaded_companies()
-    return [company.name for company in companies if company.pk in loaded]

@@ -8,7 +8,6 @@ from rest_framework.views import APIView
 from search import health, queries
 from search.api.answers import ErrorBody, HealthBody, LiveBody, ReadyBody
 from search.api.responses import FAULT, NO_KEY
-from search.api.views.companies import loaded_names
 from search.engine.timestamps import timestamp
 from search.http.access import visible_companies
 from search.http.errors import error_body
@@ -21,7 +20,7 @@ class HealthView(APIView):
     def get(self, request: Request) -> Response:
         """Tell whether the service runs and which of the caller's companies this process has loaded."""
         companies = queries.companies_with_index(visible_companies(request))
-        loaded = loaded_names(companies)
+        loaded = queries.loaded_names(companies)
         return Response(
             {
                 "status": "healthy",

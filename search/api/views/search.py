@@ -13,7 +13,7 @@ from search.api.forms import SearchForm, SimilarForm, filters, validated
 from search.api.responses import FAULT, NO_KEY, UNUSABLE
 from search.http.access import readable_company
 from search.http.bodies import ImageFormParser
-from search.http.limits import count_search
+from search.http.limits import counted_search
 
 
 class SearchView(APIView):
@@ -34,11 +34,10 @@ class SearchView(APIView):
     def post(self, request: Request, company: str) -> Response:
         """Return the company's pictures most similar to the image, best first."""
         found = readable_company(request, company)
-        index = queries.company_index(found)
         form = validated(SearchForm, request.data)
         image = form["image"]
-        count_search(found)
-        matches = queries.find_similar(index, image, name=image.name, top_k=form["top_k"], filters=filters(form))
+        with counted_search(found):
+            matches = queries.search(found, image, name=image.name, top_k=form["top_k"], filters=filters(form))
         return Response(search_body(found, matches))
 
 
@@ -58,8 +57,7 @@ class SimilarView(APIView):
     def get(self, request: Request, company: str, image_id: UUID) -> Response:
         """Return the pictures most similar to one of the company's own, which is left out, best first."""
         found = readable_company(request, company)
-        index = queries.company_index(found)
         form = validated(SimilarForm, request.query_params)
-        count_search(found)
-        matches = queries.find_similar_to_indexed(index, str(image_id), top_k=form["top_k"], filters=filters(form))
+        with counted_search(found):
+            matches = queries.search_like(found, str(image_id), top_k=form["top_k"], filters=filters(form))
         return Response(search_body(found, matches))

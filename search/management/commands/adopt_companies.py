@@ -4,6 +4,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from search.companies.adoption import adopt_companies
+from tenants import audit
 
 
 class Command(BaseCommand):
@@ -18,7 +19,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, names: list[str], **options: Any) -> None:
-        adopted = adopt_companies(names)
+        adopted = adopt_companies(names, by=audit.on_command_line())
         for company in adopted:
             self.stdout.write(f"Adopted {company}")
         self.stdout.write(f"{len(adopted)} companies adopted")

@@ -7,7 +7,6 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 
 from search import publication, runtime
 from search.builds import run_build
@@ -18,7 +17,7 @@ from search.heartbeat import StopRequested
 from search.management.progress import ProgressDisplay
 from search.monitoring.durations import format_seconds
 from tenants import audit
-from tenants.models import BuildStopped, Company, IndexBuild
+from tenants.models import BuildRunning, BuildStopped, Company
 
 _WISHES = ("full", "checksum", "allow_empty")
 
@@ -73,14 +72,16 @@ class Command(BaseCommand):
                 self._tell(self._build_company(found, input_dir, _options(options)))
         except EarlierIndexFound as error:
             raise CommandError(f"{error}: give --earlier-index use, or --earlier-index remove") from error
-        except (EngineError, BuildStopped, ValidationError) as error:
+        except (EngineError, BuildRunning, BuildStopped, ValidationError) as error:
             raise CommandError("; ".join(getattr(error, "messages", [str(error)]))) from error
         except (StopRequested, KeyboardInterrupt) as error:
             text = str(error) or "The build is stopped: it goes on where it was"
             raise CommandError(f"{text}. Run the command again to continue.", returncode=130) from error
 
     def _company(self, name: str, input_dir: Path | None, earlier_index: EarlierIndex | None) -> Company:
-        company, created, note = get_or_create_company(name, image_folder=input_dir, earlier_index=earlier_index)
+        company, created, note = get_or_create_company(
+            name, image_folder=input_dir, earlier_index=earlier_index, by=audit.on_command_line()
+        )
         if created:
             self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
             if not company.active:
@@ -90,14 +91,10 @@ class Command(BaseCommand):
         return company
 
     def _build_company(self, company: Company, folder: Path | None, options: BuildOptions) -> BuildOutcome:
-        with transaction.atomic():  # no worker sees the row before it is claimed here
-            build = _claim(company)
-            # A build that was waiting, or whose process was killed, is carried out as it was wished for, and more.
-            wishes = {name: getattr(build, name) or getattr(options, name) for name in _WISHES}
-            build.beat(**wishes, fold=False, image_folder=str(folder.absolute()) if folder else "")
-            build.refresh_from_db()
-            _note(build)
-        options = replace(options, **wishes)
+        wishes = {name: getattr(options, name) for name in _WISHES}
+        image_folder = str(folder.absolute()) if folder else ""
+        build = company.claim_build(**wishes, image_folder=image_folder, by=audit.on_command_line())
+        options = replace(options, **{name: getattr(build, name) for name in _WISHES})
         with ProgressDisplay(self.stderr) as display:
             return run_build(build, options=options, on_progress=display.show, requeue=False)
 
@@ -113,12 +110,10 @@ class Command(BaseCommand):
             )
 
     def _enqueue(self, company: Company, options: dict[str, Any]) -> None:
-        with transaction.atomic():
-            build = company.queue_build(
-                full=options["full"], checksum=options["checksum"], allow_empty=options["allow_empty"]
-            )
-            _note(build)
-        self.stdout.write(f"Build {build.pk} of {company} is {build.status}: manage.py builds shows it")
+        wishes = {name: options[name] for name in _WISHES}
+        build = company.queue_build(**wishes, by=audit.on_command_line())
+        following = f"; another build follows it: {build.follow_up_description}" if build.follow_up else ""
+        self.stdout.write(f"Build {build.pk} of {company} is {build.status}{following}: manage.py builds shows it")
 
     def _estimate(self, name: str, input_dir: Path | None, output_dir: Path | None, options: BuildOptions) -> None:
         company = Company.objects.filter(name=name).first() or Company(name=name)
@@ -157,25 +152,6 @@ def _owner(output_dir: Path) -> Company | None:
     if not directory.parent.exists() or not directory.parent.samefile(settings.EMBEDDINGS_DIR):
         return None
     return Company.objects.filter(name=directory.name).first()
-
-
-def _claim(company: Company) -> IndexBuild:
-    """Return the company's build, the caller's from now on. Raises CommandError where one is running."""
-    for _ in range(2):
-        build = company.queue_build()
-        if build.start():
-            return build
-        if build.is_active:
-            break  # else its processes were lost too often, and it has just been given up
-    raise CommandError(
-        f"A build of {company} is running already, since {build.started_at or build.queued_at:%Y-%m-%d %H:%M} UTC: "
-        "manage.py builds shows it"
-    )
-
-
-def _note(build: IndexBuild) -> None:
-    what = "every picture anew" if build.full else "what has changed"
-    audit.record(audit.on_command_line(), audit.Action.BUILD_ASKED, build.company, f"build {build.pk}: {what}")
 
 
 def _options(options: dict[str, Any]) -> BuildOptions:

@@ -4,7 +4,6 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 from django.utils import timezone
 
 from search.management.companies import find_company
@@ -28,9 +27,7 @@ class Command(BaseCommand):
         if ends and ends <= timezone.now():
             raise CommandError(f"--expires {expires} is past: nobody could use the key")
         try:
-            with transaction.atomic():
-                key, text = found.issue_key(name, can_write=write, expires=ends)
-                audit.record(audit.on_command_line(), audit.Action.KEY_MADE, found, key.description)
+            key, text = found.issue_key(name, can_write=write, expires=ends, by=audit.on_command_line())
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
         self.stderr.write(f"The key {key} of {found}: keep it, because it is shown this once")

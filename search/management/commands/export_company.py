@@ -23,10 +23,11 @@ class Command(BaseCommand):
     def handle(self, *, company: str, to: Path, with_images: bool, force: bool, **options: Any) -> None:
         found = find_company(company)
         try:
-            exported = export_company(found, to.absolute(), with_images=with_images, replace=force)
+            exported = export_company(
+                found, to.absolute(), with_images=with_images, replace=force, by=audit.on_command_line()
+            )
         except (EngineError, TransferRefused, BuildStopped, OSError) as error:
             raise CommandError(f"Nothing was exported. {error}") from error
-        audit.record(audit.on_command_line(), audit.Action.COMPANY_EXPORTED, found, f"to {to}")
         if exported.left_out:
             self.stderr.write(f"{exported.left_out} files could not be read and were left out")
         self.stdout.write(

@@ -1,22 +1,19 @@
 from argparse import ArgumentParser
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 
-from search import publication, runtime
-from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company, record_index
+from search import runtime
+from search.companies.adoption import EarlierIndexFound, ImportRefused, import_directory
 from search.companies.transfer import TransferRefused, import_archive
 from search.engine import storage
-from search.engine.build.republish import UNKNOWN_MODEL, agreement, same_model, take_over
+from search.engine.build.republish import UNKNOWN_MODEL, agreement, same_model
 from search.engine.errors import EngineError
 from search.engine.model.passport import ModelPassport
 from tenants import audit
-from tenants.models import Company
 
 
 class Command(BaseCommand):
@@ -38,45 +35,38 @@ class Command(BaseCommand):
             return
         if not name:
             raise CommandError("Name the company that gets the index: import_company NAME DIRECTORY")
+        by = audit.on_command_line()
         try:
             passport = self._passport(source, images, trust=trust)
-            with transaction.atomic():  # a company that is refused here is not created either
-                earlier_index = _earlier_index(name, source)
-                company, created, note = get_or_create_company(name, image_folder=images, earlier_index=earlier_index)
-                target = company.embeddings_directory
-                _require_free(company, target, source)
-            publish = partial(publication.publish, company, made_from=company.generation)
-            total = take_over(source, target, passport=passport, move=move, publish=publish)
+            imported = import_directory(source, name, image_folder=images, passport=passport, move=move, by=by)
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
         except EarlierIndexFound as error:
             raise CommandError(f"{error}: import under another name") from error
-        except EngineError as error:
+        except (EngineError, ImportRefused) as error:
             raise CommandError(str(error)) from error
-        record_index(company)
-        audit.record(audit.on_command_line(), audit.Action.INDEX_IMPORTED, company, f"from {source}")
-        if created:
-            self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
-        if note:
-            self.stderr.write(note)
+        company = imported.company
+        if imported.created:
+            self.stdout.write(f"Created company {company} with the image folder {company.image_directory}")
+        if imported.note:
+            self.stderr.write(imported.note)
         if passport is UNKNOWN_MODEL:
             self.stderr.write(
                 "Searches are refused until the index is rebuilt, or said to be made by the configured weights: "
-                f"manage.py import_company {name} {target} --trust"
+                f"manage.py import_company {company} {company.embeddings_directory} --trust"
             )
-        self.stdout.write(self.style.SUCCESS(f"Imported {total} pictures of {name}"))
+        self.stdout.write(self.style.SUCCESS(f"Imported {imported.images} pictures of {company}"))
 
     def _import_archive(self, path: Path, name: str, images: Path | None, *, refused: bool) -> None:
         if refused:
             raise CommandError("--move and --trust are for directories: an archive stays and names its model")
         try:
-            imported = import_archive(path, name=name, image_folder=images)
+            imported = import_archive(path, name=name, image_folder=images, by=audit.on_command_line())
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
         except (EngineError, TransferRefused, OSError) as error:
             raise CommandError(f"Nothing was imported. {error}") from error
         company = imported.company
-        audit.record(audit.on_command_line(), audit.Action.INDEX_IMPORTED, company, f"from {path}")
         self.stdout.write(
             self.style.SUCCESS(
                 f"Imported {company} with {imported.images} pictures in its index and {imported.pictures} files "
@@ -98,16 +88,3 @@ class Command(BaseCommand):
         tried = ", ".join(f"{e.passport} {c:.4f}" for e, c in zip(embedders, cosines, strict=True))
         self.stderr.write(f"The vectors are those of no model at hand (cosine with {tried})")
         return embedders[0].passport if trust else UNKNOWN_MODEL
-
-
-def _earlier_index(name: str, source: Path) -> EarlierIndex | None:
-    """Return what becomes of an index that lies where the company's will: it is used where it is the one to import."""
-    target = Company(name=name).embeddings_directory
-    return EarlierIndex.USE if target.exists() and target.samefile(source) else None
-
-
-def _require_free(company: Company, target: Path, source: Path) -> None:
-    if storage.has_index(target) and not target.samefile(source):
-        raise CommandError(f"Company {company} has an index already: import under another name, or rebuild it")
-    if build := company.builds.active().first():
-        raise CommandError(f"A build of {company} is {build.status}: import when it is over")

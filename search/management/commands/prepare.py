@@ -10,6 +10,7 @@ from search import publication
 from search.companies import demo
 from search.companies.adoption import EarlierIndex, adopt_companies, get_or_create_company
 from search.engine.model.passport import UNTRAINED
+from tenants import audit
 from tenants.models import Company
 
 _UNTRAINED_NOTICE = """
@@ -25,7 +26,7 @@ class Command(BaseCommand):
     help = "Ready a checkout for its first start: adopt indexes, make the demo and a superuser. Makes nothing twice."
 
     def handle(self, **options: Any) -> None:
-        for company in adopt_companies():
+        for company in adopt_companies(by=audit.on_command_line()):
             self.stdout.write(f"Adopted the index of {company}")
         if not Company.objects.exclude(name=demo.COMPANY).exists():
             self._make_demo()
@@ -33,7 +34,9 @@ class Command(BaseCommand):
         self._tell_what_to_try(password)
 
     def _make_demo(self) -> None:
-        company, _, _ = get_or_create_company(demo.COMPANY, image_folder=None, earlier_index=EarlierIndex.REMOVE)
+        company, _, _ = get_or_create_company(
+            demo.COMPANY, image_folder=None, earlier_index=EarlierIndex.REMOVE, by=audit.on_command_line()
+        )
         if publication.is_listed(company):
             return
         self.stdout.write("There is no company yet: drawing pictures for one called demo")

@@ -2,7 +2,6 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import transaction
 
 from tenants import audit
 from tenants.models import ApiKey
@@ -18,10 +17,6 @@ class Command(BaseCommand):
         key = ApiKey.objects.select_related("company").filter(prefix=prefix).first()
         if key is None:
             raise CommandError(f"No key with the prefix {prefix}: manage.py api_keys lists them")
-        with transaction.atomic():
-            if not key.revoke():
-                raise CommandError(
-                    f"The key {key} of {key.company} was revoked before, {key.revoked:%Y-%m-%d %H:%M} UTC"
-                )
-            audit.record(audit.on_command_line(), audit.Action.KEY_REVOKED, key.company, str(key))
+        if not key.revoke(by=audit.on_command_line()):
+            raise CommandError(f"The key {key} of {key.company} was revoked before, {key.revoked:%Y-%m-%d %H:%M} UTC")
         self.stdout.write(f"The key {key} of {key.company} is revoked")

@@ -19,10 +19,9 @@ class Command(BaseCommand):
     def handle(self, *, company: str, cancel_build: bool, **options: Any) -> None:
         found = find_company(company)
         try:
-            index = roll_back(found, cancel_build=cancel_build)
+            index = roll_back(found, cancel_build=cancel_build, by=audit.on_command_line())
         except (BuildActive, EngineError) as error:
             raise CommandError(str(error)) from error
-        audit.record(audit.on_command_line(), audit.Action.INDEX_ROLLED_BACK, found, f"to {index.name}")
         self.stdout.write(
             self.style.SUCCESS(
                 f"Searches of {found} use the index of {index.info.timestamp or 'an unknown time'} from now on: "

@@ -1,6 +1,7 @@
 import json
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,11 +39,11 @@ class Command(BaseCommand):
     ) -> None:
         try:
             if embeddings_dir:
-                index = storage.load(embeddings_dir.absolute())
+                search = partial(queries.find_similar, storage.load(embeddings_dir.absolute()))
             else:
-                index = queries.company_index(queries.find_company(company or ""))
+                search = partial(queries.search, queries.find_company(company or ""))
             with query_image.open("rb") as image:
-                matches = queries.find_similar(index, image, name=query_image.name, top_k=top_k)
+                matches = search(image, name=query_image.name, top_k=top_k)
         except (EngineError, LookupError, OSError, ValueError) as error:
             self._fail(str(error))
         results = [result(match) for match in matches]

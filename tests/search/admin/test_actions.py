@@ -90,6 +90,19 @@ def test_a_running_build_offers_to_be_cancelled(admin_client: Client, acme: Comp
     assert logged() == [f"Cancelled build {build.pk}."]
 
 
+def test_cancelling_says_that_the_build_to_follow_is_cancelled_as_well(admin_client: Client, acme: Company) -> None:
+    build = running(acme)
+    reindex(admin_client, acme)
+    assert "Another build follows it: changed pictures only." in fragments(admin_client, url("live", acme))["overview"]
+    assert (
+        "The build that was to follow is cancelled as well." in admin_client.get(url("change", acme)).content.decode()
+    )
+    response = admin_client.post(url("cancel", acme), follow=True)
+    assert messages(response) == f"Build {build.pk} of acme is cancelled, and with it the one that was to follow."
+    cancelled = "Cancelled together with the build that was to follow: changed pictures only."
+    assert cancelled in fragments(admin_client, url("live", acme))["overview"]
+
+
 def test_cancelling_nothing_says_so(admin_client: Client, acme: Company) -> None:
     assert "No build of acme" in messages(admin_client.post(url("cancel", acme), follow=True))
     assert logged() == []

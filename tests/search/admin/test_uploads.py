@@ -232,7 +232,7 @@ def test_the_whole_upload_has_a_limit(admin_client: Client, acme: Company, monke
     def small(**limits: Any) -> Any:
         return IntakeLimits(**limits, total_bytes=len(png()) + 10)
 
-    monkeypatch.setattr(uploads, "IntakeLimits", small)
+    monkeypatch.setattr("search.companies.uploads.IntakeLimits", small)
     response = upload(admin_client, acme, zipped({"1.png": png(), "2.png": png(), "3.png": png()}))
     assert response.context["intake"].stored == ["1.png"]
     assert [("send the rest apart" in reason) for reason in refused(response).values()] == [True, True]
@@ -241,7 +241,7 @@ def test_the_whole_upload_has_a_limit(admin_client: Client, acme: Company, monke
 def test_zip_of_too_many_entries_is_refused(
     admin_client: Client, acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "IntakeLimits", lambda **limits: IntakeLimits(**limits, entries=2))
+    monkeypatch.setattr("search.companies.uploads.IntakeLimits", lambda **limits: IntakeLimits(**limits, entries=2))
     response = upload(admin_client, acme, zipped({f"{n}.png": png() for n in range(3)}))
     assert "holds 3 files, at most 2" in refused(response)["pictures.zip"]
 

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
+from uuid import uuid4
 
 import faiss
 import numpy as np
@@ -103,6 +104,12 @@ def test_company_without_index_says_how_to_build_one(client: Client, db: None) -
     response = search(client, "new")
     assert response.status_code == 503
     assert "build_embeddings --company new" in response.json()["error"]
+
+
+def test_a_wrong_form_is_refused_before_the_index_is_looked_for(client: Client, db: None) -> None:
+    Company.objects.create(name="new")
+    assert search(client, "new", image=picture(RED), top_k="0").status_code == 400
+    assert client.get(f"/api/search/new/{uuid4()}?min_score=2").status_code == 400
 
 
 @pytest.mark.parametrize("name", ["query.pdf", "query", "query.png.exe", "query.svg"])

@@ -5,20 +5,26 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client, RequestFactory
+from django.utils import timezone
 
+from search import runtime
+from search.engine.errors import ImageUnreadable
 from search.http import limits
-from search.http.limits import Rate, RateExceeded, client_address
+from search.http.limits import QuotaExceeded, Rate, RateExceeded, client_address, counted_search
 from tenants.models import ApiKey, Company, SearchUsage
 from tests.conftest import picture
-from tests.support.fakes import RED
+from tests.support.fakes import RED, FakeEmbedder
 from tests.support.processes import database
 from tests.support.waiting import eventually
 
@@ -354,26 +360,109 @@ def test_what_is_no_search_costs_nothing(client: Client, acme: Company) -> None:
     assert search(client).status_code == 200
 
 
+def search_with(client: Client, content: bytes) -> Any:
+    file = BytesIO(content)
+    file.name = "query.png"
+    return client.post("/api/search/acme", {"image": file})
+
+
+def test_a_search_that_is_refused_or_fails_costs_nothing(client: Client, acme: Company, settings: Any) -> None:
+    Company.objects.filter(pk=acme.pk).update(daily_quota=2)
+    assert [search_with(client, b"no picture").status_code for _ in range(3)] == [400] * 3
+    assert client.get(f"/api/search/acme/{uuid4()}").status_code == 404
+    runtime.reset()
+    settings.WEIGHTS, settings.DEVICE = "/nowhere/weights.pth", "cpu"
+    assert [search(client).status_code for _ in range(3)] == [503] * 3
+    runtime.use(FakeEmbedder())
+    assert [search(client).status_code for _ in range(3)] == [200, 200, 429]
+    assert search_with(client, b"no picture").status_code == 429
+    assert SearchUsage.objects.get().searches == 2
+
+
+def test_a_search_that_is_refused_counts_against_the_rate(client: Client, acme: Company, settings: Any) -> None:
+    settings.RATE_PER_ADDRESS = (2, 60)
+    Company.objects.filter(pk=acme.pk).update(daily_quota=2)
+    assert [search_with(client, b"no picture").status_code for _ in range(3)] == [400, 400, 429]
+
+
+def test_a_missing_index_costs_nothing(client: Client, embedder: FakeEmbedder, db: None) -> None:
+    company = Company.objects.create(name="acme", daily_quota=1)
+    assert [search(client).status_code for _ in range(2)] == [503, 503]
+    assert not SearchUsage.objects.filter(company=company, searches__gt=0).exists()
+
+
+def searches_by_day() -> dict[date, int]:
+    return dict(SearchUsage.objects.values_list("day", "searches"))
+
+
+def test_a_search_that_fails_is_given_back_to_the_day_that_counted_it(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme, now = Company.objects.create(name="acme", daily_quota=5), [datetime(2026, 11, 22, 23, 59, 59, tzinfo=UTC)]
+    monkeypatch.setattr(timezone, "now", lambda: now[-1])
+    with suppress(ImageUnreadable), counted_search(acme):
+        now.append(now[-1] + timedelta(seconds=2))
+        with counted_search(acme):
+            pass
+        raise ImageUnreadable("broken")
+    assert searches_by_day() == {date(2026, 11, 22): 0, date(2026, 11, 23): 1}
+
+
+def test_no_more_is_given_back_than_was_counted(db: None) -> None:
+    acme = Company.objects.create(name="acme", daily_quota=5)
+    with counted_search(acme):
+        pass
+    (day,) = searches_by_day()
+    for _ in range(3):
+        SearchUsage.objects.give_back(acme, day)
+    assert searches_by_day() == {day: 0}
+
+
+def test_a_database_that_fails_does_not_hide_why_a_search_was_refused(
+    client: Client, acme: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    Company.objects.filter(pk=acme.pk).update(daily_quota=2)
+
+    def fail_to_give_back(execute: Any, sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE") and SearchUsage._meta.db_table in sql:
+            raise OperationalError("database is locked")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(fail_to_give_back):
+        assert search_with(client, b"no picture").status_code == 400
+    assert "A search of acme that was counted could not be given back" in caplog.text
+
+
 def test_without_a_quota_nothing_is_written(client: Client, acme: Company) -> None:
     assert search(client).status_code == 200
     assert not SearchUsage.objects.exists()
 
 
 def test_exactly_the_quota_passes_among_connections(database_url: str, django_db_blocker: Any) -> None:
-    """On SQLite and PostgreSQL, each thread with a connection of its own, as each process has."""
+    """On SQLite and PostgreSQL, each thread with a connection of its own, as a process has. Every other one fails."""
     barrier = threading.Barrier(4)
 
-    def ask(company: Company) -> int:
+    def search(company: Company, *, broken: bool) -> bool:
+        with suppress(ImageUnreadable, QuotaExceeded), counted_search(company):
+            if broken:
+                raise ImageUnreadable("broken")
+            return True
+        return False
+
+    def search_often(company: Company) -> int:
         barrier.wait()
         try:
-            return sum(company.count_search() for _ in range(25))
+            return sum(search(company, broken=bool(number % 2)) for number in range(40))
         finally:
             connection.close()
 
     with django_db_blocker.unblock(), database(database_url):
         company = Company.objects.create(name="acme", daily_quota=60)
         with ThreadPoolExecutor(4) as pool:
-            assert sum(pool.map(ask, [company] * 4)) == 60
+            passed = sum(pool.map(search_often, [company] * 4))
+        while search(company, broken=False):  # which a broken one's place was kept from
+            passed += 1
+        assert passed == 60
         assert SearchUsage.objects.today().get().searches == 60
 
 

@@ -1,0 +1,40 @@
+"""Pictures and zips that somebody uploads for a company: stored in its folder, then built."""
+
+from collections.abc import Sequence
+
+from django.conf import settings
+from django.db import transaction
+
+from search.engine.pictures.intake import Intake, IntakeLimits, Upload, take_in
+from tenants import audit
+from tenants.models import Company, IndexBuild
+
+
+def store_uploads(
+    company: Company, uploads: Sequence[Upload], *, location: str, replace: bool, by: audit.Actor
+) -> tuple[Intake, IndexBuild | None]:
+    """Store what can be stored of the uploads in the company's folder; return that and the build that takes it up.
+
+    location: the folder below the company's own. replace: also pictures that are there.
+    Raises ValidationError where the company's folder, or the location, may not be written to, and OSError.
+    """
+    company.clean()  # the folder may have become a link that leads out of the allowed roots
+    intake = take_in(
+        uploads,
+        company.image_directory,
+        limits=IntakeLimits(file_bytes=settings.MAX_UPLOAD_BYTES, max_pixels=settings.MAX_PIXELS),
+        location=location,
+        replace=replace,
+    )
+    if not intake.stored:
+        return intake, None
+    with transaction.atomic():
+        audit.record(by, audit.Action.PICTURES_UPLOADED, company, summary(intake))
+        return intake, company.queue_build(by=by)
+
+
+def summary(intake: Intake) -> str:
+    """Return what became of the uploads, in a sentence."""
+    text = f"Uploaded {len(intake.stored)} picture{'' if len(intake.stored) == 1 else 's'}"
+    text += f", {len(intake.replaced)} of them replaced" if intake.replaced else ""
+    return f"{text}; {len(intake.refused)} refused." if intake.refused else f"{text}."
