@@ -4,6 +4,8 @@ from typing import Any
 
 from django.db import models, transaction
 
+from tenants.models.rows import SavedOnce
+
 logger = logging.getLogger("audit")
 
 
@@ -23,7 +25,7 @@ class Actor:
     user: Any = None  # of the database, where it is one of those
 
 
-class AuditEvent(models.Model):
+class AuditEvent(SavedOnce):
     """Who did what to which company. Rows are added by record() and never changed.
 
     Everything is text, so that it outlives users, keys and companies.

@@ -9,6 +9,7 @@ from django.db import models, transaction
 from django.db.models.functions import Coalesce, Now
 
 from tenants.models.audit import Actor, AuditEvent, record
+from tenants.models.rows import SavedOnce
 from tenants.signals import build_queued
 
 
@@ -49,7 +50,7 @@ class IndexBuildQuerySet(models.QuerySet["IndexBuild"]):
         return build
 
 
-class IndexBuild(models.Model):
+class IndexBuild(SavedOnce):
     """The making of a company's index, from the wish to its outcome.
 
     A worker owns a running build through its lease: every write of the worker names the lease, so that one which

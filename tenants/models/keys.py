@@ -10,6 +10,7 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tenants.models.audit import Actor, AuditEvent, record
+from tenants.models.rows import SavedOnce
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return key if key and parts and key.has_secret(parts["secret"]) else None
 
 
-class ApiKey(models.Model):
+class ApiKey(SavedOnce):
     """Lets its holder search one company. The text is `<prefix>.<secret>`; only a digest of the secret is kept."""
 
     PATTERN = re.compile(r"(?P<prefix>[0-9a-f]{12})\.(?P<secret>[A-Za-z0-9_-]{43})")

@@ -185,6 +185,15 @@ def test_commands_say_what_is_wrong(acme: Company, arguments: list[str], message
     assert not ApiKey.objects.exists()
 
 
+def test_an_instance_of_before_it_was_revoked_does_not_bring_a_key_back(acme: Company) -> None:
+    key, text = acme.issue_key("Shop")
+    assert ApiKey.objects.get(pk=key.pk).revoke()
+    key.expires = None
+    with pytest.raises(TypeError, match="is changed by its own methods"):
+        key.save()
+    assert not opens(text, acme)
+
+
 def test_a_key_expires_by_the_databases_clock(acme: Company) -> None:
     now = timezone.now()
     _, late = acme.issue_key("late", expires=now + timedelta(hours=1))

@@ -251,6 +251,14 @@ def test_progress_is_told_in_per_cent(acme: Company) -> None:
     assert build.percent == 50
 
 
+def test_an_instance_that_knows_an_old_state_cannot_be_saved_over_the_row(acme: Company) -> None:
+    old = acme.queue_build()
+    assert IndexBuild.objects.get(pk=old.pk).cancel()
+    with pytest.raises(TypeError, match="is changed by its own methods"):
+        old.save()
+    assert row(old)["status"] == Status.CANCELLED
+
+
 # Races, on each database --------------------------------------------------------------------------------------------
 
 
