@@ -24,6 +24,7 @@ A plain directory with the first four files (those of the Flask service, which l
 becomes a generation when the first one of ours is published in its place.
 """
 
+import contextlib
 import secrets
 import struct
 from collections.abc import Iterator
@@ -94,10 +95,11 @@ def resolve(directory: Path) -> Path:
         return directory.parent / directory.readlink()
     except OSError:
         pass
-    if not directory.is_dir():
-        # Killed between moving a plain directory away and putting the link in its place.
-        for prepared in prepared_links(directory):
-            return generation_directory(directory, prepared.readlink().name)
+    with contextlib.suppress(PermissionError):  # reading tells
+        if not directory.is_dir():
+            # Killed between moving a plain directory away and putting the link in its place.
+            for prepared in prepared_links(directory):
+                return generation_directory(directory, prepared.readlink().name)
     return directory
 
 
