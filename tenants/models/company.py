@@ -154,6 +154,7 @@ class Company(models.Model):
         Asked for while one runs, another follows it, because what has changed since may be missing from it.
         full: embed every picture anew. checksum: compare contents where size and time say unchanged.
         allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
+        Raises Company.DoesNotExist where it was deleted meanwhile.
         """
         wishes = {"full": full, "checksum": checksum, "allow_empty": allow_empty}
         while True:
@@ -164,7 +165,8 @@ class Company(models.Model):
                     return build
             except IntegrityError:  # the constraint: there is an active one
                 active = self.builds.active().first()
-                if active is None:  # it has just finished
+                if active is None:  # it has just finished, unless the company was deleted
+                    Company.objects.only("pk").get(pk=self.pk)
                     continue
                 if fold or active.ask_for_more(**wishes):
                     return active

@@ -170,3 +170,11 @@ def test_a_build_is_claimed_once() -> None:
     same = type(build).objects.get(pk=build.pk)
     assert build.start()
     assert not same.start()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_build_of_a_company_that_was_deleted_is_refused() -> None:
+    acme = Company.objects.create(name="acme")
+    Company.objects.all().delete()
+    with pytest.raises(Company.DoesNotExist):
+        acme.queue_build()

@@ -30,6 +30,8 @@ from search.engine.storage.layout import (
     new_link,
     prepared_links,
     publication_moment,
+    workspace,
+    workspaces,
 )
 from search.engine.storage.reading import has_index, parse_object, read_info, unreadable
 
@@ -117,10 +119,26 @@ def require_index_or_nothing(directory: Path) -> None:
             )
 
 
+class PublishLockTaken(Exception):
+    """Somebody else publishes an index into the directory."""
+
+
 @contextlib.contextmanager
-def publish_lock(directory: Path) -> Iterator[None]:
-    with FileLock(home(directory) / LOCK):
+def publish_lock(directory: Path, *, wait_seconds: float = -1) -> Iterator[None]:
+    """Let nobody else publish into directory until the end of the block.
+
+    wait_seconds: how long to wait for somebody else, by default without end. Raises PublishLockTaken.
+    """
+    home(directory).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home(directory) / LOCK)
+    try:
+        lock.acquire(timeout=wait_seconds)
+    except Timeout as error:
+        raise PublishLockTaken(f"An index is being published into {directory}") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def holds_any_index(directory: Path) -> bool:
@@ -194,6 +212,13 @@ def prune(directory: Path, published: str, *, before: str | None, keep: int) -> 
         shutil.rmtree(entry, ignore_errors=True)
 
 
+def drop_workspaces(directory: Path, *, but: str) -> None:
+    """Remove what unfinished builds have left in directory that are not of the owner but; see workspace."""
+    for entry in workspaces(directory):
+        if entry != workspace(directory, but):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def discard(generation: Path) -> None:
     """Remove a generation, at once for whoever looks for it."""
     removed = new_grave(generation.parent)
@@ -206,6 +231,10 @@ def write_company_card(directory: Path, protection: dict[str, Any]) -> None:
     """Keep beside the index in directory what protects its company; see read_company_card. Raises OSError."""
     home(directory).mkdir(parents=True, exist_ok=True)
     durable.replace(company_card(directory), json.dumps({"version": 1, **protection}).encode())
+
+
+def has_company_card(directory: Path) -> bool:
+    return company_card(directory).exists()
 
 
 def read_company_card(directory: Path) -> dict[str, Any] | None:

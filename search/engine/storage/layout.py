@@ -162,3 +162,8 @@ def workspace(directory: Path, owner: str = "") -> Path:
     owner: whose builds go on with each other's work; a company that was made anew is another.
     """
     return home(directory) / _BUILDING / (owner or "any")
+
+
+def workspaces(directory: Path) -> list[Path]:
+    """Return the workspaces of all owners, and what else lies among them."""
+    return list((home(directory) / _BUILDING).glob("*"))
