@@ -196,7 +196,7 @@ def publish(company: Company, draft: storage.Draft, *, made_from: str | None, co
     with storage.publish_lock(directory):
         _finish_publication(company, made_from)
         takes_over = made_from is None or not storage.is_plain(directory)
-        before = made_from or storage.linked_generation(directory)
+        before = published_generation(company)
         name = draft.complete()
         with _removed_unless_published(company, name):
             if takes_over:

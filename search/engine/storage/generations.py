@@ -22,6 +22,7 @@ from search.engine.storage.layout import (
     complete_generations,
     drafts,
     generation_name,
+    generations_of_all,
     graves,
     home,
     is_published_link,
@@ -30,10 +31,11 @@ from search.engine.storage.layout import (
     new_link,
     prepared_links,
     publication_moment,
-    workspace,
     workspaces,
 )
 from search.engine.storage.reading import has_index, parse_object, read_info, unreadable
+
+_ERASING_WAITS = 5.0  # seconds for a publication that is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +86,40 @@ def erase(directory: Path) -> None:
     """
     if not directory.is_symlink():
         require_index_or_nothing(directory)
-    removed = new_grave(home(directory).parent)
-    removed.mkdir(parents=True)
-    # Renamed as a whole, so that nobody finds half of it.
-    with contextlib.suppress(FileNotFoundError):
+    with _removed_at_once(directory) as removed:
+        if directory.is_symlink():
+            directory.unlink()
+        elif directory.exists():
+            directory.rename(removed / "index")
+
+
+def erase_leftovers(directory: Path) -> None:
+    """Remove what belongs to an index that directory does not hold; directory itself stays. Raises OSError."""
+    with _removed_at_once(directory):
+        pass
+
+
+@contextlib.contextmanager
+def _removed_at_once(directory: Path) -> Iterator[Path]:
+    """Yield a directory whose content is removed after the block; the generations of directory lie in it.
+
+    Who sleeps while it publishes is not waited for without end: its generation goes, and its row refuses it.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(PublishLockTaken):
+            held.enter_context(publish_lock(directory, wait_seconds=_ERASING_WAITS))
+        removed = new_grave(generations_of_all(directory.parent))
+        removed.mkdir()
+        # Renamed as a whole, so that nobody finds half of it.
         home(directory).rename(removed / "generations")
-    if directory.is_symlink():
-        directory.unlink()
-    elif directory.exists():
-        directory.rename(removed / "index")
-    shutil.rmtree(removed)
+        yield removed
+    durable.remove_tree(removed)
+
+
+def empty_graves(parent: Path) -> None:
+    """Remove what a killed process has left of the indexes of parent that it removed. Raises OSError."""
+    for left in graves(generations_of_all(parent)):
+        durable.remove_tree(left)
 
 
 def size_on_disk(directory: Path) -> int:
@@ -212,10 +238,10 @@ def prune(directory: Path, published: str, *, before: str | None, keep: int) -> 
         shutil.rmtree(entry, ignore_errors=True)
 
 
-def drop_workspaces(directory: Path, *, but: str) -> None:
-    """Remove what unfinished builds have left in directory that are not of the owner but; see workspace."""
+def drop_workspaces(directory: Path, *, but: str | None = None) -> None:
+    """Remove what unfinished builds have left in directory, those of the owner but left out; see workspace."""
     for entry in workspaces(directory):
-        if entry != workspace(directory, but):
+        if entry.name != but:
             shutil.rmtree(entry, ignore_errors=True)
 
 

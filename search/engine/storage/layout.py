@@ -66,9 +66,14 @@ FLAT_IP = b"IxFI"
 NOT_WORTH_KEEPING = frozenset({".gitkeep", ".DS_Store"})
 
 
+def generations_of_all(parent: Path) -> Path:
+    """Return where the generations of all indexes in parent lie."""
+    return parent / _GENERATIONS
+
+
 def home(directory: Path) -> Path:
     """Return where the generations of the index in directory lie, and all that belongs to them."""
-    return directory.parent / _GENERATIONS / directory.name
+    return generations_of_all(directory.parent) / directory.name
 
 
 def generation_directory(directory: Path, name: str) -> Path:

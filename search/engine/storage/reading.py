@@ -220,7 +220,8 @@ def read_info(generation: Path) -> tuple[IndexInfo, bool]:
     try:
         entries = parse_object(path.read_bytes())
         known = {field.name: entries[field.name] for field in fields(IndexInfo) if field.name in entries}
-        known |= {name: int(known[name]) for name in ("total_images", "embedding_dimension") if name in known}
+        numbers = ("total_images", "embedding_dimension", "live_sequence")
+        known |= {name: int(known[name]) for name in numbers if name in known}
         known["coarse"] = _coarse_search(known.get("coarse"))
     except (OSError, ValueError, TypeError) as error:
         if ours or not isinstance(error, FileNotFoundError):
