@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,10 @@ from django.conf import settings
 from django.db import transaction
 
 from search import overlay, publication
-from search.engine import durable, storage
+from search.engine import storage
 from search.engine.errors import EngineError
 from search.engine.index.index import ImageIndex
+from search.engine.pictures.shelf import remove_tree
 from tenants import audit
 from tenants.models import NAME_PATTERN, Company
 
@@ -104,14 +106,19 @@ def _remove_pictures(company: Company) -> None:
     # Gone at once for everybody, also where removing millions of files takes its time or is interrupted.
     removed = folder.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
     folder.rename(removed)
-    durable.remove_tree(removed)
+    _remove(removed)
 
 
 def finish_removals() -> None:
     """Remove the pictures and indexes of deleted companies that a killed process has left half removed."""
     storage.empty_graves(Path(settings.EMBEDDINGS_DIR))
     for left in Path(settings.MEDIA_ROOT).glob(f"{_REMOVED}*"):
-        durable.remove_tree(left)
+        _remove(left)
+
+
+def _remove(pictures: Path) -> None:
+    with suppress(FileNotFoundError):  # somebody else does it
+        remove_tree(pictures)
 
 
 # What can be removed, and what is lost then -------------------------------------------------------------------------

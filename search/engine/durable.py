@@ -3,7 +3,6 @@
 import hashlib
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,16 +40,6 @@ def replace(path: Path, content: bytes) -> None:
     finally:
         fresh.unlink(missing_ok=True)
     sync(path.parent)
-
-
-def remove_tree(directory: Path) -> None:
-    """Remove a directory with all that lies in it, of which others may remove some at the same time. Raises OSError."""
-    shutil.rmtree(directory, onerror=_raise_unless_gone)
-
-
-def _raise_unless_gone(function: object, path: str, fault: tuple[Any, BaseException, Any]) -> None:
-    if not isinstance(fault[1], FileNotFoundError):
-        raise fault[1]
 
 
 def sha256(source: Path | IO[bytes], *, beat: Callable[[], None] = lambda: None) -> bytes:

@@ -113,13 +113,18 @@ def _removed_at_once(directory: Path) -> Iterator[Path]:
         # Renamed as a whole, so that nobody finds half of it.
         home(directory).rename(removed / "generations")
         yield removed
-    durable.remove_tree(removed)
+    _empty_grave(removed)
 
 
 def empty_graves(parent: Path) -> None:
     """Remove what a killed process has left of the indexes of parent that it removed. Raises OSError."""
     for left in graves(generations_of_all(parent)):
-        durable.remove_tree(left)
+        _empty_grave(left)
+
+
+def _empty_grave(removed: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # somebody else does it
+        shutil.rmtree(removed)
 
 
 def size_on_disk(directory: Path) -> int:

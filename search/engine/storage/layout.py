@@ -170,5 +170,5 @@ def workspace(directory: Path, owner: str = "") -> Path:
 
 
 def workspaces(directory: Path) -> list[Path]:
-    """Return the workspaces of all owners, and what else lies among them."""
-    return list((home(directory) / _BUILDING).glob("*"))
+    """Return the workspaces of all owners."""
+    return list((home(directory) / _BUILDING).glob("[!.]*"))
