@@ -1,16 +1,20 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.db import transaction
 
 
 class SearchConfig(AppConfig):
     name = "search"
 
     def ready(self) -> None:
+        from django.db.models.signals import post_save
+
         from search import checks  # noqa: F401
         from search.api import openapi  # noqa: F401
         from tenants.signals import build_queued, fold_wanted
 
+        post_save.connect(_keep_protection, sender="tenants.Company", dispatch_uid="search.keep_protection")
         build_queued.connect(_enqueue, dispatch_uid="search.enqueue_build")
         fold_wanted.connect(_plan_fold, dispatch_uid="search.plan_fold")
 
@@ -25,3 +29,10 @@ def _plan_fold(sender: object, *, company: Any, **_: object) -> None:
     from search.tasks import plan_fold
 
     plan_fold(company)
+
+
+def _keep_protection(sender: object, *, instance: Any, update_fields: frozenset[str] | None, **_: object) -> None:
+    from search.publication import keep_protection
+
+    if update_fields is None or not update_fields.isdisjoint(instance.PROTECTION):
+        transaction.on_commit(lambda: keep_protection(instance))

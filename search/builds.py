@@ -147,6 +147,8 @@ def _look_after_live_changes(company: Company) -> None:
         publication.settle(company)
         if publication.missing_changes(company).exists():
             fold_wanted.send_robust(Company, company=company)
+    except Company.DoesNotExist:
+        logger.info("%s was deleted while its index was built", company)
     except (EngineError, OSError, DatabaseError):
         logger.exception("The live changes of %s could not be looked after", company)
 

@@ -59,7 +59,7 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
         staged.file.write(content)
         staged.sync()
         with transaction.atomic():
-            sequence = company.next_live_sequence(at_least=index.info.holds_changes_to)
+            sequence = company.next_live_sequence(at_least=publication.changes_on_disk(company))
             _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
             audit.record(by, audit.Action.PICTURE_PUT, company, path)
             staged.place(path, replace=True, durable=True)  # last: without its file the row is rolled back
@@ -79,7 +79,7 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
         return None
     record = record or _identify(company, path, index)
     with _writing_to(company), transaction.atomic():
-        sequence = company.next_live_sequence(at_least=index.info.holds_changes_to)
+        sequence = company.next_live_sequence(at_least=publication.changes_on_disk(company))
         _write_change(company, record, sequence, None, "")
         audit.record(by, audit.Action.PICTURE_DELETED, company, path)
         _remove_file(company, path)  # last: while its file is there the row is rolled back

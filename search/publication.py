@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
@@ -25,11 +26,13 @@ from search import runtime
 from search.engine import storage
 from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
 from search.engine.index.index import ImageIndex, IndexInfo
-from tenants.models import Company, LiveChangeQuerySet
+from tenants.models import NAME_PATTERN, Company, LiveChangeQuerySet
 
 logger = logging.getLogger(__name__)
 
 STATE = ["generation", "live_sequence", "live_floor"]  # the columns that are read together
+
+_REPAIR_WAITS = 5.0  # seconds for a publication that is under way
 
 Confirm = Callable[[], AbstractContextManager[object]]
 
@@ -78,6 +81,13 @@ def _published_index(company: Company) -> ImageIndex:
     directory, cache = index_directory(company), runtime.index_cache()
     index = cache.find(company.pk, directory.name)
     if index is None:
+        if directory.name != company.generation:
+            logger.warning(
+                "The index %s of %s is gone from the disk; %s takes its place",
+                company.generation,
+                company,
+                directory.name,
+            )
         index = cache.get(company.pk, directory.name, lambda: storage.load(directory))
     if index.info.holds_changes_to < company.live_floor:
         raise IndexCorrupt(
@@ -99,15 +109,12 @@ def index_directory(company: Company) -> Path:
 
 
 def _stand_in(company: Company) -> str:
-    """Return the generation that takes the place of the row's, which is gone."""
+    """Return the generation that takes the place of the row's, which is gone: the newest whole one above the floor."""
     for generation in storage.generations(company.embeddings_directory, company.generation):
-        if generation.info.holds_changes_to >= company.live_floor:
-            logger.warning(
-                "The index %s of %s is gone from the disk; %s takes its place",
-                company.generation,
-                company,
-                generation.name,
-            )
+        if generation.info.holds_changes_to < company.live_floor:
+            continue
+        with suppress(IndexUnusable):
+            storage.load(storage.generation_directory(company.embeddings_directory, generation.name))
             return generation.name
     raise IndexNotBuilt(
         f"The index {company.generation} of company '{company}' is gone from the disk, and none is left that could "
@@ -139,6 +146,14 @@ def count_pictures(company: Company) -> int:
         return info(company).total_images
     except IndexNotBuilt:
         return 0
+
+
+def changes_on_disk(company: Company) -> int:
+    """Return the last live change that any index of the company on the disk holds: new changes count on from there.
+
+    Ahead of the index that serves, and of the row, after an older database was restored. Raises IndexCorrupt.
+    """
+    return max([holds_changes_to(company), *(each.info.holds_changes_to for each in generations(company))])
 
 
 def missing_changes(company: Company) -> LiveChangeQuerySet:
@@ -179,8 +194,9 @@ def publish(company: Company, draft: storage.Draft, *, made_from: str | None, co
     """
     directory = company.embeddings_directory
     with storage.publish_lock(directory):
+        _finish_publication(company, made_from)
         takes_over = made_from is None or not storage.is_plain(directory)
-        before = made_from or storage.linked_generation(directory)
+        before = published_generation(company)
         name = draft.complete()
         with _removed_unless_published(company, name):
             if takes_over:
@@ -206,8 +222,11 @@ def publish_again(company: Company, name: str, *, made_from: str | None, confirm
     with storage.publish_lock(company.embeddings_directory):
         if not storage.is_there(directory):
             raise IndexNotBuilt(f"The index {name} of {company} is gone from the disk")
+        _finish_publication(company, made_from)
         _switch(company, made_from, name, confirm)
-        _follow_with_link(company, name)
+        with _harmless(company):
+            if not storage.is_plain(company.embeddings_directory):  # which somebody has put there
+                storage.link(company.embeddings_directory, name)
 
 
 def _switch(company: Company, made_from: str | None, name: str, confirm: Confirm) -> None:
@@ -230,24 +249,37 @@ def _removed_unless_published(company: Company, name: str) -> Iterator[None]:
         raise
 
 
-def _tidy(company: Company, name: str, *, before: str | None, link: bool) -> None:
-    """Do what may fail without harm once the row has moved: the new index serves whatever becomes of this."""
+def _finish_publication(company: Company, published: str | None) -> bool:
+    """Put the link to a published generation in its place where a process was killed before it did; tell whether so."""
     directory = company.embeddings_directory
+    if published is None or not storage.is_link_prepared(directory, published):
+        return False
+    logger.warning("The publication of %s of %s was cut short: its link is put in place", published, company)
+    storage.link(directory, published)
+    return True
+
+
+@contextmanager
+def _harmless(company: Company) -> Iterator[None]:
+    """Log what fails once the row has moved: the new index serves whatever becomes of this."""
     try:
+        yield
+    except (OSError, DatabaseError):
+        logger.exception("The new index of %s serves, but what was left to do on the disk failed", company)
+
+
+def _tidy(company: Company, name: str, *, before: str | None, link: bool) -> None:
+    directory = company.embeddings_directory
+    with _harmless(company):
+        if not storage.is_there(storage.generation_directory(directory, name)):
+            return  # deleted with its company, whose place another may have taken
         if link:
             storage.link(directory, name)
         else:
             logger.warning("%s is a directory of its own: adopt_companies %s takes it over", directory, company)
         write_protection(company)
+        storage.drop_workspaces(directory, but=str(company.pk))
         storage.prune(directory, name, before=before, keep=settings.KEEP_GENERATIONS)
-    except OSError:
-        logger.exception("The new index of %s serves, but what was left to do on the disk failed", company)
-
-
-def _follow_with_link(company: Company, name: str) -> None:
-    """Point embeddings/<name> at what serves; a plain directory that somebody has put there stays."""
-    if not storage.is_plain(company.embeddings_directory):
-        storage.link(company.embeddings_directory, name)
 
 
 def go_by_directory(company: Company) -> None:
@@ -279,8 +311,30 @@ def settle(company: Company) -> None:
 
 
 def write_protection(company: Company) -> None:
-    """Keep beside the index what protects the company, for whoever finds the one without the other."""
-    storage.write_company_card(company.embeddings_directory, company.protection)
+    """Keep beside the index what protects the company, for whoever finds the one without the other. Raises OSError.
+
+    Written again until it is what the database says: somebody else may write an older state, or a newer one, meanwhile.
+    """
+    if not NAME_PATTERN.fullmatch(company.name):
+        return  # made past all forms, it may lead out of the directory of indexes
+    written = None
+    while (protection := _protection(company)) != written:
+        storage.write_company_card(company.embeddings_directory, protection)
+        written = protection
+
+
+def _protection(company: Company) -> dict[str, Any]:
+    """Return what protects the company of this name; one that is deleted is closed."""
+    known = Company.objects.filter(name=company.name).first()
+    return known.protection if known else {**company.protection, "active": False}
+
+
+def keep_protection(company: Company) -> None:
+    """Do the same for a company that was saved: where the disk refuses, the log says so."""
+    try:
+        write_protection(company)
+    except OSError:
+        logger.exception("What protects %s could not be kept beside its index", company)
 
 
 # Repair, by workers ---------------------------------------------------------------------------------------------------
@@ -288,24 +342,28 @@ def write_protection(company: Company) -> None:
 
 def repair() -> None:
     """Bring rows and links in line with the disk, after a backup was restored or a process killed, and log what for."""
-    for company in Company.objects.exclude(generation=None):
+    for company in Company.objects.all():
         try:
-            with storage.publish_lock(company.embeddings_directory):
+            with storage.publish_lock(company.embeddings_directory, wait_seconds=_REPAIR_WAITS):
                 _repair(company)
+        except storage.PublishLockTaken:
+            logger.info("An index of %s is being published: it is not looked after", company)
         except (OSError, EngineError):
             logger.exception("The index of %s cannot be brought in line with its row", company)
 
 
 def _repair(company: Company) -> None:
     directory = company.embeddings_directory
+    if not storage.has_company_card(directory):  # of before there were any
+        write_protection(company)
+    storage.drop_workspaces(directory, but=str(company.pk))
     company.refresh_from_db(fields=STATE)
+    if company.generation is None:
+        return
     serving = index_directory(company).name
     if serving != company.generation:
         logger.warning("The row of %s names %s from now on, instead of %s", company, serving, company.generation)
         _switch(company, company.generation, serving, nullcontext)
-    if storage.is_link_prepared(directory, serving):
-        logger.warning("The publication of %s of %s was cut short: its link is put in place", serving, company)
-        storage.link(directory, serving)
-    elif storage.linked_generation(directory) not in (None, serving):
+    if not _finish_publication(company, serving) and storage.linked_generation(directory) not in (None, serving):
         logger.warning("The link of %s leads to %s again, as its row says", company, serving)
         storage.link(directory, serving)

@@ -1,5 +1,7 @@
 """The read path: what the API, the commands and the pages ask of an index."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -110,20 +112,23 @@ def company_index(company: Company) -> ImageIndex:
 
     company: freshly read from the database.
     """
-    try:
-        with stage("index"):
-            return overlay.live_index(company)
-    except IndexNotBuilt as error:
-        raise IndexNotBuilt(
-            f"Company '{company}' has no index yet: run manage.py build_embeddings --company {company}"
-        ) from error
+    with stage("index"), _told_how_to_build(company):
+        return overlay.live_index(company)
 
 
 def company_info(company: Company) -> IndexInfo:
     """Return what the company's index says of itself, without loading it. Raises IndexNotBuilt and IndexCorrupt."""
-    try:
+    with _told_how_to_build(company):
         return publication.info(company)
+
+
+@contextmanager
+def _told_how_to_build(company: Company) -> Iterator[None]:
+    try:
+        yield
     except IndexNotBuilt as error:
+        if company.generation is not None:  # it has one, and what became of it is told
+            raise
         raise IndexNotBuilt(
             f"Company '{company}' has no index yet: run manage.py build_embeddings --company {company}"
         ) from error

@@ -11,6 +11,7 @@ from django_tasks import task
 
 from search import publication, runtime
 from search.builds import run_build
+from search.companies import removal
 from search.engine.errors import EngineError
 from search.heartbeat import StopRequested
 from search.monitoring.observation import observing
@@ -81,6 +82,7 @@ def plan_fold(company: Company) -> None:
 def look_after_companies() -> None:
     """Do what is left to do after a crash of all workers: active builds, folds, rows and links that the disk belies."""
     publication.repair()
+    removal.finish_removals()
     for build in IndexBuild.objects.active():
         carry_out_build.enqueue(build.pk)
     for company in Company.objects.filter(live_changes__isnull=False).distinct():

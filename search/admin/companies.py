@@ -4,16 +4,46 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import Prefetch, QuerySet
-from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse
+from django.forms import ChoiceField, ModelForm, RadioSelect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.safestring import SafeString
 
+from search import publication
 from search.admin.deletion import Deletion
 from search.admin.fragments import CELLS, Fragments, live_cell
 from search.admin.site import Assets
 from search.admin.uploads import Uploads
+from search.companies import adoption
+from search.companies.adoption import EarlierIndex, EarlierIndexFound
+from search.engine.errors import EngineError
 from tenants import audit
 from tenants.models import Company, IndexBuild, SearchUsage
+
+
+class NewCompanyForm(ModelForm):
+    """Asks what becomes of an index that lies where the new company's will."""
+
+    earlier_index = ChoiceField(
+        label="Earlier index",
+        widget=RadioSelect,
+        required=False,
+        choices=[
+            (EarlierIndex.USE, "Use it: searches find its pictures, and what protected it protects the new company."),
+            (EarlierIndex.REMOVE, "Remove it: the company starts without an index. This cannot be undone."),
+        ],
+    )
+
+    def clean(self) -> None:
+        super().clean()
+        name, choice = self.cleaned_data.get("name", ""), _choice(self)
+        if choice is EarlierIndex.REMOVE:
+            return
+        try:
+            adoption.settle_earlier_index(Company(name=name), choice)
+        except EarlierIndexFound:
+            self.add_error("earlier_index", f"The disk holds an index from before {name} was added. Use or remove it?")
+        except EngineError as error:
+            self.add_error("earlier_index", f"{error}. Repair it, or remove it.")
 
 
 @admin.register(Company)
@@ -25,6 +55,15 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
     actions = ("reindex", "rebuild", "roll_back")
 
     Media = Assets
+
+    def get_fields(self, request: HttpRequest, obj: Company | None = None) -> tuple[str, ...]:
+        asks = obj is None and adoption.has_earlier_index(request.POST.get("name", ""))
+        return (*self.fields[:1], *(["earlier_index"] if asks else []), *self.fields[1:])
+
+    def get_form(
+        self, request: HttpRequest, obj: Company | None = None, change: bool = False, **kwargs: Any
+    ) -> type[ModelForm]:
+        return super().get_form(request, obj, change, **(kwargs if change else {"form": NewCompanyForm, **kwargs}))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Company | None = None) -> tuple[str, ...]:
         return ("name", "searches_today") if obj else ("searches_today",)
@@ -68,10 +107,36 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
         page = self.page(request, company) if company and self.has_view_permission(request, company) else {}
         return super().change_view(request, object_id, form_url, {**page, **(extra_context or {})})
 
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        try:
+            return super().add_view(request, form_url, extra_context)
+        except (EarlierIndexFound, EngineError, OSError) as error:
+            self.message_user(request, f"No company was added. {error}", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+
     def save_model(self, request: HttpRequest, obj: Company, form: ModelForm, change: bool) -> None:
+        if not change:
+            adoption.settle_earlier_index(obj, _choice(form))
         (obj.change if change else obj.add)(by=audit.in_admin(request), detail=_changes(form))
-        if change and "image_folder" in form.changed_data:
+        if not change:
+            self._tell_of_earlier_index(request, obj)
+        elif "image_folder" in form.changed_data:
             self.message_user(request, f"The image folder of {obj} is another one now: reindex it.", messages.WARNING)
+
+    def _tell_of_earlier_index(self, request: HttpRequest, company: Company) -> None:
+        if not publication.is_listed(company):
+            return
+        adoption.record_index(company)
+        if not company.active:
+            text = f"{company} is inactive, because its earlier index was, or because nothing tells what protected it."
+            self.message_user(request, text, messages.WARNING)
+
+
+def _choice(form: ModelForm) -> EarlierIndex | None:
+    choice = form.cleaned_data.get("earlier_index")
+    return EarlierIndex(choice) if choice else None
 
 
 def _changes(form: ModelForm) -> str:

@@ -1,6 +1,7 @@
 """Deleting companies, and the files of one where that is asked for."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -10,7 +11,6 @@ from django.http import HttpRequest, HttpResponse
 
 from search.admin.overview import overview
 from search.companies import removal
-from search.engine.errors import EngineError
 from tenants import audit
 from tenants.models import ApiKey, Company, IndexBuild, LiveChange, SkippedImage
 
@@ -39,37 +39,47 @@ class Deletion(admin.ModelAdmin):
         return super().delete_view(request, object_id, {**choices, **(extra_context or {})})
 
     def delete_model(self, request: HttpRequest, obj: Company) -> None:
-        obj.remove(by=audit.in_admin(request))
-        transaction.on_commit(lambda: self._remove_files(request, obj))
+        removal.delete_company(
+            obj,
+            by=audit.in_admin(request),
+            remove_index=request.POST.get("remove_index") == "1",
+            remove_pictures=request.POST.get("remove_pictures") == "1",
+            tell=partial(self._tell, request, obj),
+        )
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Company]) -> None:
         companies = list(queryset)
         with transaction.atomic():
             for company in companies:
-                company.remove(by=audit.in_admin(request))
-        kept = f"The indexes and pictures were kept on disk: {', '.join(company.name for company in companies)}."
-        self.message_user(request, kept, messages.WARNING)
+                removal.delete_company(company, by=audit.in_admin(request), tell=partial(self._warn, request, company))
+        names = ", ".join(company.name for company in companies)
+        self.message_user(request, f"The indexes and pictures were kept on disk: {names}.", messages.WARNING)
 
-    def _remove_files(self, request: HttpRequest, company: Company) -> None:
-        chosen = {"index": removal.remove_index, "pictures": removal.remove_pictures}
-        for what, remove in chosen.items():
-            if request.POST.get(f"remove_{what}") != "1":
-                self.message_user(request, f"The {what} of {company} stayed on disk.", messages.INFO)
-                continue
-            try:
-                remove(company, by=audit.in_admin(request))
-            except (removal.RemovalRefused, EngineError, OSError) as error:
-                self.message_user(request, f"The {what} of {company} stayed on disk. {error}", messages.ERROR)
-            else:
-                self.message_user(request, f"The {what} of {company}: removed from disk.", messages.SUCCESS)
+    def _tell(self, request: HttpRequest, company: Company, fate: removal.Fate) -> None:
+        if fate.problem:
+            self._warn(request, company, fate)
+        elif fate.removed:
+            self.message_user(request, f"The {fate.what} of {company}: removed from disk.", messages.SUCCESS)
+        else:
+            self.message_user(request, f"The {fate.what} of {company} stayed on disk.", messages.INFO)
+
+    def _warn(self, request: HttpRequest, company: Company, fate: removal.Fate) -> None:
+        if fate.problem:
+            text = f"The {fate.what} of {company} stayed on disk. {fate.problem}"
+            self.message_user(request, text, messages.ERROR)
 
 
 def _removal_choices(company: Company) -> dict[str, Any]:
-    """Return what the delete page says of the company's files: where they are, or why they stay."""
+    """Return what the delete page says of the company's files: where they are, what is lost, or why they stay."""
     choices: dict[str, Any] = {"company": company, "overview": overview(company)}
-    for what, find in (("index", removal.index_directory), ("pictures", removal.pictures_directory)):
-        try:
-            choices[f"{what}_directory"] = find(company)
-        except removal.RemovalRefused as error:
-            choices[f"{what}_stays"] = str(error)
+    try:
+        choices["index_directory"] = removal.index_directory(company)
+        choices["has_index"] = removal.has_index(company)
+        choices["lost_with_index"] = removal.lost_with_index(company) if choices["has_index"] else []
+    except removal.RemovalRefused as error:
+        choices["index_stays"] = str(error)
+    try:
+        choices["pictures_directory"] = removal.pictures_directory(company)
+    except removal.RemovalRefused as error:
+        choices["pictures_stays"] = str(error)
     return choices

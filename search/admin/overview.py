@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from search import publication
+from search.companies.consistency import disagreements
 from search.engine import storage
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
@@ -32,6 +33,7 @@ class Overview:
     info: IndexInfo | None  # of the index that is searched now
     problem: str  # why that index cannot be read
     size: int | None  # bytes on disk, generations included; None while files come and go
+    disagreements: list[str]  # between the company's row and its files
 
     @property
     def status(self) -> str:
@@ -87,11 +89,12 @@ def _read(company: Company, build: IndexBuild | None) -> Overview:
     info, problem = None, ""
     try:
         info = publication.info(company)
-    except IndexNotBuilt:
-        pass
+    except IndexNotBuilt as error:
+        if company.generation is not None:  # it had one
+            problem = str(error)
     except EngineError as error:
         problem = str(error)
-    return Overview(company, build, info, problem, size_on_disk(company))
+    return Overview(company, build, info, problem, size_on_disk(company), disagreements(company))
 
 
 def size_on_disk(company: Company) -> int | None:

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.utils import timezone
 
 from search import publication
 from search.engine import storage
 from search.engine.build.republish import take_over
-from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt
+from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable
 from search.engine.model.passport import ModelPassport
 from tenants import audit
-from tenants.models import Company, IndexBuild
+from tenants.models import NAME_PATTERN, Company, IndexBuild
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +68,9 @@ def adopt_companies(names: Sequence[str] = (), *, by: audit.Actor | None = None)
 
 def _adopt(directory: Path, by: audit.Actor | None) -> list[Company]:
     """Return the directory's new company; none where it is left alone."""
+    company = Company(name=directory.name)
     try:
-        company = _adopted(directory)
+        _begin_with_index(company)
         company.full_clean()
     except IndexNotBuilt:
         return []
@@ -83,30 +86,48 @@ def _adopt(directory: Path, by: audit.Actor | None) -> list[Company]:
     return [company]
 
 
-def _adopted(directory: Path) -> Company:
-    """Return the company of an index without a row, not saved yet. What was closed stays closed.
+def _begin_with_index(company: Company) -> None:
+    """Let a company that is not saved yet begin with the index in its directory. What was closed stays closed.
 
     Raises IndexNotBuilt and IndexCorrupt.
     """
+    directory = company.embeddings_directory
     info = storage.info(directory)
-    company = Company(
-        name=directory.name,
-        generation=storage.linked_generation(directory),
-        live_sequence=info.holds_changes_to,
-        live_floor=info.holds_changes_to,
-    )
+    company.generation = storage.linked_generation(directory)
+    company.live_sequence = company.live_floor = info.holds_changes_to
+    _protect_as_before(company)
+
+
+def _protect_as_before(company: Company) -> None:
+    """Close what was closed beside the company's index; nothing that is closed now is opened."""
+    directory = company.embeddings_directory
     try:
         card = storage.read_company_card(directory)
     except IndexCorrupt as error:
-        logger.warning("What protected %s is unknown: %s", directory.name, error)
-        card = None
-    if card is not None:
-        for name in Company.PROTECTION:
-            setattr(company, name, card.get(name, getattr(company, name)))
-    elif storage.is_ours(directory):
-        logger.warning("Nothing tells what protected %s: it is inactive until somebody activates it", directory.name)
+        logger.warning("What protected %s cannot be told, so it is inactive: %s", company, error)
         company.active = False
-    return company
+        return
+    if card is None:
+        if storage.is_ours(directory):
+            logger.warning("Nothing tells what protected %s: it is inactive until somebody activates it", company)
+            company.active = False
+    elif not _is_protection(card):
+        logger.warning("What protected %s cannot be told, so it is inactive: company.json says %s", company, card)
+        company.active = False
+    else:
+        quotas = [quota for quota in (company.daily_quota, card["daily_quota"]) if quota is not None]
+        company.active = company.active and card["active"]
+        company.requires_api_key = company.requires_api_key or card["requires_api_key"]
+        company.daily_quota = min(quotas, default=None)
+
+
+def _is_protection(card: dict[str, Any]) -> bool:
+    quota = card.get("daily_quota", "missing")
+    return (
+        isinstance(card.get("active"), bool)
+        and isinstance(card.get("requires_api_key"), bool)
+        and (quota is None or type(quota) is int)
+    )
 
 
 def _take_over(company: Company, by: audit.Actor | None) -> list[Company]:
@@ -145,29 +166,33 @@ def get_or_create_company(
         company.image_folder = ""
     company.full_clean()
     settle_earlier_index(company, earlier_index)
+    company.clean_fields()
     company.add(by=by)
     return company, True, note
 
 
-def settle_earlier_index(company: Company, choice: EarlierIndex | None) -> None:
-    """Take over, or remove, the index that lies where that of a company will which is not saved yet.
+def has_earlier_index(name: str) -> bool:
+    """Return whether an index lies where that of a new company of this name will."""
+    return bool(NAME_PATTERN.fullmatch(name)) and storage.holds_any_index(Company(name=name).embeddings_directory)
 
-    Raises EarlierIndexFound where there is one and nobody has chosen, IndexCorrupt where it cannot be taken over.
+
+def settle_earlier_index(company: Company, choice: EarlierIndex | None) -> None:
+    """Use, or remove, the index that lies where that of a company will which is not saved yet.
+
+    What protected an index that is used protects the company. Raises EarlierIndexFound where there is one and nobody
+    has chosen, IndexCorrupt where it cannot be used, PublishRefused and OSError where it cannot be removed.
     """
-    directory = company.embeddings_directory
-    if not storage.holds_any_index(directory):
+    if not has_earlier_index(company.name):
         return
     if choice is None:
-        raise EarlierIndexFound(f"{directory} holds an index from before {company} was added")
+        raise EarlierIndexFound(f"{company.embeddings_directory} holds an index from before {company} was added")
     if choice is EarlierIndex.REMOVE:
-        storage.erase(directory)
+        storage.erase(company.embeddings_directory)
         return
     try:
-        earlier = _adopted(directory)
-    except IndexNotBuilt:
-        return
-    for name in (*publication.STATE, *Company.PROTECTION):
-        setattr(company, name, getattr(earlier, name))
+        _begin_with_index(company)
+    except IndexUnusable as error:
+        raise IndexCorrupt(f"The earlier index of {company} cannot be used: {error}") from error
 
 
 def import_directory(
@@ -218,8 +243,10 @@ def import_noted(company: Company, source: Path, *, by: audit.Actor | None) -> I
 def record_index(company: Company) -> None:
     """Note the company's index, which no build of ours made, as a finished build, so that the admin shows it."""
     info = publication.info(company)
-    build = IndexBuild.objects.create(company=company, status=IndexBuild.Status.RUNNING)
-    build.succeed(
+    IndexBuild.objects.create(
+        company=company,
+        status=IndexBuild.Status.SUCCEEDED,
+        finished_at=timezone.now(),
         images_found=info.total_images,
         images_reused=info.total_images,
         total_images=info.total_images,

@@ -1,18 +1,127 @@
-"""What becomes of a company's files when it is deleted: they are kept unless somebody says otherwise."""
+"""Deleting a company, and what becomes of its files: they are kept unless somebody says otherwise."""
 
 import secrets
-import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from django.conf import settings
+from django.db import transaction
 
+from search import overlay, publication
 from search.engine import storage
+from search.engine.errors import EngineError
+from search.engine.index.index import ImageIndex
+from search.engine.pictures.shelf import remove_tree
 from tenants import audit
 from tenants.models import NAME_PATTERN, Company
+
+_LOOKED_FOR = 500  # of the index's pictures, in the folder
+_REMOVED = ".removed-"  # what is being removed begins with
 
 
 class RemovalRefused(Exception):
     """Files that are not the company's alone; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a deleted company's files."""
+
+    what: str  # "index" or "pictures"
+    removed: bool
+    problem: str = ""  # why it is not as it was asked for
+
+
+Tell = Callable[[Fate], None]
+
+
+def delete_company(
+    company: Company,
+    *,
+    by: audit.Actor,
+    remove_index: bool = False,
+    remove_pictures: bool = False,
+    tell: Tell = lambda fate: None,
+) -> None:
+    """Delete the company with its history, keys and live changes; an active build is cancelled.
+
+    Deleting is closing: an index that stays on the disk comes back inactive. Files go after the commit; tell is called
+    then, for the index where there is one and for the pictures. Raises Company.DoesNotExist.
+    """
+    with transaction.atomic():
+        for build in company.builds.active():  # before the company's row, as builds that publish lock the two
+            build.cancel()
+        Company.objects.select_for_update().get(pk=company.pk)  # no picture is put meanwhile
+        audit.record(by, audit.Action.COMPANY_DELETED, company)
+        Company.objects.filter(pk=company.pk).delete()  # which leaves the instance its key
+        publication.keep_protection(company)  # before the commit: whoever is killed after it leaves nothing open
+        transaction.on_commit(partial(_look_after_index, company, by, remove=remove_index, tell=tell))
+        transaction.on_commit(partial(_look_after_pictures, company, by, remove=remove_pictures, tell=tell))
+
+
+def _look_after_index(company: Company, by: audit.Actor, *, remove: bool, tell: Tell) -> None:
+    try:
+        directory = index_directory(company)
+        if remove:
+            storage.erase(directory)
+            audit.record(by, audit.Action.COMPANY_DELETED, company, "index removed from disk")
+        elif storage.holds_any_index(directory):
+            _close(company)
+            storage.drop_workspaces(directory)
+        else:
+            storage.erase_leftovers(directory)
+            return
+        tell(Fate("index", removed=remove))
+    except (RemovalRefused, EngineError, OSError) as error:
+        tell(Fate("index", removed=False, problem=str(error)))
+
+
+def _close(company: Company) -> None:
+    try:
+        publication.write_protection(company)
+    except OSError as error:
+        raise RemovalRefused(
+            f"It could not be marked as inactive ({error.strerror}): move it away, or the next start may open it."
+        ) from error
+
+
+def _look_after_pictures(company: Company, by: audit.Actor, *, remove: bool, tell: Tell) -> None:
+    try:
+        if remove:
+            _remove_pictures(company)
+            audit.record(by, audit.Action.COMPANY_DELETED, company, "pictures removed from disk")
+        tell(Fate("pictures", removed=remove))
+    except (RemovalRefused, OSError) as error:
+        tell(Fate("pictures", removed=False, problem=str(error)))
+
+
+def _remove_pictures(company: Company) -> None:
+    folder = pictures_directory(company)
+    if not folder.exists():
+        return
+    # Gone at once for everybody, also where removing millions of files takes its time or is interrupted.
+    removed = folder.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
+    folder.rename(removed)
+    _remove(removed)
+
+
+def finish_removals() -> None:
+    """Remove the pictures and indexes of deleted companies that a killed process has left half removed."""
+    storage.empty_graves(Path(settings.EMBEDDINGS_DIR))
+    for left in Path(settings.MEDIA_ROOT).glob(f"{_REMOVED}*"):
+        _remove(left)
+
+
+def _remove(pictures: Path) -> None:
+    with suppress(FileNotFoundError):  # somebody else does it
+        remove_tree(pictures)
+
+
+# What can be removed, and what is lost then -------------------------------------------------------------------------
 
 
 def index_directory(company: Company) -> Path:
@@ -45,21 +154,37 @@ def pictures_directory(company: Company) -> Path:
     return lexical
 
 
-def remove_index(company: Company, *, by: audit.Actor) -> None:
-    """Remove the company's index, its generations and unfinished builds. Raises RemovalRefused and OSError."""
-    storage.erase(index_directory(company))
-    audit.record(by, audit.Action.COMPANY_DELETED, company, "index removed from disk")
+def has_index(company: Company) -> bool:
+    """Return whether anything is left of an index of the company, whole or damaged."""
+    return storage.holds_any_index(company.embeddings_directory)
 
 
-def remove_pictures(company: Company, *, by: audit.Actor) -> None:
-    """Remove the company's own folder with all that lies in it. Raises RemovalRefused and OSError."""
-    folder = pictures_directory(company)
-    if folder.exists():
-        # Gone at once for everybody, also where removing millions of files takes its time or is interrupted.
-        removed = folder.with_name(f".removed-{secrets.token_hex(8)}")
-        folder.rename(removed)
-        shutil.rmtree(removed)
-    audit.record(by, audit.Action.COMPANY_DELETED, company, "pictures removed from disk")
+def lost_with_index(company: Company) -> list[str]:
+    """Return in words what no build can make again once the company's index is removed; nothing where one makes it all.
+
+    Builds make ids from paths, and vectors from the pictures in the company's folder.
+    """
+    try:
+        directory = publication.index_directory(company)
+        given = storage.given_ids(company.embeddings_directory, company.name, directory)
+        index = overlay.live_index_or_empty(company)
+        tried, missing = _looked_for(index, company.image_directory)
+    except (EngineError, OSError) as error:
+        return [f"whatever is in it: {error}"]
+    lost = []
+    if given:
+        lost.append(f"{len(given)} ids that another program gave: clients that keep them find nothing by them any more")
+    if missing:
+        lost.append(f"vectors of pictures that are not in {company.image_directory}: {missing} of {tried} looked for")
+    return lost
+
+
+def _looked_for(index: ImageIndex, folder: Path) -> tuple[int, int]:
+    """Return how many of the index's pictures were looked for in folder, and how many of them are not there."""
+    hidden = set(index.hidden.tolist())
+    rows = np.unique(np.linspace(0, len(index.records) - 1, num=min(_LOOKED_FOR, len(index.records)), dtype=int))
+    paths = [index.records[row].path for row in rows.tolist() if row not in hidden]
+    return len(paths), sum(not (folder / path).is_file() for path in paths)
 
 
 def _overlap(one: Path, other: Path) -> bool:

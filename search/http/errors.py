@@ -22,11 +22,13 @@ from search.engine.errors import (
 from search.http.limits import LimitExceeded
 from search.pictures import FolderUnusable
 from search.queries import CompanyNotFound, ImageNotFound
+from tenants.models import Company
 
 logger = logging.getLogger(__name__)
 
 STATUS: dict[type[Exception], int] = {
     CompanyNotFound: status.HTTP_400_BAD_REQUEST,
+    Company.DoesNotExist: status.HTTP_400_BAD_REQUEST,  # deleted since it was found
     ImageNotFound: status.HTTP_404_NOT_FOUND,
     PathRefused: status.HTTP_400_BAD_REQUEST,
     ImageUnreadable: status.HTTP_400_BAD_REQUEST,
@@ -63,6 +65,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 def _own_words(error: Exception) -> str:
     """Return what the caller is told; what drivers and servers say of themselves is for the log."""
+    if isinstance(error, Company.DoesNotExist):
+        return "The company was not found: it has just been deleted"
     if isinstance(error, OperationalError | InterfaceError):
         return "The database cannot be reached or is busy: try again later"
     if isinstance(error, UnreadablePostError | ParseException):

@@ -274,6 +274,8 @@ class IndexBuild(SavedOnce):
         status = IndexBuild.objects.filter(pk=self.pk).values_list("status", flat=True).first()
         if status == self.Status.CANCELLED:
             raise BuildCancelled(f"The build of {self.company} was cancelled")
+        if status is None:
+            raise BuildCancelled(f"{self.company} was deleted, and its build with it")
         raise LeaseLost(f"The build of {self.company} is no longer this worker's: another has taken it over")
 
 

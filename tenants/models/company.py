@@ -142,14 +142,6 @@ class Company(models.Model):
             self.save()
             record(by, AuditEvent.Action.COMPANY_CHANGED, self, detail)
 
-    def remove(self, *, by: Actor | None) -> None:
-        """Delete the row and all that refers to it, and cancel the build; the files stay, and so does this instance."""
-        with transaction.atomic():
-            for build in self.builds.active():
-                build.cancel()
-            record(by, AuditEvent.Action.COMPANY_DELETED, self)
-            Company.objects.filter(pk=self.pk).delete()
-
     @property
     def image_directory(self) -> Path:
         """Where its pictures lie; a relative image_folder is one below the media directory."""
@@ -173,7 +165,7 @@ class Company(models.Model):
         Asked for while one runs, another follows it, because what has changed since may be missing from it.
         full: embed every picture anew. checksum: compare contents where size and time say unchanged.
         allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
-        Raises IntegrityError where the company has been deleted.
+        Raises Company.DoesNotExist where it was deleted meanwhile.
         """
         wishes = {"full": full, "checksum": checksum, "allow_empty": allow_empty}
         while True:
@@ -185,9 +177,9 @@ class Company(models.Model):
                     return build
             except IntegrityError:  # the constraint: there is an active one, or there was
                 active = self.builds.active().first()
-                if active is None and not Company.objects.filter(pk=self.pk).exists():
-                    raise
-                if active and (fold or active.ask_for_more(by=by, **wishes)):
+                if active is None:  # it has just finished, unless the company was deleted
+                    Company.objects.only("pk").get(pk=self.pk)
+                elif fold or active.ask_for_more(by=by, **wishes):
                     return active
 
     def claim_build(

@@ -17,6 +17,7 @@ from django.test import Client
 from django.urls import reverse
 
 from search.builds import run_build
+from search.companies.removal import delete_company
 from search.companies.rollback import roll_back
 from tenants import audit
 from tenants.models import AuditEvent, Company
@@ -196,7 +197,7 @@ def test_nothing_is_done_that_cannot_be_noted(acme: Company) -> None:
         lambda: key.revoke(by=by),
         lambda: roll_back(acme, cancel_build=True, by=by),
         lambda: Company(name="globex").add(by=by),
-        lambda: acme.remove(by=by),
+        lambda: delete_company(acme, by=by),
     ]
     for deed in deeds:
         with unwritable_audit(), pytest.raises(OSError, match="the audit cannot be written"):

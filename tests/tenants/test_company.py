@@ -172,8 +172,9 @@ def test_a_build_is_claimed_once() -> None:
     assert not same.start()
 
 
-def test_a_build_of_a_company_that_is_gone_is_refused(transactional_db: None) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_a_build_of_a_company_that_was_deleted_is_refused() -> None:
     acme = Company.objects.create(name="acme")
     Company.objects.all().delete()
-    with pytest.raises(IntegrityError):
+    with pytest.raises(Company.DoesNotExist):
         acme.queue_build()

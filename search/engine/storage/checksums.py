@@ -14,7 +14,10 @@ _SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
 
 def has_checksums(directory: Path) -> bool:
     """Return whether the checksums of the index in directory were recorded when it was published."""
-    return (resolve(directory) / SUMS).exists()
+    try:
+        return (resolve(directory) / SUMS).exists()
+    except PermissionError:
+        return False
 
 
 def damaged_files(directory: Path, *, beat: Callable[[], None] = lambda: None) -> list[str]:
@@ -22,7 +25,10 @@ def damaged_files(directory: Path, *, beat: Callable[[], None] = lambda: None) -
 
     Nothing where no checksums were recorded. beat is called now and then.
     """
-    return read_whole(directory, lambda generation: _damaged_files(generation, beat))
+    try:
+        return read_whole(directory, lambda generation: _damaged_files(generation, beat))
+    except IndexCorrupt as error:
+        return [str(error)]
 
 
 def require_undamaged(directory: Path, *, beat: Callable[[], None] = lambda: None) -> None:

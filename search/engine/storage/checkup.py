@@ -130,4 +130,11 @@ def _search_problems(recall: float, lost: int) -> Iterator[str]:
 
 
 def _missing(index: ImageIndex, sample: npt.NDArray[np.int64], pictures: Path) -> int:
-    return sum(not (pictures / index.records[row].path).is_file() for row in sample.tolist())
+    return sum(not _is_there(pictures / index.records[row].path) for row in sample.tolist())
+
+
+def _is_there(picture: Path) -> bool:
+    try:
+        return picture.is_file()
+    except PermissionError:
+        return False

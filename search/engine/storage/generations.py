@@ -22,6 +22,7 @@ from search.engine.storage.layout import (
     complete_generations,
     drafts,
     generation_name,
+    generations_of_all,
     graves,
     home,
     is_published_link,
@@ -30,8 +31,11 @@ from search.engine.storage.layout import (
     new_link,
     prepared_links,
     publication_moment,
+    workspaces,
 )
 from search.engine.storage.reading import has_index, parse_object, read_info, unreadable
+
+_ERASING_WAITS = 5.0  # seconds for a publication that is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +86,45 @@ def erase(directory: Path) -> None:
     """
     if not directory.is_symlink():
         require_index_or_nothing(directory)
-    removed = new_grave(home(directory).parent)
-    removed.mkdir(parents=True)
-    # Renamed as a whole, so that nobody finds half of it.
-    with contextlib.suppress(FileNotFoundError):
+    with _removed_at_once(directory) as removed:
+        if directory.is_symlink():
+            directory.unlink()
+        elif directory.exists():
+            directory.rename(removed / "index")
+
+
+def erase_leftovers(directory: Path) -> None:
+    """Remove what belongs to an index that directory does not hold; directory itself stays. Raises OSError."""
+    with _removed_at_once(directory):
+        pass
+
+
+@contextlib.contextmanager
+def _removed_at_once(directory: Path) -> Iterator[Path]:
+    """Yield a directory whose content is removed after the block; the generations of directory lie in it.
+
+    Who sleeps while it publishes is not waited for without end: its generation goes, and its row refuses it.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(PublishLockTaken):
+            held.enter_context(publish_lock(directory, wait_seconds=_ERASING_WAITS))
+        removed = new_grave(generations_of_all(directory.parent))
+        removed.mkdir()
+        # Renamed as a whole, so that nobody finds half of it.
         home(directory).rename(removed / "generations")
-    if directory.is_symlink():
-        directory.unlink()
-    elif directory.exists():
-        directory.rename(removed / "index")
-    shutil.rmtree(removed)
+        yield removed
+    _empty_grave(removed)
+
+
+def empty_graves(parent: Path) -> None:
+    """Remove what a killed process has left of the indexes of parent that it removed. Raises OSError."""
+    for left in graves(generations_of_all(parent)):
+        _empty_grave(left)
+
+
+def _empty_grave(removed: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # somebody else does it
+        shutil.rmtree(removed)
 
 
 def size_on_disk(directory: Path) -> int:
@@ -117,10 +150,26 @@ def require_index_or_nothing(directory: Path) -> None:
             )
 
 
+class PublishLockTaken(Exception):
+    """Somebody else publishes an index into the directory."""
+
+
 @contextlib.contextmanager
-def publish_lock(directory: Path) -> Iterator[None]:
-    with FileLock(home(directory) / LOCK):
+def publish_lock(directory: Path, *, wait_seconds: float = -1) -> Iterator[None]:
+    """Let nobody else publish into directory until the end of the block.
+
+    wait_seconds: how long to wait for somebody else, by default without end. Raises PublishLockTaken.
+    """
+    home(directory).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home(directory) / LOCK)
+    try:
+        lock.acquire(timeout=wait_seconds)
+    except Timeout as error:
+        raise PublishLockTaken(f"An index is being published into {directory}") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def holds_any_index(directory: Path) -> bool:
@@ -194,6 +243,13 @@ def prune(directory: Path, published: str, *, before: str | None, keep: int) -> 
         shutil.rmtree(entry, ignore_errors=True)
 
 
+def drop_workspaces(directory: Path, *, but: str | None = None) -> None:
+    """Remove what unfinished builds have left in directory, those of the owner but left out; see workspace."""
+    for entry in workspaces(directory):
+        if entry.name != but:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def discard(generation: Path) -> None:
     """Remove a generation, at once for whoever looks for it."""
     removed = new_grave(generation.parent)
@@ -206,6 +262,10 @@ def write_company_card(directory: Path, protection: dict[str, Any]) -> None:
     """Keep beside the index in directory what protects its company; see read_company_card. Raises OSError."""
     home(directory).mkdir(parents=True, exist_ok=True)
     durable.replace(company_card(directory), json.dumps({"version": 1, **protection}).encode())
+
+
+def has_company_card(directory: Path) -> bool:
+    return company_card(directory).exists()
 
 
 def read_company_card(directory: Path) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ A plain directory with the first four files (those of the Flask service, which l
 becomes a generation when the first one of ours is published in its place.
 """
 
+import contextlib
 import secrets
 import struct
 from collections.abc import Iterator
@@ -66,9 +67,14 @@ FLAT_IP = b"IxFI"
 NOT_WORTH_KEEPING = frozenset({".gitkeep", ".DS_Store"})
 
 
+def generations_of_all(parent: Path) -> Path:
+    """Return where the generations of all indexes in parent lie."""
+    return parent / _GENERATIONS
+
+
 def home(directory: Path) -> Path:
     """Return where the generations of the index in directory lie, and all that belongs to them."""
-    return directory.parent / _GENERATIONS / directory.name
+    return generations_of_all(directory.parent) / directory.name
 
 
 def generation_directory(directory: Path, name: str) -> Path:
@@ -95,10 +101,11 @@ def resolve(directory: Path) -> Path:
         return directory.parent / directory.readlink()
     except OSError:
         pass
-    if not directory.is_dir():
-        # Killed between moving a plain directory away and putting the link in its place.
-        for prepared in prepared_links(directory):
-            return generation_directory(directory, prepared.readlink().name)
+    with contextlib.suppress(PermissionError):  # reading tells
+        if not directory.is_dir():
+            # Killed between moving a plain directory away and putting the link in its place.
+            for prepared in prepared_links(directory):
+                return generation_directory(directory, prepared.readlink().name)
     return directory
 
 
@@ -166,3 +173,8 @@ def workspace(directory: Path, owner: str = "") -> Path:
     owner: whose builds go on with each other's work; a company that was made anew is another.
     """
     return home(directory) / _BUILDING / (owner or "any")
+
+
+def workspaces(directory: Path) -> list[Path]:
+    """Return the workspaces of all owners."""
+    return list((home(directory) / _BUILDING).glob("[!.]*"))

@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 def has_index(directory: Path) -> bool:
-    """Return whether directory holds the two files that every index has."""
+    """Return whether directory holds the two files that every index has, or hides from this user whether it does."""
     return version(directory) != ""
 
 
@@ -119,7 +119,8 @@ def read_whole(directory: Path, read: Callable[[Path], T]) -> T:
         generation = resolve(directory)
         stamp = _stamp(generation)
         try:
-            found = read(generation)
+            with _refusals_named():
+                found = read(generation)
         except IndexUnusable:
             if (resolve(directory), _stamp(generation)) == (generation, stamp):
                 raise
@@ -131,8 +132,10 @@ def read_whole(directory: Path, read: Callable[[Path], T]) -> T:
 def _stamp(generation: Path) -> str:
     try:
         stats = [(generation / name).stat() for name in (FAISS_INDEX, METADATA)]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
+    except OSError as error:
+        return f"{generation.name} {error.strerror}"
     return f"{generation.name} " + " ".join(f"{s.st_ino}-{s.st_mtime_ns}-{s.st_size}" for s in stats)
 
 
@@ -195,6 +198,16 @@ def _read_codes(generation: Path, index_info: IndexInfo) -> CoarseIndex | None:
         return None
 
 
+@contextlib.contextmanager
+def _refusals_named() -> Iterator[None]:
+    """Raise IndexCorrupt, naming the file, for what the disk refuses, such as to tell whether it is there."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(Path(error.filename or "a file"), error) from error
+
+
+@_refusals_named()
 def read_info(generation: Path) -> tuple[IndexInfo, bool]:
     """Return the info and whether the files are ours; the Flask service may have left no info at all."""
     missing = [name for name in (FAISS_INDEX, METADATA) if not (generation / name).exists()]
@@ -207,7 +220,8 @@ def read_info(generation: Path) -> tuple[IndexInfo, bool]:
     try:
         entries = parse_object(path.read_bytes())
         known = {field.name: entries[field.name] for field in fields(IndexInfo) if field.name in entries}
-        known |= {name: int(known[name]) for name in ("total_images", "embedding_dimension") if name in known}
+        numbers = ("total_images", "embedding_dimension", "live_sequence")
+        known |= {name: int(known[name]) for name in numbers if name in known}
         known["coarse"] = _coarse_search(known.get("coarse"))
     except (OSError, ValueError, TypeError) as error:
         if ours or not isinstance(error, FileNotFoundError):

@@ -1,16 +1,24 @@
+import logging
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from search import publication
+from search.companies.consistency import disagreements
 from search.engine.errors import IndexNotBuilt
 from search.engine.storage.checkup import Checkup, examine
 from search.management.companies import find_company
 from tenants.models import Company
 
+logger = logging.getLogger(__name__)
+
 
 class Command(BaseCommand):
-    help = "Look indexes over, every file and every vector; the exit status is 1 where one is damaged."
+    help = (
+        "Look indexes over, every file and every vector; the exit status is 1 where one is damaged. "
+        "Where files and database do not agree, that is printed."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("companies", nargs="*", metavar="company", help="whose index to check")
@@ -25,18 +33,43 @@ class Command(BaseCommand):
             raise CommandError(f"{len(damaged)} of {len(chosen)} companies have a damaged index: {', '.join(damaged)}")
 
     def _check(self, company: Company) -> bool:
-        """Print a line about the company's index and return whether it is sound, or none."""
+        """Print what is wrong with the company's index, or that nothing is; return whether it is sound, or none.
+
+        That files and database do not agree is printed and no damage: searches find a whole index.
+        """
         try:
-            checkup = examine(company.embeddings_directory, pictures=company.image_directory)
-        except IndexNotBuilt:
-            self.stdout.write(f"{company}: no index yet")
+            company.refresh_from_db()  # the checks of the others took their time
+            problems, summary = _look_over(company)
+            differences = disagreements(company)
+        except Company.DoesNotExist:
+            self.stdout.write(f"{company}: deleted meanwhile")
             return True
-        if not checkup.problems:
-            self.stdout.write(f"{company}: ok, {_summary(checkup)}")
-            return True
-        ways_out = f"rollback_index {company}, or build_embeddings --company {company} --full"
-        self.stdout.write(self.style.ERROR(f"{company}: DAMAGED. {'; '.join(checkup.problems)}. Way out: {ways_out}"))
-        return False
+        except Exception as error:  # whatever is wrong with one company, the others are checked
+            logger.exception("The check of %s broke off", company)
+            problems, summary, differences = [f"{type(error).__name__}: {error}"], "", []
+        if problems:
+            ways_out = f"rollback_index {company}, or build_embeddings --company {company} --full"
+            self.stdout.write(self.style.ERROR(f"{company}: DAMAGED. {'; '.join(problems)}. Way out: {ways_out}"))
+        else:
+            self.stdout.write(f"{company}: {summary}")
+        for difference in differences:
+            if difference not in problems:
+                self.stdout.write(self.style.WARNING(f"{company}: WARNING. {difference}"))
+        return not problems
+
+
+def _look_over(company: Company) -> tuple[list[str], str]:
+    """Return what is wrong with the index that serves the company, and a summary where nothing is."""
+    while True:
+        try:
+            checkup = examine(publication.index_directory(company), pictures=company.image_directory)
+            problems, summary = checkup.problems, f"ok, {_summary(checkup)}"
+        except IndexNotBuilt as error:
+            problems, summary = ([str(error)] if company.generation else []), "no index yet"
+        checked = company.generation
+        company.refresh_from_db(fields=publication.STATE)
+        if not problems or company.generation == checked:  # else it was dropped while it was looked at
+            return problems, summary
 
 
 def _summary(checkup: Checkup) -> str:

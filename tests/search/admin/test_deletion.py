@@ -6,13 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client
 
 from search.engine import storage
-from tenants.models import Company, IndexBuild
-from tests.conftest import Colleague, paint
-from tests.support.admin import CHANGE, COMPANIES, REINDEX, VIEW, messages, running, search_names, stored_below, url
-from tests.support.fakes import GREEN, RED
+from search.tasks import look_after_companies
+from tenants.models import AuditEvent, Company, IndexBuild
+from tests.conftest import Colleague, paint, picture
+from tests.support.admin import (
+    CHANGE,
+    COMPANIES,
+    REINDEX,
+    VIEW,
+    messages,
+    rebuild,
+    running,
+    search_names,
+    stored_below,
+    text,
+    url,
+)
+from tests.support.fakes import GREEN, RED, FakeEmbedder
+from tests.support.indexes import flask_directory, some_vectors
+from tests.support.permissions import bound_by_permissions
 
 MakeCompany = Callable[..., Company]
 commits = pytest.mark.django_db(transaction=True)
@@ -26,14 +42,69 @@ def delete(client: Client, company: Company, **choices: str) -> str:
     return messages(client.get(response["Location"]))
 
 
+def box(page: str, name: str) -> str:
+    """Return the check box of this name."""
+    found = re.search(rf'<input type="checkbox"[^>]*name="{name}"[^>]*>', page)
+    assert found
+    return found[0]
+
+
 def test_deleting_asks_what_becomes_of_the_files(admin_client: Client, acme: Company) -> None:
     page = admin_client.get(url("delete", acme)).content.decode()
-    for name in ("remove_index", "remove_pictures"):
-        box = re.search(rf'<input type="checkbox"[^>]*name="{name}"[^>]*>', page)
-        assert box
-        assert "checked" not in box[0]
+    assert "checked" in box(page, "remove_index")  # a build makes it again
+    assert "checked" not in box(page, "remove_pictures")
     assert str(acme.embeddings_directory) in page
     assert str(acme.image_directory) in page
+    assert "A build makes it again from the pictures, with the same ids." in text(page)
+    assert "acme comes back at the next start of the service" in text(page)
+
+
+def test_an_index_with_ids_of_another_program_is_not_ticked_to_be_removed(
+    admin_client: Client, make_company: MakeCompany, embedder: FakeEmbedder
+) -> None:
+    company = Company.objects.create(name="acme")
+    flask_directory(company.embeddings_directory, some_vectors(2), ["a.png", "b.png"])
+    for name in ("a.png", "b.png"):
+        paint(company.image_directory / name, RED)
+    for _ in range(2):  # as it came, and built anew
+        page = admin_client.get(url("delete", company)).content.decode()
+        assert "checked" not in box(page, "remove_index")
+        assert "If it is removed, this is lost: 2 ids that another program gave" in text(page)
+        assert "not in" not in text(page)
+        rebuild(company)
+        company.refresh_from_db()
+
+
+def test_an_index_of_pictures_that_are_not_in_the_folder_is_not_ticked_to_be_removed(
+    admin_client: Client, acme: Company
+) -> None:
+    (acme.image_directory / "a.png").unlink()
+    page = admin_client.get(url("delete", acme)).content.decode()
+    assert "checked" not in box(page, "remove_index")
+    missing = f"vectors of pictures that are not in {acme.image_directory}: 1 of 2 looked for"
+    assert f"this is lost: {missing}" in text(page)
+
+
+def test_pictures_that_were_put_and_deleted_one_by_one_are_not_missing(admin_client: Client, acme: Company) -> None:
+    _, key = acme.issue_key("shop", can_write=True)
+    client = Client(headers={"X-API-Key": key})
+    client.put("/api/images/acme/c.png", picture(GREEN).getvalue(), content_type="image/png")
+    client.delete("/api/images/acme/a.png")
+    page = admin_client.get(url("delete", acme)).content.decode()
+    assert "checked" in box(page, "remove_index")
+
+
+def test_a_damaged_index_is_not_ticked_to_be_removed(admin_client: Client, acme: Company) -> None:
+    (acme.embeddings_directory / "index_info.json").write_text("{")
+    page = admin_client.get(url("delete", acme)).content.decode()
+    assert "checked" not in box(page, "remove_index")
+    assert "whatever is in it: index_info.json cannot be read" in text(page)
+
+
+def test_a_company_without_an_index_has_none_to_remove(admin_client: Client, db: None) -> None:
+    page = admin_client.get(url("delete", Company.objects.create(name="acme"))).content.decode()
+    assert 'name="remove_index"' not in page
+    assert "It has no index." in page
 
 
 @commits
@@ -97,6 +168,64 @@ def test_company_without_an_index_can_be_deleted(admin_client: Client, db: None)
 
 
 @commits
+@pytest.mark.parametrize("choices", [{}, {"remove_index": "1"}])
+def test_a_company_without_an_index_leaves_nothing(
+    admin_client: Client, settings: Any, choices: dict[str, str]
+) -> None:
+    company = Company.objects.create(name="globex")
+    assert stored_below(settings.EMBEDDINGS_DIR)
+    delete(admin_client, company, **choices)
+    assert stored_below(settings.EMBEDDINGS_DIR) == set()
+
+
+@commits
+def test_an_index_that_is_kept_comes_back_inactive_and_as_protected_as_it_was(
+    admin_client: Client, acme: Company
+) -> None:
+    admin_client.post(url("change", acme), {"active": "on", "requires_api_key": "on", "daily_quota": "7"})
+    delete(admin_client, acme)
+    call_command("adopt_companies")
+    again = Company.objects.get()
+    assert (again.active, again.requires_api_key, again.daily_quota) == (False, True, 7)
+    assert Client().get("/api/stats/acme").status_code == 400
+
+
+@commits
+def test_a_process_killed_right_after_the_deletion_leaves_nothing_that_is_opened_again(
+    admin_client: Client, acme: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "erase", die)
+    with pytest.raises(KeyboardInterrupt):
+        delete(admin_client, acme, remove_index="1")
+    call_command("adopt_companies")
+    assert not Company.objects.get().active
+
+
+@commits
+def test_an_index_that_cannot_be_marked_as_inactive_is_told(admin_client: Client, acme: Company, settings: Any) -> None:
+    home = settings.EMBEDDINGS_DIR / ".generations/acme"
+    home.chmod(0o555)
+    with bound_by_permissions():
+        told = delete(admin_client, acme)
+    home.chmod(0o755)
+    assert "It could not be marked as inactive (Permission denied)" in told
+
+
+@commits
+def test_what_a_killed_process_left_of_a_removal_goes_when_a_worker_starts(
+    admin_client: Client, acme: Company, settings: Any
+) -> None:
+    for half in (settings.MEDIA_ROOT / ".removed-0", settings.EMBEDDINGS_DIR / ".generations/.removed-0/generations"):
+        paint(half / "sub/a.png", RED)
+    look_after_companies()
+    for place in (settings.MEDIA_ROOT, settings.EMBEDDINGS_DIR / ".generations"):
+        assert [path.name for path in place.iterdir()] == ["acme"]
+
+
+@commits
 def test_pictures_are_removed_when_told(admin_client: Client, acme: Company, settings: Any) -> None:
     paint(settings.MEDIA_ROOT / "globex/x.png", RED)
     delete(admin_client, acme, remove_pictures="1")
@@ -124,14 +253,18 @@ def test_pictures_that_are_not_the_companys_alone_are_kept(
         paint(tmp_path / path, RED)
     (settings.MEDIA_ROOT / "link").symlink_to(settings.MEDIA_ROOT / "other")
     acme = Company.objects.create(name="acme", image_folder=folder.replace("/OUTSIDE", str(tmp_path / "outside")))
-    before = stored_below(tmp_path)
+    before = pictures_below(tmp_path)
     page = admin_client.get(url("delete", acme)).content.decode()
     assert 'name="remove_pictures"' not in page
     assert "Its pictures stay" in page
     told = delete(admin_client, acme, remove_pictures="1")
     assert "The pictures of acme stayed on disk. " in told
-    assert stored_below(tmp_path) == before
+    assert pictures_below(tmp_path) == before
     assert Company.objects.get() == globex
+
+
+def pictures_below(folder: Path) -> set[str]:
+    return {path for path in stored_below(folder) if path.endswith(".png")}
 
 
 @commits
@@ -179,18 +312,34 @@ def test_delete_page_counts_instead_of_listing(admin_client: Client, skipping_bu
     assert "file-00000.png" not in page
 
 
-def test_deleting_many_keeps_all_files_and_says_so(
+@commits
+def test_deleting_many_keeps_all_files_closes_all_and_says_so(
     admin_client: Client, acme: Company, make_company: MakeCompany
 ) -> None:
     globex = make_company("globex", {"g.png": GREEN})
     running(globex)
     form = {"action": "delete_selected", "_selected_action": [acme.pk, globex.pk], "remove_index": "1"}
-    assert "Indexes and pictures stay on disk" in admin_client.post(COMPANIES, form).content.decode()
+    asked = text(admin_client.post(COMPANIES, form).content.decode())
+    assert "Indexes and pictures stay on disk" in asked
+    assert "comes back at the next start of the service, as an inactive company" in asked
     response = admin_client.post(COMPANIES, {**form, "post": "yes"}, follow=True)
     assert "indexes and pictures were kept on disk: acme, globex" in messages(response)
     assert not Company.objects.exists()
     assert storage.has_index(globex.embeddings_directory)
     assert stored_below(globex.image_directory) == {"g.png"}
+    call_command("adopt_companies")
+    assert [(company.name, company.active) for company in Company.objects.all()] == [("acme", False), ("globex", False)]
+
+
+@commits
+def test_the_audit_names_the_deleted_company_by_its_key(admin_client: Client, acme: Company) -> None:
+    delete(admin_client, acme, remove_index="1", remove_pictures="1")
+    events = AuditEvent.objects.filter(action="company deleted").order_by("pk")
+    assert [(event.actor, event.company_key, event.detail) for event in events] == [
+        ("ann", acme.pk, ""),
+        ("ann", acme.pk, "index removed from disk"),
+        ("ann", acme.pk, "pictures removed from disk"),
+    ]
 
 
 def test_deleting_needs_its_permission(colleague: Colleague, acme: Company) -> None:

@@ -1,0 +1,97 @@
+"""Where a company's row and its files do not agree: a backup was restored, a process killed, files moved by hand."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from search import publication
+from search.engine import storage
+from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable
+from tenants.models import Company
+
+
+def disagreements(company: Company) -> list[str]:
+    """Return where they do not agree, each with the way out, as an operator reads it. No index is loaded.
+
+    company: freshly read from the database.
+    """
+    try:
+        return [*_gone(company), *_ahead(company), *_link(company), *_protection(company)]
+    except (EngineError, OSError) as error:
+        return [f"Its files cannot be compared with the database: {error}"]
+
+
+def _gone(company: Company) -> Iterator[str]:
+    """Yield that the generation which the row names is gone, and what is used instead."""
+    if company.generation is None:
+        return
+    if storage.is_there(storage.generation_directory(company.embeddings_directory, company.generation)):
+        return
+    try:
+        instead = publication.index_directory(company).name
+    except IndexNotBuilt as error:
+        yield str(error)
+    else:
+        yield (
+            f"The index {company.generation} is gone from the disk. {instead} is used instead; "
+            "the next start of build_worker notes that in the database"
+        )
+
+
+def _ahead(company: Company) -> Iterator[str]:
+    """Yield that the disk holds a later state than the database, or one that somebody went back from."""
+    try:
+        held = publication.changes_on_disk(company)
+    except IndexUnusable:
+        return  # damage, which others tell
+    if held > company.live_sequence:
+        yield (
+            f"The database is older than the disk: it counts {company.live_sequence} changes of single pictures, "
+            f"an index on the disk holds {held}. New changes count on from there; "
+            f"build_embeddings --company {company} brings the index in line with the pictures"
+        )
+        return
+    used = publication.published_generation(company)
+    newest = next((each.name for each in publication.generations(company)), None)
+    if used is not None and newest is not None and newest > used:
+        yield (
+            f"The index {newest} is newer than {used}, which is used: somebody rolled back, or the database is older "
+            "than the disk. The next build takes the place of both"
+        )
+
+
+def _link(company: Company) -> Iterator[str]:
+    """Yield where embeddings/<name> is not the link that the row asks for."""
+    directory, used = company.embeddings_directory, publication.published_generation(company)
+    if company.generation is None or used is None:
+        return
+    if storage.is_link_prepared(directory, used):
+        yield f"The publication of {used} was cut short: the next start of build_worker completes it"
+    elif storage.is_plain(directory):
+        yield (
+            f"{directory} is a directory of its own and is not used. To use it in place of {used}, "
+            f"run manage.py adopt_companies {company}"
+        )
+    elif not directory.is_symlink():
+        yield f"{directory} is gone, so {company} is not listed, but {used} is still searched. A build puts it back"
+    elif storage.linked_generation(directory) != used:
+        yield f"{directory} leads to {directory.readlink()}, but the index that is used is {used}"
+
+
+def _protection(company: Company) -> Iterator[str]:
+    try:
+        card = storage.read_company_card(company.embeddings_directory)
+    except IndexCorrupt as error:
+        yield f"{error}. Saving {company} in the admin writes it anew"
+        return
+    if card is None:
+        return
+    kept = {name: card.get(name) for name in Company.PROTECTION}
+    if kept != company.protection:
+        yield (
+            f"company.json, kept beside the index, says {_words(kept)}; the database says {_words(company.protection)}."
+            f" Saving {company} in the admin makes the two agree"
+        )
+
+
+def _words(protection: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in protection.items())
