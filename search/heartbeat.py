@@ -1,4 +1,4 @@
-"""What a running build tells of itself: progress to its row, about once a second, and whether it is asked to stop."""
+"""Heartbeat of a running build: writes progress to its row about once a second and checks for a request to stop."""
 
 import signal
 import threading
@@ -12,11 +12,11 @@ from search.engine.build.builder import BuildProgress
 from tenants.models import IndexBuild
 
 _BEAT_SECONDS = 1.0
-_RATE_SECONDS = 30.0  # pictures a second are counted over about so long
+_RATE_SECONDS = 30.0  # window over which pictures per second are averaged
 
 
 class StopRequested(Exception):
-    """The process was asked to end; the build goes on elsewhere, or later."""
+    """The process was asked to stop; the build continues elsewhere, or later."""
 
 
 def counts(progress: BuildProgress) -> dict[str, int]:
@@ -40,7 +40,7 @@ class Heart:
     def report(self, progress: BuildProgress) -> None:
         """Raises StopRequested, BuildCancelled and LeaseLost."""
         if self._stop.is_set():
-            raise StopRequested(f"The build of {self._build.company} is stopped: it goes on where it was")
+            raise StopRequested(f"The build of {self._build.company} was stopped; the work done so far is kept")
         self._on_progress(progress)
         self._rate.update(progress)
         if time.monotonic() - self._beat_at >= _BEAT_SECONDS:
@@ -54,7 +54,7 @@ class Heart:
 
 
 class _Rate:
-    """Pictures a second, of late."""
+    """Recent pictures per second."""
 
     def __init__(self) -> None:
         self.per_second: float | None = None
@@ -86,7 +86,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():  # asked twice: at once
+        if stop.is_set():  # second signal: stop immediately
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         stop.set()

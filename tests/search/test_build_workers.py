@@ -272,7 +272,7 @@ def test_ctrl_c_leaves_a_build_that_goes_on_and_says_so(site: Site, tmp_path: Pa
     process.send(signal.SIGINT)
     process.let(100)
     assert process.wait() == 130
-    assert "it goes on where it was. Run the command again to continue." in process.output
+    assert "the work done so far is kept. Run the command again to continue." in process.output
     assert "Traceback" not in process.output
     assert acme.builds.get().status == Status.CANCELLED
     again = build_command(site)
@@ -307,7 +307,7 @@ def test_a_command_beside_a_running_build_says_so_and_leaves_it_alone(site: Site
     first.wait_for_batch(2)
     second = build_command(site)
     assert second.wait() == 1
-    assert "A build of acme is running already" in second.output
+    assert "A build of acme is already running" in second.output
     first.let(100)
     assert first.wait() == 0, first.output
     assert len(index_of(acme)) == 40

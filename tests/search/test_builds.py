@@ -71,8 +71,8 @@ def test_the_counts_of_a_build_are_in_its_row(acme: Company) -> None:
 
 
 def test_a_full_build_says_why_it_was(acme: Company) -> None:
-    assert carry_out(acme.queue_build()).full_reason == "there is no usable index yet"
-    assert carry_out(acme.queue_build(full=True)).full_reason == "asked for"
+    assert carry_out(acme.queue_build()).full_reason == "First build"
+    assert carry_out(acme.queue_build(full=True)).full_reason == "Full build requested"
 
 
 def test_a_failure_is_recorded_and_the_index_before_serves(acme: Company) -> None:
@@ -249,14 +249,14 @@ def test_dry_run_tells_counts_and_writes_nothing(acme: Company, tmp_path: Path) 
     (acme.image_directory / "0.bmp").unlink()
     rows, files = IndexBuild.objects.count(), sorted(tmp_path.rglob("*"))
     out = command("--dry-run")
-    assert "10 pictures found: 1 to embed, 9 unchanged, 1 removed, 0 to skip" in out
-    assert "It would take about" in out
+    assert "10 pictures found: 1 to process, 9 unchanged, 1 removed, 0 to skip" in out
+    assert "Estimated time: " in out
     assert (IndexBuild.objects.count(), sorted(tmp_path.rglob("*"))) == (rows, files)
 
 
 def test_dry_run_of_an_unknown_company_creates_none(acme: Company, settings: Any) -> None:
     paint(settings.MEDIA_ROOT / "globex" / "a.bmp", BLUE)
-    assert "1 pictures found: 1 to embed" in command("--dry-run", company="globex")
+    assert "1 pictures found: 1 to process" in command("--dry-run", company="globex")
     assert not Company.objects.filter(name="globex").exists()
 
 
@@ -267,13 +267,13 @@ def test_dry_run_of_a_missing_folder_fails(acme: Company) -> None:
 
 def test_unchanged_pictures_are_kept_and_said_so(acme: Company) -> None:
     command()
-    assert "0 embedded, 10 kept, 0 removed, 0 skipped; nothing has changed" in command()
+    assert "0 processed, 10 unchanged, 0 removed, 0 skipped; no changes" in command()
 
 
 def test_full_embeds_everything_and_says_so(acme: Company, embedder: FakeEmbedder) -> None:
     command()
     out = command("--full")
-    assert "Every picture was embedded: asked for" in out
+    assert "Full build requested: all pictures were processed" in out
     assert embedder.embedded == 20
     assert acme.builds.latest("id").full
 
@@ -281,8 +281,8 @@ def test_full_embeds_everything_and_says_so(acme: Company, embedder: FakeEmbedde
 def test_checksum_finds_what_size_and_time_hide(acme: Company) -> None:
     command()
     put(acme, "0.bmp", BLUE)
-    assert "nothing has changed" in command()
-    assert "1 embedded, 9 kept" in command("--checksum")
+    assert "no changes" in command()
+    assert "1 processed, 9 unchanged" in command("--checksum")
 
 
 def test_allow_empty_empties_an_index(acme: Company) -> None:

@@ -17,7 +17,7 @@ import PIL
 from search.engine import durable, storage
 from search.engine.build.plan import EMBED, TIME_GRAIN_NS, Plan, make_plan
 from search.engine.build.workspace import Workspace
-from search.engine.errors import ImageUnreadable, IndexUnusable, NotEnoughSpace, NothingToIndex
+from search.engine.errors import ImageUnreadable, IndexNotBuilt, IndexUnusable, NotEnoughSpace, NothingToIndex
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import Embedder, read_prepared
@@ -39,8 +39,8 @@ _BYTES_A_PICTURE = 2 * 4 * DIMENSION + 512  # in both vector files and in the re
 class BuildProgress:
     found: int = 0  # pictures in the folder
     embedded: int = 0
-    reused: int = 0  # vectors kept from the index before
-    removed: int = 0  # pictures of the index before that are gone
+    reused: int = 0  # vectors kept from the previous index
+    removed: int = 0  # pictures of the previous index that are gone
     skipped: int = 0
 
     @property
@@ -53,8 +53,8 @@ class BuildOutcome:
     progress: BuildProgress
     skipped_files: list[SkippedFile] = field(repr=False)
     total_images: int
-    full_reason: str  # why every picture was embedded anew; "" where vectors could be kept
-    published: bool  # False: the index before is already what this build would have made
+    full_reason: str  # why all pictures were processed; "" where vectors could be kept
+    published: bool  # False: the previous index is already what this build would have made
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class BuildOptions:
     max_pixels: int
     batch_size: int = 32  # pictures a model run
     workers: int = os.cpu_count() or 1  # threads that read and decode pictures
-    full: bool = False  # embed every picture anew
+    full: bool = False  # process all pictures, not only changed ones
     checksum: bool = False  # compare contents, not only sizes and times
     allow_empty: bool = False  # an empty folder empties the index
     keep_generations: int = 2
@@ -81,13 +81,13 @@ def build_index(
     publish: storage.Publish | None = None,
     report: Callable[[BuildProgress], None] = lambda progress: None,
 ) -> BuildOutcome:
-    """Make the pictures below folder the index of target; until it is complete the old one serves.
+    """Build the index of target from the pictures below folder; until it is complete searches use the old one.
 
     Pictures that have not changed keep their vectors, and so do those moved; the result is that of a full build.
     What a stopped build has embedded is found again by the next. A picture that cannot be read is skipped and
     named in the outcome. live_sequence: the last live change whose picture lies in folder.
     company: whose pictures' ids they get, by default the one that target is named after. owner: see
-    storage.workspace. before: where the files of the index before lie, by default those that target leads to.
+    storage.workspace. before: where the files of the previous index are, by default those that target leads to.
     publish: makes the finished files the index, by default by a link at target.
     report is called after each batch and during long steps; an exception from it, or from publish, ends the build and
     leaves the old index.
@@ -124,7 +124,7 @@ class _Read:
     number: int  # in the plan
     signature: Any  # SIGNATURE
     pixels: Pixels | None = None
-    known_row: int | None = None  # of the index before
+    known_row: int | None = None  # of the previous index
     known_number: int | None = None  # in the workspace
     reason: str = ""
 
@@ -152,7 +152,7 @@ class _Build:
         self._scanned_at_ns = time.time_ns()
         self._company = company or target.name
         self._given_ids = storage.given_ids(target, self._company, self._files_before)
-        self._before = self._load_before()
+        self._before, self._why_unusable = self._load_before()
         self.full_reason = self._why_full()
         self._kept = None if self.full_reason else self._before
         self._rows_by_content = _RowsByContent(self._kept)
@@ -201,31 +201,33 @@ class _Build:
 
     # What can be kept
 
-    def _load_before(self) -> ImageIndex | None:
-        """Return the index before, None where there is none or it is damaged."""
+    def _load_before(self) -> tuple[ImageIndex | None, str]:
+        """Return the previous index, or why there is none to use."""
         try:
             before = storage.load(self._files_before)
             for _ in before.records:  # a damaged entry is found here and not in the midst of the build
                 pass
             # What is kept from it gets checksums of its own: damage must not be handed on as sound.
             storage.require_undamaged(self._files_before, beat=lambda: self._report(self._progress))
+        except IndexNotBuilt:
+            return None, "First build"
         except IndexUnusable:
-            return None
-        return before
+            return None, "The previous index is damaged"
+        return before, ""
 
     def _why_full(self) -> str:
-        """Return why no vector of the index before can be kept, or ""."""
+        """Return why no vector of the previous index can be kept, or ""."""
         if self._options.full:
-            return "asked for"
+            return "Full build requested"
         if self._before is None:
-            return "there is no usable index yet"
+            return self._why_unusable
         if self._before.signatures is None:
-            return "the index before was not made by a build and tells nothing of its files"
+            return "The previous index was imported and does not record its files"
         passport = self._before.info.passport
         if passport != self._embedder.passport:
-            return f"the model changed from {passport} to {self._embedder.passport}"
+            return f"The model changed from {passport} to {self._embedder.passport}"
         if self._before.info.libraries != self._libraries and self._vectors_differ(self._before):
-            return f"libraries changed from {self._before.info.libraries} to {self._libraries}"
+            return f"The libraries changed from {self._before.info.libraries} to {self._libraries}"
         return ""
 
     def _vectors_differ(self, before: ImageIndex) -> bool:
@@ -247,7 +249,7 @@ class _Build:
         return not compared
 
     def _is_done_already(self, rows_by_path: np.ndarray, signatures: np.ndarray) -> bool:
-        """Return whether the index before is what these pictures would make; rows by content may be of other paths."""
+        """Return whether the previous index is what these pictures make; rows by content may be of other paths."""
         return (
             self._kept is not None
             and np.array_equal(rows_by_path, np.arange(len(self._kept.records)))
@@ -262,8 +264,8 @@ class _Build:
         if plan.found or self._options.allow_empty:
             return
         raise NothingToIndex(
-            f"The image folder {self._folder} holds no pictures: "
-            "fill it, or allow an empty index with build_embeddings --allow-empty"
+            f"The image folder {self._folder} contains no pictures: "
+            "add some, or allow an empty index with build_embeddings --allow-empty"
         )
 
     def _require_space(self, plan: Plan) -> None:
@@ -274,7 +276,7 @@ class _Build:
         if free < needed:
             raise NotEnoughSpace(
                 f"The index of {len(plan.paths)} pictures needs {needed / 2**20:.0f} MB, "
-                f"{place} has {free / 2**20:.0f} MB left: free some, or lower IMAGESEARCH_KEEP_GENERATIONS"
+                f"{place} has {free / 2**20:.0f} MB left: free up space, or lower IMAGESEARCH_KEEP_GENERATIONS"
             )
 
     # Embedding
@@ -396,7 +398,7 @@ class _Build:
             return np.empty((0, DIMENSION), np.float32)
         vectors = self._embedder.embed([read.pixels for read in reads if read.pixels is not None])  # [reads, 960]
         if not np.isfinite(vectors).all():
-            raise ValueError(f"The weights {self._embedder.passport} give vectors that are not finite numbers")
+            raise ValueError(f"The weights {self._embedder.passport} produce vectors that are not finite numbers")
         return vectors
 
     # Writing

@@ -23,40 +23,42 @@ _WISHES = ("full", "checksum", "allow_empty")
 
 
 class Command(BaseCommand):
-    help = "Make a folder of pictures the index of a company."
+    help = "Build a company's index from a folder of pictures."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--company", help="whose index it becomes; created where it does not exist yet")
-        parser.add_argument("--input_dir", type=Path, help="folder of pictures instead of the company's own")
-        parser.add_argument("--output_dir", type=Path, help="write the index here instead of under the company's name")
+        parser.add_argument("--company", help="company to build the index for; created if it does not exist")
+        parser.add_argument("--input_dir", type=Path, help="folder of pictures, instead of the company's own")
+        parser.add_argument(
+            "--output_dir", type=Path, help="directory to write the index to, instead of the company's own"
+        )
         parser.add_argument(
             "--earlier-index",
             type=EarlierIndex,
             choices=list(EarlierIndex),
-            help="of a company that does not exist yet, but whose folder holds an index: use it, or remove it",
+            help="for a new company whose index directory already contains an index: use it, or remove it",
         )
-        parser.add_argument("--batch_size", type=_at_least_one, default=32, help="pictures a model run (32)")
+        parser.add_argument("--batch_size", type=_at_least_one, default=32, help="pictures per model run (default 32)")
         parser.add_argument(
             "--workers",
             type=_at_least_one,
             default=os.cpu_count() or 1,
-            help="threads that decode pictures (one a core)",
+            help="threads that decode pictures (default: one per CPU core)",
         )
-        parser.add_argument("--full", action="store_true", help="embed every picture anew")
+        parser.add_argument("--full", action="store_true", help="process all pictures, not only changed ones")
         parser.add_argument("--checksum", action="store_true", help="compare contents, not only sizes and times")
-        parser.add_argument("--allow-empty", action="store_true", help="let an empty folder empty the index")
+        parser.add_argument("--allow-empty", action="store_true", help="allow an empty folder to empty the index")
         what = parser.add_mutually_exclusive_group()
-        what.add_argument("--enqueue", action="store_true", help="leave the build to the worker")
-        what.add_argument("--dry-run", action="store_true", help="tell what would be done and how long it would take")
+        what.add_argument("--enqueue", action="store_true", help="queue the build for the worker")
+        what.add_argument("--dry-run", action="store_true", help="show what would be done and how long it would take")
 
     def handle(self, *, company: str | None, input_dir: Path | None, output_dir: Path | None, **options: Any) -> None:
         if not company and not (input_dir and output_dir):
             raise CommandError("Give --company, or both --input_dir and --output_dir")
         if options["enqueue"] and (output_dir or input_dir):
-            raise CommandError("--enqueue builds from the company's own folder: leave --input_dir and --output_dir out")
+            raise CommandError("--enqueue builds from the company's own folder: omit --input_dir and --output_dir")
         if output_dir and (owner := _owner(output_dir)):
             if company not in (None, owner.name):
-                raise CommandError(f"{output_dir} is the directory of company {owner}: give --company {owner}")
+                raise CommandError(f"{output_dir} is the index directory of company {owner}: use --company {owner}")
             company, output_dir = owner.name, None
         earlier_index = options["earlier_index"]
         try:
@@ -75,7 +77,7 @@ class Command(BaseCommand):
         except (EngineError, BuildRunning, BuildStopped, ValidationError) as error:
             raise CommandError("; ".join(getattr(error, "messages", [str(error)]))) from error
         except (StopRequested, KeyboardInterrupt) as error:
-            text = str(error) or "The build is stopped: it goes on where it was"
+            text = str(error) or "The build was stopped; the work done so far is kept"
             raise CommandError(f"{text}. Run the command again to continue.", returncode=130) from error
 
     def _company(self, name: str, input_dir: Path | None, earlier_index: EarlierIndex | None) -> Company:
@@ -85,7 +87,9 @@ class Command(BaseCommand):
         if created:
             self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
             if not company.active:
-                self.stdout.write(f"{name} is inactive, because its earlier index was, or does not tell: see the admin")
+                self.stdout.write(
+                    f"{name} is inactive: its earlier index was inactive or does not say. Activate it in the admin"
+                )
         if note:
             self.stderr.write(note)
         return company
@@ -113,7 +117,7 @@ class Command(BaseCommand):
         wishes = {name: options[name] for name in _WISHES}
         build = company.queue_build(**wishes, by=audit.on_command_line())
         following = f"; another build follows it: {build.follow_up_description}" if build.follow_up else ""
-        self.stdout.write(f"Build {build.pk} of {company} is {build.status}{following}: manage.py builds shows it")
+        self.stdout.write(f"Build {build.pk} of {company} is {build.status}{following}: see manage.py builds")
 
     def _estimate(self, name: str, input_dir: Path | None, output_dir: Path | None, options: BuildOptions) -> None:
         company = Company.objects.filter(name=name).first() or Company(name=name)
@@ -123,25 +127,25 @@ class Command(BaseCommand):
         estimate = estimate_build(folder, target, embedder=runtime.embedder(), options=options, before=before)
         plan = estimate.plan
         self.stdout.write(
-            f"{plan.found} pictures found: {estimate.to_embed} to embed, {plan.kept} unchanged, "
+            f"{plan.found} pictures found: {estimate.to_embed} to process, {plan.kept} unchanged, "
             f"{plan.removed} removed, {len(plan.skipped)} to skip"
         )
         if estimate.full_reason:
-            self.stdout.write(f"Every picture is embedded: {estimate.full_reason}")
+            self.stdout.write(f"{estimate.full_reason}: all pictures will be processed")
         if estimate.seconds is not None:
-            self.stdout.write(f"It would take about {format_seconds(estimate.seconds)}")
+            self.stdout.write(f"Estimated time: {format_seconds(estimate.seconds)}")
 
     def _tell(self, outcome: BuildOutcome) -> None:
         for file in outcome.skipped_files:
             self.stdout.write(f"skipped {file.path}: {file.reason}")
         if outcome.full_reason:
-            self.stdout.write(f"Every picture was embedded: {outcome.full_reason}")
+            self.stdout.write(f"{outcome.full_reason}: all pictures were processed")
         progress = outcome.progress
         self.stdout.write(
             self.style.SUCCESS(
-                f"Indexed {outcome.total_images} of {progress.found} pictures: {progress.embedded} embedded, "
-                f"{progress.reused} kept, {progress.removed} removed, {progress.skipped} skipped"
-                + ("" if outcome.published else "; nothing has changed")
+                f"Indexed {outcome.total_images} of {progress.found} pictures: {progress.embedded} processed, "
+                f"{progress.reused} unchanged, {progress.removed} removed, {progress.skipped} skipped"
+                + ("" if outcome.published else "; no changes")
             )
         )
 

@@ -277,14 +277,14 @@ def test_full_embeds_everything_anew_and_says_why(acme: Collection) -> None:
     acme.build()
     (acme.folder / "004.bmp").unlink()
     outcome = acme.build(full=True)
-    assert outcome.full_reason == "asked for"
+    assert outcome.full_reason == "Full build requested"
     assert outcome.progress == BuildProgress(found=4, embedded=4, removed=1)
     assert acme.embedder.embedded == 9
 
 
 def test_first_build_says_that_there_was_no_index(acme: Collection) -> None:
     acme.paint("a.bmp", RED)
-    assert acme.build().full_reason == "there is no usable index yet"
+    assert acme.build().full_reason == "First build"
 
 
 def test_another_model_makes_the_build_full_and_names_both(acme: Collection) -> None:
@@ -346,7 +346,7 @@ def test_a_damaged_index_is_replaced_by_a_full_build(acme: Collection) -> None:
     text = metadata.read_bytes()
     metadata.write_bytes(text.replace(b'"002.bmp"', b'"002.bmp!'))  # one entry, of the same length
     outcome = acme.build()
-    assert (outcome.full_reason, outcome.total_images) == ("there is no usable index yet", 5)
+    assert (outcome.full_reason, outcome.total_images) == ("The previous index is damaged", 5)
     assert acme.paths() == [f"{number:03}.bmp" for number in range(5)]
 
 
@@ -366,7 +366,7 @@ def test_an_empty_folder_is_refused_and_the_index_before_serves(acme: Collection
     acme.paint("a.bmp", RED)
     acme.build()
     (acme.folder / "a.bmp").unlink()
-    with pytest.raises(NothingToIndex, match=r"holds no pictures.*--allow-empty"):
+    with pytest.raises(NothingToIndex, match=r"contains no pictures.*--allow-empty"):
         acme.build()
     assert acme.paths() == ["a.bmp"]
 
@@ -714,5 +714,5 @@ def test_an_estimate_of_a_first_build_makes_no_directory(acme: Collection) -> No
     acme.paint_many(3)
     options = BuildOptions(max_pixels=1_000_000)
     estimate = estimate_build(acme.folder, acme.target, embedder=acme.embedder, options=options)
-    assert (estimate.to_embed, estimate.full_reason) == (3, "there is no usable index yet")
+    assert (estimate.to_embed, estimate.full_reason) == (3, "First build")
     assert not acme.target.parent.exists()

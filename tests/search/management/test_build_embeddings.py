@@ -292,7 +292,7 @@ def test_companies_do_not_share_ids(acme: Company, settings: Any) -> None:
 def test_second_build_while_one_is_running_is_refused(acme: Company) -> None:
     running = acme.queue_build()
     assert running.start()
-    with pytest.raises(CommandError, match="running already"):
+    with pytest.raises(CommandError, match="already running"):
         build(company="acme")
     running.refresh_from_db()
     assert running.status == IndexBuild.Status.RUNNING
