@@ -1,4 +1,4 @@
-"""The admin of what is only rows: API keys and the audit."""
+"""Admin pages for plain rows: API keys and the audit."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tenants.models import ApiKey, AuditEvent, Company
 
 
 class UnchangedAdmin(admin.ModelAdmin):
-    """Rows that stay as they were made."""
+    """Rows that cannot be edited or deleted."""
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
@@ -27,7 +27,7 @@ class UnchangedAdmin(admin.ModelAdmin):
 
 
 class ReadOnlyAdmin(UnchangedAdmin):
-    """Rows that nobody makes here either."""
+    """Rows that cannot be added either."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -35,7 +35,7 @@ class ReadOnlyAdmin(UnchangedAdmin):
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(UnchangedAdmin):
-    """Keys are made and revoked, and never changed: who holds one relies on what it was made for."""
+    """Keys are created and revoked, never edited."""
 
     list_display = ("prefix", "name", "company", "state", "can_write", "created", "created_by", "expires", "last_used")
     list_filter = ("company", "can_write")
@@ -60,10 +60,10 @@ class ApiKeyAdmin(UnchangedAdmin):
         obj.text = obj.issue(by=audit.in_admin(request))
 
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
-        """Show the key, this once: no message and no session carries it, and no page of the admin is cached."""
+        """Show the key, once: it is in no message or session, and admin pages are not cached."""
         context = {
             **self.admin_site.each_context(request),
-            "title": f"The key of {obj.company}",
+            "title": f"API key for {obj.company}",
             "opts": self.opts,
             "key": obj,
             "text": obj.text,
@@ -85,9 +85,9 @@ class ApiKeyAdmin(UnchangedAdmin):
     def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
         if key.revoke(by=audit.in_admin(request)):
             self.log_change(request, key, "Revoked.")
-            self.message_user(request, f"The key {key} of {key.company} is revoked.", messages.SUCCESS)
+            self.message_user(request, f"API key {key} of {key.company} was revoked.", messages.SUCCESS)
         else:
-            self.message_user(request, f"The key {key} was revoked before.", messages.WARNING)
+            self.message_user(request, f"API key {key} was already revoked.", messages.WARNING)
 
 
 class CompanyOfEvent(admin.SimpleListFilter):
@@ -116,7 +116,7 @@ class CompanyOfEvent(admin.SimpleListFilter):
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnlyAdmin):
-    """What is there is there: nobody adds, changes or deletes it here."""
+    """Read-only."""
 
     list_display = ("at", "actor", "channel", "action", "company", "detail")
     list_filter = (CompanyOfEvent, "action", "channel", "at")

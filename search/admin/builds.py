@@ -1,4 +1,4 @@
-"""The builds: their list, the page of each, and the files that one skipped."""
+"""Builds in the admin: the list, a page for each, and the files it skipped."""
 
 import csv
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ _FORMULA_STARTS = (
 
 @admin.register(IndexBuild)
 class IndexBuildAdmin(ReadOnlyAdmin):
-    """Builds are made by asking for them, and changed by nobody."""
+    """Builds are created by requesting one and cannot be edited."""
 
     list_display = (
         "company",
@@ -60,9 +60,9 @@ class IndexBuildAdmin(ReadOnlyAdmin):
     search_fields = ("company__name", "error")
     fieldsets = (
         (None, {"fields": ("company", "badge", "error", "requested_by")}),
-        ("What was asked", {"fields": ("description", "image_folder")}),
+        ("Request", {"fields": ("description", "image_folder")}),
         (
-            "What was done",
+            "Result",
             {
                 "fields": (
                     "images_found",
@@ -78,7 +78,7 @@ class IndexBuildAdmin(ReadOnlyAdmin):
                 )
             },
         ),
-        ("When", {"fields": ("queued_at", "started_at", "finished_at", "took", "heartbeat_at", "attempts")}),
+        ("Times", {"fields": ("queued_at", "started_at", "finished_at", "took", "heartbeat_at", "attempts")}),
         ("Skipped files", {"fields": ("skipped",)}),
     )
 
@@ -97,11 +97,11 @@ class IndexBuildAdmin(ReadOnlyAdmin):
     def badge(self, build: IndexBuild) -> SafeString:
         return format_html('<span class="badge is-{}">{}</span>', build.status, build.status)
 
-    @admin.display(description="Took")
+    @admin.display(description="Duration")
     def took(self, build: IndexBuild) -> str:
         return took(build) or "-"
 
-    @admin.display(description="Pictures a second")
+    @admin.display(description="Pictures/s")
     def rate(self, build: IndexBuild) -> str:
         return f"{build.images_per_second:.1f}" if build.images_per_second else "-"
 
@@ -119,7 +119,7 @@ class IndexBuildAdmin(ReadOnlyAdmin):
         return render_to_string("admin/tenants/company/_skipped_files.html", context)
 
     def skipped_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Stream the build's skipped files as CSV, however many."""
+        """Stream the build's skipped files as CSV."""
         build = get_object_or_404(IndexBuild.objects.select_related("company"), pk=pk)
         if not self.has_view_permission(request, build):
             raise PermissionDenied
@@ -131,14 +131,14 @@ class IndexBuildAdmin(ReadOnlyAdmin):
 
 
 def took(build: IndexBuild) -> str:
-    """Return how long a finished build took from its start."""
+    """Return how long a finished build took."""
     if not (build.started_at and build.finished_at):
         return ""
     return format_seconds((build.finished_at - build.started_at).total_seconds())
 
 
 class _Echo:
-    """A file that gives back what is written, so that a CSV can be streamed."""
+    """A file that returns what is written, so that a CSV can be streamed."""
 
     def write(self, text: str) -> str:
         return text
@@ -146,13 +146,13 @@ class _Echo:
 
 def _skipped_csv(build: IndexBuild) -> Iterator[str]:
     writer = csv.writer(_Echo())
-    yield "\ufeff"  # or Excel takes it for another encoding
+    yield "\ufeff"  # byte order mark: Excel needs it to recognise UTF-8
     yield writer.writerow(["path", "reason"])
     for path_, reason in build.skipped_files.values_list("path", "reason").iterator(chunk_size=2000):
         yield writer.writerow([_harmless(path_), _harmless(reason)])
 
 
 def _harmless(text: str) -> str:
-    """Return text so that no spreadsheet takes a file's name for a formula."""
+    """Return text that no spreadsheet evaluates as a formula."""
     formula = text.startswith(_FORMULA_STARTS) or text.lstrip().startswith(_FORMULA_STARTS)
     return f"'{text}" if formula else text

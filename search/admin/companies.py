@@ -1,4 +1,4 @@
-"""The companies, for the person who looks after them daily: their list, the page of each, and saving it."""
+"""Companies in the admin: the list, a page for each, and saving it."""
 
 from typing import Any
 
@@ -123,7 +123,7 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
         if not change:
             self._tell_of_earlier_index(request, obj)
         elif "image_folder" in form.changed_data:
-            self.message_user(request, f"The image folder of {obj} is another one now: reindex it.", messages.WARNING)
+            self.message_user(request, f"The image folder of {obj} has changed: reindex it.", messages.WARNING)
 
     def _tell_of_earlier_index(self, request: HttpRequest, company: Company) -> None:
         if not publication.is_listed(company):
@@ -140,5 +140,5 @@ def _choice(form: ModelForm) -> EarlierIndex | None:
 
 
 def _changes(form: ModelForm) -> str:
-    """Return what the form has changed, for the audit; of the notes only that they were."""
+    """Return what the form has changed, for the audit; for the notes only that they changed."""
     return ", ".join(name if name == "notes" else f"{name} = {form.cleaned_data[name]!r}" for name in form.changed_data)

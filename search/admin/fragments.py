@@ -1,4 +1,4 @@
-"""The parts of pages that their script asks for anew: the list's cells and the sections of a company's page."""
+"""The parts of pages that their script refreshes: the list's cells and the sections of a company's page."""
 
 from datetime import datetime
 from typing import Any
@@ -57,7 +57,7 @@ class Fragments(CompanyAccess):
         )
 
     def found_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Answer how many pictures lie on disk, apart from the page because counting takes a while."""
+        """Answer how many pictures are on disk, apart from the page because counting takes a while."""
         return JsonResponse({"text": pictures_found(self.viewed(request, pk))})
 
     def page(self, request: HttpRequest, company: Company) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What all pages of the admin share: their titles, style sheet and script."""
+"""Titles, style sheet and script shared by all admin pages."""
 
 from django.contrib import admin
 from django.forms.widgets import Script

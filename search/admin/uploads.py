@@ -20,12 +20,12 @@ from search.engine.pictures.intake import Intake, Upload
 from tenants import audit
 from tenants.models import Company
 
-MAX_UPLOAD_BYTES = 2**30  # of one request, zips as they are
+MAX_UPLOAD_BYTES = 2**30  # per request; zips count packed
 LINES_SHOWN = 500  # of the stored and of the refused files of an upload
 
 
 class Uploads(IndexActions):
-    """Uploading ends with a build of what was uploaded."""
+    """Uploads queue a build when pictures were stored."""
 
     def get_urls(self) -> list[URLPattern]:
         # The upload checks its size before anything, the CSRF token too, has read it.
@@ -37,13 +37,13 @@ class Uploads(IndexActions):
         if not self.has_change_permission(request, company):
             raise PermissionDenied
         if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_UPLOAD_BYTES:
-            return self._upload_refused(request, company, f"at most {MAX_UPLOAD_BYTES // 2**20} MB at a time")
+            return self._upload_refused(request, company, f"at most {MAX_UPLOAD_BYTES // 2**20} MB per upload")
         request.upload_handlers = [MemoryFileUploadHandler(request), TemporaryFileUploadHandler(request)]
         try:
             return csrf_protect(require_POST(self._receive_upload))(request, company)
         except TooManyFilesSent:
             limit = settings.DATA_UPLOAD_MAX_NUMBER_FILES
-            return self._upload_refused(request, company, f"at most {limit} files at a time, or one zip")
+            return self._upload_refused(request, company, f"at most {limit} files per upload; upload a zip instead")
 
     def _receive_upload(self, request: HttpRequest, company: Company) -> HttpResponse:
         files: Sequence[Any] = request.FILES.getlist("files")
@@ -80,5 +80,5 @@ class Uploads(IndexActions):
         return TemplateResponse(request, "admin/tenants/company/upload_result.html", context)
 
     def _upload_refused(self, request: HttpRequest, company: Company, reason: str) -> HttpResponse:
-        self.message_user(request, f"Nothing was stored for {company}: {reason}", messages.ERROR)
+        self.message_user(request, f"Nothing was uploaded to {company}: {reason}", messages.ERROR)
         return to_page(company)

@@ -104,7 +104,7 @@ def test_the_companys_page_makes_and_revokes_its_keys(admin_client: Client, acme
     assert revoke in page
     assert admin_client.get(revoke).status_code == 405
     page = admin_client.post(revoke, follow=True).content.decode()
-    assert "is revoked" in page
+    assert "was revoked" in page
     assert revoke not in page
     assert not opens(text, acme)
 
@@ -162,10 +162,10 @@ def test_keys_are_listed_and_revoked_by_command(acme: Company) -> None:
         rf"{prefix}  acme +valid +write +expires never +used never +Shop\n$", run("api_keys", "--company=acme")
     )
     assert "Elsewhere" in run("api_keys")
-    assert "is revoked" in run("revoke_api_key", prefix)
+    assert "was revoked" in run("revoke_api_key", prefix)
     assert not opens(text, acme)
     assert "revoked" in run("api_keys", "--company=acme")
-    with pytest.raises(CommandError, match="was revoked before"):
+    with pytest.raises(CommandError, match="was already revoked"):
         run("revoke_api_key", prefix)
 
 
@@ -176,7 +176,7 @@ def test_keys_are_listed_and_revoked_by_command(acme: Company) -> None:
         (["create_api_key", "--company=acme", f"--name={'x' * 101}"], "at most 100"),
         (["create_api_key", "--company=acme", "--name=x", "--expires=2020-01-31"], "2020-01-31 is past"),
         (["create_api_key", "--company=acme", "--name=x", "--expires=soon"], "expires"),
-        (["revoke_api_key", "0123"], "No key with the prefix 0123"),
+        (["revoke_api_key", "0123"], "No API key has the prefix 0123"),
     ],
 )
 def test_commands_say_what_is_wrong(acme: Company, arguments: list[str], message: str) -> None:

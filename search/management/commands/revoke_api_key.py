@@ -8,15 +8,17 @@ from tenants.models import ApiKey
 
 
 class Command(BaseCommand):
-    help = "Have an API key refused from now on."
+    help = "Revoke an API key."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("prefix", help="what stands before the dot of the key; api_keys lists them")
+        parser.add_argument("prefix", help="the part of the key before the dot; api_keys lists it")
 
     def handle(self, *, prefix: str, **options: Any) -> None:
         key = ApiKey.objects.select_related("company").filter(prefix=prefix).first()
         if key is None:
-            raise CommandError(f"No key with the prefix {prefix}: manage.py api_keys lists them")
+            raise CommandError(f"No API key has the prefix {prefix}: manage.py api_keys lists them")
         if not key.revoke(by=audit.on_command_line()):
-            raise CommandError(f"The key {key} of {key.company} was revoked before, {key.revoked:%Y-%m-%d %H:%M} UTC")
-        self.stdout.write(f"The key {key} of {key.company} is revoked")
+            raise CommandError(
+                f"API key {key} of {key.company} was already revoked at {key.revoked:%Y-%m-%d %H:%M} UTC"
+            )
+        self.stdout.write(f"API key {key} of {key.company} was revoked")

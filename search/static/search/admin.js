@@ -101,7 +101,7 @@
     }
 
     for (const place of document.querySelectorAll("[data-found-url]")) {
-        place.textContent = "counting what lies in it...";
+        place.textContent = "counting pictures...";
         fetch(place.dataset.foundUrl, { headers: { Accept: "application/json" } })
             .then((response) => (response.ok ? response.json() : Promise.reject(response)))
             .then((answer) => { place.textContent = answer.text; })
@@ -122,9 +122,9 @@
             const files = Number(form.dataset.maxFiles);
             let problem = "";
             if (input.files.length > files) {
-                problem = `At most ${files} files at a time: put them into a zip.`;
+                problem = `At most ${files} files at a time: upload a zip instead.`;
             } else if (bytes > Number(form.dataset.maxBytes)) {
-                problem = "Together they are too large: upload them in parts.";
+                problem = "The files are too large together: upload fewer at a time.";
             }
             input.setCustomValidity(problem);
             input.reportValidity();

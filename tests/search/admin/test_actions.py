@@ -82,7 +82,7 @@ def test_buttons_queue_a_build(admin_client: Client, acme: Company, form: dict[s
 def test_a_running_build_offers_to_be_cancelled(admin_client: Client, acme: Company) -> None:
     assert "Reindex changed Rebuild all" in fragments(admin_client, url("live", acme))["actions"]
     build = running(acme)
-    assert fragments(admin_client, url("live", acme))["actions"] == "Cancel the build"
+    assert fragments(admin_client, url("live", acme))["actions"] == "Cancel build"
     response = admin_client.post(url("cancel", acme), follow=True)
     build.refresh_from_db()
     assert build.status == IndexBuild.Status.CANCELLED
@@ -94,9 +94,7 @@ def test_cancelling_says_that_the_build_to_follow_is_cancelled_as_well(admin_cli
     build = running(acme)
     reindex(admin_client, acme)
     assert "Another build follows it: changed pictures only." in fragments(admin_client, url("live", acme))["overview"]
-    assert (
-        "The build that was to follow is cancelled as well." in admin_client.get(url("change", acme)).content.decode()
-    )
+    assert "The follow-up build is cancelled as well." in admin_client.get(url("change", acme)).content.decode()
     response = admin_client.post(url("cancel", acme), follow=True)
     assert messages(response) == f"Build {build.pk} of acme is cancelled, and with it the one that was to follow."
     cancelled = "Cancelled together with the build that was to follow: changed pictures only."

@@ -49,7 +49,7 @@ def test_history_shows_counts_and_reasons(admin_client: Client, acme: Company) -
     build.fail("out of disk")
     shown = fragments(admin_client, url("live", acme))
     assert "out of disk" in shown["history"]
-    assert "Every picture was embedded: there is no usable index yet" in shown["history"]
+    assert "First build: all pictures were processed" in shown["history"]
     assert "1 file skipped" in shown["skipped"]
     assert "broken.png not a picture of an allowed type" in shown["skipped"]
     assert "The last build failed. out of disk" in shown["overview"]
@@ -62,7 +62,7 @@ def test_untrained_weights_are_said_on_the_page(
     demo = make_company("demo", {"a.png": RED})
     page = text(admin_client.get(url("change", demo)).content.decode())
     assert "Untrained weights." in page
-    assert "what searches find means nothing" in page
+    assert "search results are meaningless" in page
 
 
 def test_no_page_has_inline_scripts_or_styles(admin_client: Client, acme: Company) -> None:

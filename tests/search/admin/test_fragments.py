@@ -49,7 +49,7 @@ def test_build_without_heartbeat_says_so(admin_client: Client, acme: Company) ->
 
 def test_live_changes_are_counted(admin_client: Client, acme: Company) -> None:
     LiveChange.objects.create(company=acme, sequence=1, path="c.png", image_id="x")
-    assert "and 1 changed since" in fragments(admin_client, url("live", acme))["overview"]
+    assert "plus 1 live change since" in fragments(admin_client, url("live", acme))["overview"]
 
 
 def test_page_shows_the_pictures_found_on_disk(admin_client: Client, acme: Company) -> None:

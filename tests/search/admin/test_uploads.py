@@ -290,13 +290,13 @@ def test_encrypted_and_oddly_packed_entries_are_refused(admin_client: Client, ac
 def test_too_large_a_request_is_not_read(admin_client: Client, acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "MAX_UPLOAD_BYTES", 100)
     response = upload(admin_client, acme, picture(RED, "x.png"))
-    assert "Nothing was stored" in messages(response)
+    assert "Nothing was uploaded" in messages(response)
     assert "x.png" not in stored_below(acme.image_directory)
 
 
 def test_too_many_files_are_told_to_become_a_zip(admin_client: Client, acme: Company) -> None:
     response = upload(admin_client, acme, *(picture(RED, f"{n}.png") for n in range(101)))
-    assert "at most 100 files at a time, or one zip" in messages(response)
+    assert "at most 100 files per upload; upload a zip instead" in messages(response)
     assert stored_below(acme.image_directory) == {"a.png", "b.png"}
 
 
@@ -312,7 +312,7 @@ def test_upload_to_a_folder_outside_is_refused(admin_client: Client, tmp_path: P
 
 def test_upload_to_a_folder_that_cannot_be_written_is_told(admin_client: Client, acme: Company, settings: Any) -> None:
     company = Company.objects.create(name="globex", image_folder="acme/a.png/x")
-    assert "Nothing was stored" in messages(upload(admin_client, company, picture(RED, "x.png")))
+    assert "Nothing was uploaded" in messages(upload(admin_client, company, picture(RED, "x.png")))
 
 
 def test_result_of_a_huge_upload_stays_readable(admin_client: Client, acme: Company) -> None:
