@@ -1,4 +1,4 @@
-"""What the API says: the bodies of its answers, and what the schema tells of them."""
+"""Response bodies of the API and their schema."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def search_body(company: Company, matches: list[Match]) -> dict[str, Any]:
 
 
 def build_body(build: IndexBuild) -> dict[str, Any]:
-    """Return what the API tells of a build."""
+    """Return a build as the API shows it."""
     return dict(BuildBody(build).data)
 
 
@@ -35,12 +35,12 @@ def result(match: Match) -> dict[str, Any]:
 
 
 def index_info(info: IndexInfo) -> dict[str, Any]:
-    """Return what the API tells of an index: what it is and what made it, without what only builds need."""
+    """Return an index as the API shows it, without what only builds need."""
     entries = info_entries(info)
     return {name: entries[name] for name in IndexInfoBody().get_fields() if name in entries}
 
 
-# What the schema tells of the answers --------------------------------------------------------------------------------
+# Schema of the responses --------------------------------------------------------------------------------------------
 
 
 class ErrorBody(serializers.Serializer[Any]):
@@ -103,8 +103,8 @@ class IndexInfoBody(serializers.Serializer[Any]):
     total_images = serializers.IntegerField()
     embedding_dimension = serializers.IntegerField()
     model = serializers.CharField()
-    timestamp = serializers.CharField(required=False, help_text="Missing where the Flask service left none.")
-    weights = serializers.CharField(required=False, help_text='"untrained": the results mean nothing.')
+    timestamp = serializers.CharField(required=False, help_text="Missing if the Flask service did not record it.")
+    weights = serializers.CharField(required=False, help_text='"untrained": the results are meaningless.')
     fingerprint = serializers.CharField(required=False)
 
 
@@ -139,7 +139,7 @@ class ImageListAnswer(serializers.Serializer[Any]):
 
 
 class TimestampField(serializers.DateTimeField):
-    """A time as every timestamp of the contract is written."""
+    """A time in the format of the API's timestamps."""
 
     def to_representation(self, value: Any) -> str:
         return timestamp(value)

@@ -1,4 +1,4 @@
-"""What the API reads: forms, their limits and the words of their refusals."""
+"""Input of the API: forms, their limits and error messages."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class SimilarForm(serializers.Serializer[Any]):
         default=DEFAULT_TOP_K,
         min_value=1,
         error_messages=_whole_number_message("top_k"),
-        help_text=f"How many results; larger values are held to {MAX_TOP_K}.",
+        help_text=f"Number of results; default {DEFAULT_TOP_K}, maximum {MAX_TOP_K} (also for larger values).",
     )
     min_score = serializers.FloatField(
         required=False,
@@ -35,14 +35,14 @@ class SimilarForm(serializers.Serializer[Any]):
         error_messages=dict.fromkeys(
             ("invalid", "min_value", "max_value", "max_string_length"), "min_score must be a number from -1 to 1"
         ),
-        help_text="Only pictures that score at least this.",
+        help_text="Return only pictures with at least this score.",
     )
     location = serializers.CharField(
         default="",
         allow_blank=True,
         trim_whitespace=False,
         max_length=1000,
-        help_text="Only pictures in this folder and the folders below it.",
+        help_text="Return only pictures in this folder and its subfolders.",
     )
 
     def validate_min_score(self, score: float) -> float:
@@ -76,7 +76,7 @@ class ImageListForm(serializers.Serializer[Any]):
 
 
 class ReindexForm(serializers.Serializer[Any]):
-    full = serializers.BooleanField(default=False, help_text="Embed every picture anew.")
+    full = serializers.BooleanField(default=False, help_text="Process all pictures, not only changed ones.")
     checksum = serializers.BooleanField(default=False, help_text="Compare contents, not only sizes and times.")
 
 

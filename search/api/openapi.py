@@ -1,4 +1,4 @@
-"""What the OpenAPI document tells that the views do not tell by themselves."""
+"""Additions to the OpenAPI document that the views do not declare themselves."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from search.http.access import SCHEME
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):
-    """The two headers that may carry a key; either is enough."""
+    """The two headers that can carry a key; either is enough."""
 
     target_class = "search.http.access.ApiKeyAuthentication"
     name = ["ApiKeyAuth", "ApiKeyAuthorization"]
@@ -24,21 +24,21 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
                 "type": "apiKey",
                 "in": "header",
                 "name": "Authorization",
-                "description": f"`{SCHEME} ` and then the key.",
+                "description": f"`{SCHEME} ` followed by the key.",
             },
         ]
 
 
 def drop_slashed_paths(endpoints: list[Any]) -> list[Any]:
-    """Leave the second spelling of each path, the one with a trailing slash, out of the schema."""
+    """Leave paths with a trailing slash out of the schema: each has a twin without."""
     return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
 
 
 def add_limits(result: Any, **_: object) -> Any:
-    """Tell of every operation but the probes that it may be refused for coming too often."""
+    """Add the 429 response to every operation except the probes."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     answer = {
-        "description": "A rate or the company's quota is used up; Retry-After tells for how long",
+        "description": "Rate limit or daily quota exceeded; Retry-After says when to try again",
         "headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds"}},
         "content": content,
     }

@@ -1,12 +1,12 @@
-"""What the schema tells of the refusals that views have in common."""
+"""Schema of the error responses that several views share."""
 
 from drf_spectacular.utils import OpenApiResponse
 
 from search.api.answers import ErrorBody
 
-NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown, switched off, or not the caller's")
-NO_KEY = OpenApiResponse(ErrorBody, "The API key is wrong, expired or revoked; or there is none, and one is required")
-UNAUTHORISED = OpenApiResponse(ErrorBody, "Neither a staff user nor the holder of a valid API key")
-FORBIDDEN = OpenApiResponse(ErrorBody, "A staff user without the permission, or a key that cannot write")
-FAULT = OpenApiResponse(ErrorBody, "A fault of the service's own; its log tells more")
-UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model cannot be used until an operator acts")
+NOT_FOUND = OpenApiResponse(ErrorBody, "The company is unknown, inactive, or not accessible with this key")
+NO_KEY = OpenApiResponse(ErrorBody, "The API key is invalid, expired or revoked, or a required key is missing")
+UNAUTHORISED = OpenApiResponse(ErrorBody, "Valid staff credentials or a valid API key are required")
+FORBIDDEN = OpenApiResponse(ErrorBody, "The staff user lacks the permission, or the API key is read-only")
+FAULT = OpenApiResponse(ErrorBody, "Internal error; see the server log")
+UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model is unavailable until an operator acts")

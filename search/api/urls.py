@@ -12,7 +12,7 @@ from search.api.views.search import SearchView, SimilarView
 
 
 def _with_and_without_slash(route: str, view: Any, name: str | None = None) -> list[URLPattern]:
-    # The one with the slash comes first: <name:...> would take the slash for a part of the name.
+    # The route with the slash comes first: <name:...> would take the slash as part of the name.
     return [path(f"{route}/", view), path(route, view, name=name)]
 
 
@@ -21,7 +21,7 @@ class ApiDocsView(SpectacularSwaggerSplitView):
 
 
 class _AnyName(StringConverter):
-    """Also slashes and line breaks: ../etc is a company that is unknown, like any other."""
+    """Any text, slashes and line breaks included: ../etc is just an unknown company."""
 
     regex = "(?s:.+)"
 

@@ -1,9 +1,9 @@
-"""Who calls, and what they may see: everything the API tells of a company passes through here.
+"""Who calls and what they may see: all access of the API to companies passes through here.
 
-The caller is the holder of a company's key or nobody; cookies and sessions are never looked at. A caller with a key
+The caller is the holder of a company's key or anonymous; cookies and sessions are ignored. A caller with a key
 sees the key's own company and nothing else, in every mode. A caller without one sees the companies that require no
-key, unless IMAGESEARCH_API_KEYS is required. To everybody else a company does not exist: what is answered, and the
-work done before, is the same for one that is hidden and one that never was.
+key, unless IMAGESEARCH_API_KEYS is required. To everybody else a company does not exist: the response, and the
+work done for it, is the same for a hidden company and an unknown one.
 """
 
 from django.conf import settings
@@ -28,10 +28,10 @@ class ApiKeyAuthentication(BaseAuthentication):
         if not texts:
             return None
         if len(texts) > 1:
-            raise AuthenticationFailed("Authorization and X-API-Key name different keys: send one of them")
+            raise AuthenticationFailed("Authorization and X-API-Key contain different keys: send only one")
         key = ApiKey.objects.find(texts.pop())
         if key is None:  # in the same words whatever is wrong with it, so that they tell nothing about other keys
-            raise AuthenticationFailed("The API key is wrong, expired or revoked")
+            raise AuthenticationFailed("The API key is invalid, expired or revoked")
         return None, key
 
     def authenticate_header(self, request: Request) -> str:
@@ -40,7 +40,7 @@ class ApiKeyAuthentication(BaseAuthentication):
 
 
 def caller_key(request: Request) -> ApiKey | None:
-    """Return the key that the caller was let in with."""
+    """Return the key that the caller authenticated with."""
     return request.auth if isinstance(request.auth, ApiKey) else None
 
 
@@ -74,12 +74,12 @@ def readable_company(request: Request, name: str) -> Company:
 
 
 def writable_company(request: Request, name: str) -> Company:
-    """Return the company of this name, for a caller whom staff_or_key() let in. Raises CompanyNotFound."""
+    """Return the company of this name, for a caller admitted by staff_or_key(). Raises CompanyNotFound."""
     return find_company(name, among=visible_companies(request) if caller_key(request) else None)
 
 
 def visible_companies(request: Request) -> CompanyQuerySet:
-    """Return the active companies that the caller may know of."""
+    """Return the active companies that the caller may see."""
     companies = Company.objects.active()
     if key := caller_key(request):
         return companies.filter(pk=key.company_id)
@@ -87,9 +87,9 @@ def visible_companies(request: Request) -> CompanyQuerySet:
 
 
 def require_key(request: Request) -> None:
-    """Raise NotAuthenticated where nobody is told of a company without a key, and the caller has none."""
+    """Raise NotAuthenticated if keys are required and the caller sent none."""
     if settings.API_KEYS == "required" and not caller_key(request):
-        raise NotAuthenticated("An API key is required: send it as X-API-Key, or as Authorization: Api-Key ...")
+        raise NotAuthenticated("An API key is required: send it as `X-API-Key: ...` or `Authorization: Api-Key ...`")
 
 
 def _sent_keys(request: Request) -> set[str]:

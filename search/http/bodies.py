@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from rest_framework.exceptions import APIException, ParseError
 from rest_framework.parsers import BaseParser, FormParser, JSONParser, MultiPartParser
 
-_SMALL_BYTES = 64 * 1024  # of a body that holds options and no picture
+_SMALL_BYTES = 64 * 1024  # of a body with options and no picture
 
 
 class UploadTooLarge(APIException):
@@ -74,7 +74,7 @@ class ImageBodyParser(BaseParser):
 
 
 class _Small(BaseParser):
-    """Gives a parser, which would read without end, a body that is held in memory; one too large is refused."""
+    """Gives a parser without a limit of its own a body read into memory; one too large is refused."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         content = stream.read(_SMALL_BYTES + 1)
@@ -83,7 +83,7 @@ class _Small(BaseParser):
         try:
             return super().parse(BytesIO(content), media_type, parser_context)
         except RecursionError as error:
-            raise ParseError("JSON parse error - too many brackets within brackets") from error
+            raise ParseError("JSON parse error - nested too deeply") from error
 
 
 class SmallJSONParser(_Small, JSONParser):

@@ -1,4 +1,4 @@
-"""How every error becomes {"success": false, "error": "..."} and its HTTP status."""
+"""Turns errors into {"success": false, "error": "..."} with their HTTP status."""
 
 import logging
 from typing import Any
@@ -40,7 +40,7 @@ STATUS: dict[type[Exception], int] = {
     InterfaceError: status.HTTP_503_SERVICE_UNAVAILABLE,
     LimitExceeded: status.HTTP_429_TOO_MANY_REQUESTS,
     UnreadablePostError: status.HTTP_400_BAD_REQUEST,
-    ParseException: status.HTTP_400_BAD_REQUEST,  # in the midst of a body that comes in chunks
+    ParseException: status.HTTP_400_BAD_REQUEST,  # in the middle of a chunked body
     RequestDataTooBig: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     SuspiciousOperation: status.HTTP_400_BAD_REQUEST,
 }
@@ -64,13 +64,13 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 
 def _own_words(error: Exception) -> str:
-    """Return what the caller is told; what drivers and servers say of themselves is for the log."""
+    """Return the message for the caller; details from drivers and servers go to the log only."""
     if isinstance(error, Company.DoesNotExist):
         return "The company was not found: it has just been deleted"
     if isinstance(error, OperationalError | InterfaceError):
-        return "The database cannot be reached or is busy: try again later"
+        return "The database is unavailable or busy; try again later"
     if isinstance(error, UnreadablePostError | ParseException):
-        return "The request broke off before its body was complete"
+        return "The request ended before its body was complete"
     return str(error)
 
 
@@ -99,12 +99,12 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if _is_api(request):
-        return JsonResponse(error_body("Internal server error: the log tells more"), status=500)
+        return JsonResponse(error_body("Internal error; see the server log"), status=500)
     return defaults.server_error(request)
 
 
 def limit_exceeded(request: HttpRequest, error: LimitExceeded) -> HttpResponse:
-    """Return the answer to a request that no view has seen yet."""
+    """Return the response for a request that has not reached a view."""
     code, headers = STATUS[LimitExceeded], _headers(error)
     if _is_api(request):
         return JsonResponse(error_body(str(error)), status=code, headers=headers)

@@ -9,7 +9,7 @@ _CREDENTIALS = ("Authorization", "X-API-Key")
 
 
 def permissions_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware: no page of ours needs the visitor's camera, microphone or place."""
+    """Middleware: our pages need no camera, microphone or location."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
@@ -22,7 +22,7 @@ def permissions_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> C
 def keep_credentials_apart(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware: what the API answers to credentials is stored by no cache, nor given out to anybody else."""
+    """Middleware: no cache stores API responses to requests with credentials or serves them to others."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)

@@ -1,4 +1,4 @@
-"""Wrong passwords and wrong API keys, and how many of them an address may send."""
+"""Limits the wrong passwords and API keys that an address may send."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ from search.http.limits import Rate, RateExceeded, client_address
 def limit_wrong_logins(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
     """Middleware: after too many wrong ones, an address gets a 429, for passwords also to the right one.
 
-    A right API key is let in nevertheless: nobody guesses 256 random bits, but a neighbour behind the same address
-    could lock its holder out. Requests that are on their way together are not held back by each other's outcome.
+    A valid API key is still accepted: nobody guesses 256 random bits, but a neighbour behind the same address
+    could lock its holder out. Concurrent requests do not wait for each other's outcome.
     """
 
     def middleware(request: HttpRequest) -> HttpResponse:
@@ -42,7 +42,7 @@ def _has_login(request: HttpRequest) -> bool:
 
 
 def _has_password(request: HttpRequest) -> bool:
-    scheme = request.META.get("HTTP_AUTHORIZATION", "").split()[:1]  # by any white space, as it is read afterwards
+    scheme = request.META.get("HTTP_AUTHORIZATION", "").split()[:1]  # by any white space, as the parser does
     return _is_admin_login(request) or [word.lower() for word in scheme] == ["basic"]
 
 

@@ -25,7 +25,7 @@ from tests.support.disks import RefusingOs, fill_up
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import Site
 
-BUSY = {"success": False, "error": "The database cannot be reached or is busy: try again later"}
+BUSY = {"success": False, "error": "The database is unavailable or busy; try again later"}
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

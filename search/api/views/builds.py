@@ -1,4 +1,4 @@
-"""Builds by API: start, watch, cancel; for staff and holders of the company's keys."""
+"""Builds in the API: start, watch, cancel; for staff users and holders of the company's keys."""
 
 from django.urls import reverse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
@@ -36,9 +36,9 @@ class ReindexView(APIView):
         },
     )
     def post(self, request: Request, company: str) -> Response:
-        """Queue a build of the company's index; where one is active already, that one is returned.
+        """Queue a build of the company's index, or return the active build if there is one.
 
-        One that is running is followed by another, which does what was asked.
+        A running build is followed by another one that does what was requested.
         """
         found = writable_company(request, company)
         form = validated(ReindexForm, request.data if isinstance(request.data, dict) else {})
@@ -52,7 +52,7 @@ class BuildView(APIView):
 
     @extend_schema(responses={200: BuildAnswer, 401: UNAUTHORISED, 403: FORBIDDEN, 404: _NO_BUILD, 500: FAULT})
     def get(self, request: Request, build_id: int) -> Response:
-        """Tell how far a build is, or how it ended."""
+        """Return the progress or the result of a build."""
         return Response(_answer(_find_build(request, build_id)))
 
 
@@ -67,20 +67,20 @@ class CancelBuildView(APIView):
             401: UNAUTHORISED,
             403: FORBIDDEN,
             404: _NO_BUILD,
-            409: OpenApiResponse(ErrorBody, "The build is over"),
+            409: OpenApiResponse(ErrorBody, "The build has already finished"),
             500: FAULT,
         },
     )
     def post(self, request: Request, build_id: int) -> Response:
-        """Cancel a queued or running build, and what was to follow it; the index before it serves on."""
+        """Cancel a queued or running build and its follow-up; searches keep using the current index."""
         build = _find_build(request, build_id)
         if not build.cancel(by=actor_of(request)):
-            return Response(error_body(f"Build {build.pk} is over: {build.status}"), status=409)
+            return Response(error_body(f"Build {build.pk} has already finished: {build.status}"), status=409)
         return Response(_answer(build))
 
 
 def _find_build(request: Request, build_id: int) -> IndexBuild:
-    """Return the build; to the holder of a key those of other companies do not exist. Raises NotFound."""
+    """Return the build; a key holder sees only those of the key's company. Raises NotFound."""
     builds = IndexBuild.objects.select_related("company").filter(pk=build_id)
     key = caller_key(request)
     build = (builds.filter(company=key.company) if key else builds).first()

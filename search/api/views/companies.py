@@ -1,4 +1,4 @@
-"""Which companies the caller can search, and what their indexes are."""
+"""The companies that the caller can search, and their indexes."""
 
 from django.conf import settings
 from drf_spectacular.utils import extend_schema
@@ -32,7 +32,7 @@ class CompaniesView(APIView):
 class StatsView(APIView):
     @extend_schema(responses={200: StatsBody, 400: NOT_FOUND, 401: NO_KEY, 500: FAULT, 503: UNUSABLE})
     def get(self, request: Request, company: str) -> Response:
-        """Tell how many pictures a company's index has, and what made it."""
+        """Return the size of a company's index and the model that made it."""
         found = readable_company(request, company)
         info = queries.company_info(found)
         stats = {"total_images": info.total_images, "index_info": index_info(info)}

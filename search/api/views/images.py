@@ -38,7 +38,7 @@ class ImagesView(APIView):
         },
     )
     def get(self, request: Request, company: str) -> Response:
-        """List the company's pictures, a hundred a page; those put since the last build come last."""
+        """List the company's pictures, 100 per page; pictures added since the last build come last."""
         found = readable_company(request, company)
         form = validated(ImageListForm, request.query_params)
         start = (form["page"] - 1) * IMAGES_A_PAGE
@@ -46,7 +46,7 @@ class ImagesView(APIView):
         records, total = index.page(start, start + IMAGES_A_PAGE, location=form["location"])
         pages = max(1, ceil(total / IMAGES_A_PAGE))
         if form["page"] > pages:
-            raise NotFound(f"There is no page {form['page']}: the last is {pages}")
+            raise NotFound(f"There is no page {form['page']}: the last page is {pages}")
         return Response(
             {
                 "success": True,
@@ -90,7 +90,7 @@ class ImageView(APIView):
         },
     )
     def put(self, request: Request, company: str, image_path: str) -> Response:
-        """Store a picture in the company's folder and make it searchable at once; again, it changes nothing."""
+        """Store a picture in the company's folder and make it searchable immediately. Idempotent."""
         found = writable_company(request, company)
         image = validated(ImageForm, request.data)["image"]
         record, change = pictures.put_image(found, image_path, image.read(), by=actor_of(request))
@@ -109,7 +109,7 @@ class ImageView(APIView):
         }
     )
     def delete(self, request: Request, company: str, image_path: str) -> Response:
-        """Remove a picture from the company's folder and, at once, from its searches."""
+        """Remove a picture from the company's folder and, immediately, from its searches."""
         found = writable_company(request, company)
         record = pictures.delete_image(found, image_path, by=actor_of(request))
         if record is None:

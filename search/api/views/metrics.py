@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics: the counts of all server processes, and what the database knows."""
+"""Metrics for Prometheus at /metrics: counters of all server processes, and numbers from the database."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,11 +23,11 @@ _OUTCOMES = ("embedded", "reused", "removed", "skipped")
 
 @require_GET
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return all metrics as text to whoever bears METRICS_TOKEN; where none is set, there is no such page."""
+    """Return all metrics as text to clients that send METRICS_TOKEN; 404 if it is not set."""
     if not settings.METRICS_TOKEN:
         raise Http404
     if not constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"):
-        answer = error_body("Send the header Authorization: Bearer, with the value of METRICS_TOKEN")
+        answer = error_body("Send the header `Authorization: Bearer <METRICS_TOKEN>`")
         return JsonResponse(answer, status=401, headers={"WWW-Authenticate": "Bearer"})
     text = generate_latest(_processes()) + generate_latest(_database())
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
@@ -37,7 +37,7 @@ def _processes() -> CollectorRegistry:
     registry = CollectorRegistry()
     try:
         MultiProcessCollector(registry)
-    except ValueError:  # gunicorn_conf.py has made no place for the numbers of several: this process is the only one
+    except ValueError:  # no directory for several processes was set up by gunicorn_conf.py: this is the only one
         return REGISTRY
     return registry
 
@@ -49,25 +49,25 @@ def _database() -> CollectorRegistry:
 
 
 class _DatabaseCollector(Collector):
-    """Builds and queues, whichever process or machine has seen to them.
+    """Builds and queues of all processes and machines.
 
-    Gauges all of them: they go down when a company is deleted with its builds.
+    All are gauges: they go down when a company is deleted with its builds.
     """
 
     def describe(self) -> list[GaugeMetricFamily]:
-        return []  # or registering would already ask the database
+        return []  # else registering would query the database
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         answers = health.database_answers()
-        yield GaugeMetricFamily("imagesearch_database_up", "1 where the database answers.", value=answers)
+        yield GaugeMetricFamily("imagesearch_database_up", "1 if the database is reachable.", value=answers)
         if answers:
             yield from self._builds()
             yield self._tasks()
 
     def _builds(self) -> Iterator[GaugeMetricFamily]:
         count = GaugeMetricFamily("imagesearch_builds", "Builds by status.", labels=["status"])
-        seconds = GaugeMetricFamily("imagesearch_builds_seconds", "Time that builds took, summed.", labels=["status"])
-        pictures = GaugeMetricFamily("imagesearch_builds_pictures", "Pictures of builds, summed.", labels=["outcome"])
+        seconds = GaugeMetricFamily("imagesearch_builds_seconds", "Total duration of builds.", labels=["status"])
+        pictures = GaugeMetricFamily("imagesearch_builds_pictures", "Total pictures of builds.", labels=["outcome"])
         took = Sum(F("finished_at") - F("started_at"), default=timedelta())
         rows = IndexBuild.objects.order_by().values_list("status").annotate(number=Count("pk"), took=took)
         totals = {status: (number, time) for status, number, time in rows}
@@ -83,4 +83,4 @@ class _DatabaseCollector(Collector):
 
     def _tasks(self) -> GaugeMetricFamily:
         waiting = DBTaskResult.objects.ready().count()
-        return GaugeMetricFamily("imagesearch_tasks_waiting", "Tasks that a worker could begin now.", value=waiting)
+        return GaugeMetricFamily("imagesearch_tasks_waiting", "Tasks that are ready for a worker.", value=waiting)

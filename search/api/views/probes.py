@@ -1,4 +1,4 @@
-"""What probes ask of one server process."""
+"""Health checks of one server process."""
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
@@ -18,7 +18,7 @@ class HealthView(APIView):
 
     @extend_schema(responses={200: HealthBody, 401: NO_KEY, 500: FAULT})
     def get(self, request: Request) -> Response:
-        """Tell whether the service runs and which of the caller's companies this process has loaded."""
+        """Return whether the service runs and which of the caller's companies this process has loaded."""
         companies = queries.companies_with_index(visible_companies(request))
         loaded = queries.loaded_names(companies)
         return Response(
@@ -34,7 +34,7 @@ class HealthView(APIView):
 
 
 class _ProbeView(APIView):
-    """Open to everybody, and never refused for coming too often."""
+    """Needs no key and has no rate limit."""
 
     authentication_classes = []
     permission_classes = []
@@ -44,7 +44,7 @@ class _ProbeView(APIView):
 class LiveView(_ProbeView):
     @extend_schema(responses={200: LiveBody, 500: FAULT})
     def get(self, request: Request) -> Response:
-        """Tell that the process answers, and nothing else."""
+        """Return that the process is alive."""
         return Response({"status": "alive"})
 
 
@@ -53,11 +53,11 @@ class ReadyView(_ProbeView):
         responses={
             200: ReadyBody,
             500: FAULT,
-            503: OpenApiResponse(ErrorBody, "Something that searches need is missing; `checks` tells what"),
+            503: OpenApiResponse(ErrorBody, "Something that searches need is unavailable; see `checks`"),
         }
     )
     def get(self, request: Request) -> Response:
-        """Tell whether this process can answer searches: database, embeddings and model."""
+        """Return whether this process can answer searches: database, embeddings and model."""
         checks = health.checks()
         missing = [name for name, says in checks.items() if says != health.OK]
         if missing:

@@ -1,4 +1,4 @@
-"""Searches by a picture, uploaded or the company's own, under /api/search/."""
+"""Searches with an uploaded picture or one of the company's own, under /api/search/."""
 
 from uuid import UUID
 
@@ -23,7 +23,7 @@ class SearchView(APIView):
         request={"multipart/form-data": SearchForm},
         responses={
             200: SearchBody,
-            400: OpenApiResponse(ErrorBody, "The company is unknown, or the image or top_k is refused"),
+            400: OpenApiResponse(ErrorBody, "The company is unknown, or the image or a parameter is invalid"),
             401: NO_KEY,
             413: OpenApiResponse(ErrorBody, "The image is larger than 16 MB"),
             415: OpenApiResponse(ErrorBody, "The request is not multipart/form-data"),
@@ -46,7 +46,7 @@ class SimilarView(APIView):
         parameters=[SimilarForm],
         responses={
             200: SearchBody,
-            400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is refused"),
+            400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is invalid"),
             401: NO_KEY,
             404: OpenApiResponse(ErrorBody, "The company has no picture with this id"),
             405: OpenApiResponse(ErrorBody, "The id is not a UUID"),

@@ -18,7 +18,5 @@ class Command(BaseCommand):
         if key is None:
             raise CommandError(f"No API key has the prefix {prefix}: manage.py api_keys lists them")
         if not key.revoke(by=audit.on_command_line()):
-            raise CommandError(
-                f"API key {key} of {key.company} was already revoked at {key.revoked:%Y-%m-%d %H:%M} UTC"
-            )
+            raise CommandError(f"API key {key} of {key.company} was already revoked, {key.revoked:%Y-%m-%d %H:%M} UTC")
         self.stdout.write(f"API key {key} of {key.company} was revoked")
