@@ -22,7 +22,7 @@ class CompanyQuerySet(models.QuerySet["Company"]):
         return self.filter(active=True)
 
     def switch_generation(self, made_from: str | None, generation: str | None) -> bool:
-        """Have another generation serve, unless the one that it was made from has been replaced; tell whether it does.
+        """Switch searches to another generation unless made_from has been replaced meanwhile; return whether it did.
 
         search.publication alone calls this.
         """
@@ -37,28 +37,30 @@ class Company(models.Model):
         validators=[
             RegexValidator(
                 re.compile(rf"\A{NAME_PATTERN.pattern}\Z"),
-                "A company's name has 1 to 64 letters, digits, '-', '_' and '.', "
-                "begins with a letter or a digit and does not end in a dot.",
+                "A company name has 1 to 64 letters, digits, '-', '_' or '.', "
+                "starts with a letter or digit and does not end with a dot.",
             )
         ],
-        help_text="Names its folder and its URLs, so it cannot be changed later.",
+        help_text="Used in folder names and URLs; cannot be changed later.",
     )
-    active = models.BooleanField(default=True, help_text="A company that is switched off is unknown to the API.")
+    active = models.BooleanField(
+        default=True, help_text="Inactive companies can't be searched; the API answers 'not found'."
+    )
     image_folder = models.CharField(
         max_length=1000,
         blank=True,
-        help_text="Where its pictures lie; empty for the folder of its own name in the media directory.",
+        help_text="Folder with the company's pictures. Empty: the folder with its name in the media directory.",
     )
     requires_api_key = models.BooleanField(
         default=False,
         verbose_name="requires an API key",
-        help_text="Without one of its keys it is unknown to the API, whatever IMAGESEARCH_API_KEYS says.",
+        help_text="Without a key of this company the API answers 'not found', even if IMAGESEARCH_API_KEYS is off.",
     )
     daily_quota = models.PositiveIntegerField(
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Searches that the API answers a day (UTC); empty for any number.",
+        help_text="Maximum searches per day (UTC). Empty: no limit.",
     )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -70,20 +72,20 @@ class Company(models.Model):
         default=None,
         db_default=None,
         editable=False,
-        help_text="The generation of its index that serves.",
+        help_text="The generation of the index that searches use.",
     )
     live_floor = models.PositiveBigIntegerField(
         default=0,
         editable=False,
         db_default=0,
-        help_text="Live changes up to this one are part of every index kept and gone from the table.",
+        help_text="Live changes up to this one are in every index that is kept and have been deleted here.",
     )
     fold_planned_at = models.DateTimeField(
         null=True,
         default=None,
         db_default=None,
         editable=False,
-        help_text="When a task looks whether the live changes are to become part of the index.",
+        help_text="When a task checks whether the live changes should be merged into the index.",
     )
 
     PROTECTION = ("active", "requires_api_key", "daily_quota")  # what company.json keeps beside the index
@@ -121,13 +123,15 @@ class Company(models.Model):
         try:
             folder = self.image_directory.resolve()
         except (ValueError, RuntimeError) as error:  # a NUL, links in a circle
-            raise ValidationError({"image_folder": f"{self.image_directory} is no folder: {error}."}) from error
+            raise ValidationError({"image_folder": f"{self.image_directory} is not a folder: {error}."}) from error
         if folder == media:
-            raise ValidationError({"image_folder": f"{folder} holds every company's pictures: name one below it."})
+            raise ValidationError(
+                {"image_folder": f"{folder} contains all companies' pictures: choose a folder below it."}
+            )
         if not any(folder.is_relative_to(root) for root in roots):
             allowed = ", ".join(str(root) for root in roots)
             raise ValidationError(
-                {"image_folder": f"{folder} lies outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}
+                {"image_folder": f"{folder} is outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}
             )
 
     def add(self, *, by: Actor | None, detail: str = "") -> None:
@@ -144,7 +148,7 @@ class Company(models.Model):
 
     @property
     def image_directory(self) -> Path:
-        """Where its pictures lie; a relative image_folder is one below the media directory."""
+        """The folder with its pictures; a relative image_folder is below the media directory."""
         return Path(settings.MEDIA_ROOT) / (self.image_folder or self.name)
 
     @property
@@ -163,7 +167,7 @@ class Company(models.Model):
         """Return the company's queued build: a new one, or the active one, which does more if it still can.
 
         Asked for while one runs, another follows it, because what has changed since may be missing from it.
-        full: embed every picture anew. checksum: compare contents where size and time say unchanged.
+        full: process all pictures. checksum: compare contents where size and time say unchanged.
         allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
         Raises Company.DoesNotExist where it was deleted meanwhile.
         """

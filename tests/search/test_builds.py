@@ -107,7 +107,7 @@ def test_a_folder_outside_the_allowed_ones_fails_in_words(acme: Company, tmp_pat
     with pytest.raises(Exception, match="allowed folders"):
         carry_out(build)
     build.refresh_from_db()
-    assert build.error.startswith(f"{tmp_path / 'elsewhere'} lies outside the allowed folders")
+    assert build.error.startswith(f"{tmp_path / 'elsewhere'} is outside the allowed folders")
 
 
 @pytest.mark.parametrize("stop", ["cancel", "take over"])
@@ -344,7 +344,7 @@ def test_builds_lists_what_is_queued_and_running(acme: Company) -> None:
     build.start()
     build.beat(images_found=100, images_embedded=25, images_per_second=5.0, seconds_left=75.0)
     running_line = next(line for line in listed() if line.split()[:3] == [str(build.pk), "acme", "running"])
-    assert "25/100 (25 %)  5.0 a second  01:15 left" in running_line
+    assert "25/100 (25 %)  5.0 pictures/s  01:15 left" in running_line
     assert any(line.split()[:3] == [str(queued.pk), "globex", "queued"] for line in listed())
     assert len(listed()) == 2
 
