@@ -1,6 +1,5 @@
 """The parts of pages that their script refreshes: the list's cells and the sections of a company's page."""
 
-from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -117,14 +116,10 @@ def _keys(request: HttpRequest, company: Company) -> dict[str, Any]:
 
 
 def _generation_row(generation: storage.Generation) -> dict[str, Any]:
-    try:
-        made_at = datetime.fromisoformat(generation.info.timestamp or "")
-    except ValueError:
-        made_at = None
     return {
         "name": generation.name,
         "published": generation.published,
-        "made_at": made_at,
+        "made_at": generation.made_at,
         "total_images": generation.info.total_images,
         "weights": generation.info.weights or "not recorded",
         "untrained": generation.info.weights == UNTRAINED,

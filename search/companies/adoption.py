@@ -227,9 +227,9 @@ def import_directory(
 def _require_free(company: Company, source: Path) -> None:
     directory = company.embeddings_directory
     if storage.has_index(directory) and not directory.samefile(source):
-        raise ImportRefused(f"Company {company} has an index already: import under another name, or rebuild it")
+        raise ImportRefused(f"Company {company} already has an index: import under another name, or rebuild it")
     if build := company.builds.active().first():
-        raise ImportRefused(f"A build of {company} is {build.status}: import when it is over")
+        raise ImportRefused(f"A build of {company} is {build.status}: import when it has finished")
 
 
 @contextmanager

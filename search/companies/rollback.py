@@ -16,17 +16,17 @@ from tenants.signals import fold_wanted
 
 
 class BuildActive(Exception):
-    """A build that would replace the index that is gone back to; the message tells the way out."""
+    """A build would replace the index that was rolled back to; the message says what to do."""
 
 
 def roll_back(
     company: Company, generation: str | None = None, *, cancel_build: bool = False, by: audit.Actor
 ) -> storage.Generation:
-    """Let searches of the company use an earlier index, by default the one before the present; return it.
+    """Make the company use an earlier index, by default the previous one; return it.
 
-    Pictures put or deleted one at a time since that index was made stay put and deleted: they are laid over it.
-    cancel_build: an active build is cancelled, because it would replace the index.
-    Raises BuildActive, IndexNotBuilt where there is nothing to go back to, IndexCorrupt and PublishRefused.
+    Live changes since that index was made are kept: they are applied on top of it.
+    cancel_build: cancel an active build, which would replace the index.
+    Raises BuildActive, IndexNotBuilt if there is no earlier index, IndexCorrupt and PublishRefused.
     """
     company.refresh_from_db(fields=publication.STATE)
     target = _chosen(company, generation)
@@ -36,19 +36,23 @@ def roll_back(
     return replace(target, published=True)
 
 
+def now_uses(company: Company, index: storage.Generation) -> str:
+    """Return which index the company uses after roll_back, in words."""
+    made = f"the index of {index.made_at:%-d %b %H:%M} UTC" if index.made_at else "an index of unknown date"
+    pictures = index.info.total_images
+    return f"{company} now uses {made} ({pictures:,} picture{'' if pictures == 1 else 's'})"
+
+
 def _chosen(company: Company, name: str | None) -> storage.Generation:
-    """Return the generation of this name, by default the one before the one that serves. Raises IndexNotBuilt."""
+    """Return the generation of this name, by default the previous one. Raises IndexNotBuilt."""
     known = publication.generations(company)
     if name is not None:
         chosen = [each for each in known if each.name == name]
-        missing = f"There is no index {name} of {company} any more"
+        missing = f"Index version {name} of {company} no longer exists"
     else:
         current = publication.published_generation(company)
         chosen = [each for each in known if current is not None and each.name < current]
-        missing = (
-            f"{company} has no earlier index: "
-            "IMAGESEARCH_KEEP_GENERATIONS says how many are kept when another is published"
-        )
+        missing = f"{company} has no earlier index: IMAGESEARCH_KEEP_GENERATIONS sets how many are kept"
     if not chosen:
         raise IndexNotBuilt(missing)
     return chosen[0]
@@ -56,13 +60,13 @@ def _chosen(company: Company, name: str | None) -> storage.Generation:
 
 @contextmanager
 def _noted_without_build(company: Company, name: str, *, cancel_build: bool, by: audit.Actor) -> Iterator[None]:
-    """Note who goes back, and see to it that no build publishes in the block, nor, of those active now, after it."""
+    """Record who rolls back; ensure that no build publishes in the block and none active now publishes after it."""
     with transaction.atomic():
         for build in company.builds.active():
             if not cancel_build:
                 raise BuildActive(
                     f"Build {build.pk} of {company} is {build.status} and would replace the index: "
-                    "wait for it, or cancel it, as rollback_index --cancel-build does"
+                    "wait until it has finished, or cancel it (rollback_index --cancel-build)"
                 )
             build.cancel(by=by)
         yield

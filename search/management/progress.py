@@ -9,14 +9,16 @@ from search.monitoring.durations import format_seconds
 
 
 class ProgressDisplay:
-    """A progress bar with rate and time left on a terminal, a line every few seconds elsewhere."""
+    """A progress bar with rate and time left on a terminal, otherwise a line every few seconds."""
 
     _SECONDS_BETWEEN_LINES = 5
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._started = self._last_line = time.monotonic()
-        self._initial: int | None = None  # done when the first picture was, by what is kept
+        self._initial: int | None = (
+            None  # done when the first line is shown: unchanged pictures do not count for the rate
+        )
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -47,5 +49,5 @@ class ProgressDisplay:
         seconds = time.monotonic() - self._started
         if progress.done > self._initial and seconds > 0:
             rate = (progress.done - self._initial) / seconds
-            text += f", {rate:.1f} a second, {format_seconds((progress.found - progress.done) / rate)} left"
+            text += f", {rate:.1f} pictures/s, {format_seconds((progress.found - progress.done) / rate)} left"
         self._stream.write(text)

@@ -174,7 +174,7 @@ def test_keys_are_listed_and_revoked_by_command(acme: Company) -> None:
     [
         (["create_api_key", "--company=acme", "--name="], "cannot be blank"),
         (["create_api_key", "--company=acme", f"--name={'x' * 101}"], "at most 100"),
-        (["create_api_key", "--company=acme", "--name=x", "--expires=2020-01-31"], "2020-01-31 is past"),
+        (["create_api_key", "--company=acme", "--name=x", "--expires=2020-01-31"], "2020-01-31 is in the past"),
         (["create_api_key", "--company=acme", "--name=x", "--expires=soon"], "expires"),
         (["revoke_api_key", "0123"], "No API key has the prefix 0123"),
     ],

@@ -41,8 +41,16 @@ _ERASING_WAITS = 5.0  # seconds for a publication that is under way
 @dataclass(frozen=True, slots=True)
 class Generation:
     name: str
-    published: bool  # it is the one that searches see
+    published: bool  # it is the one that searches use
     info: IndexInfo
+
+    @property
+    def made_at(self) -> datetime | None:
+        """When it was made, UTC; None if that was not recorded."""
+        try:
+            return datetime.fromisoformat(self.info.timestamp or "").astimezone(UTC)
+        except ValueError:
+            return None
 
 
 def generations(directory: Path, published: str | None) -> list[Generation]:

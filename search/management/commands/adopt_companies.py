@@ -8,14 +8,14 @@ from tenants import audit
 
 
 class Command(BaseCommand):
-    help = "Create the companies of index directories under embeddings/ that have none."
+    help = "Create companies for index directories under embeddings/ that belong to none."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "names",
             nargs="*",
             metavar="company",
-            help="only these; of one that exists, a directory put in the place of its link becomes its index",
+            help="only these; for an existing company, a directory that replaced its link becomes its index",
         )
 
     def handle(self, *, names: list[str], **options: Any) -> None:

@@ -9,10 +9,10 @@ from tenants.models import ApiKey
 
 
 class Command(BaseCommand):
-    help = "List the API keys: what each opens, and whether it still does."
+    help = "List API keys with their company, status and permissions."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--company", help="of this company alone")
+        parser.add_argument("--company", help="only keys of this company")
 
     def handle(self, *, company: str | None, **options: Any) -> None:
         keys = ApiKey.objects.select_related("company")

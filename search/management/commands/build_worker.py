@@ -7,7 +7,7 @@ from search.tasks import look_after_companies
 
 
 class Command(db_worker.Command):
-    help = "Carry out queued builds: django-tasks-db's worker, which first takes up what a crash has left behind."
+    help = "Run queued builds: the worker of django-tasks-db, which first recovers what a crash left unfinished."
 
     def handle(self, **options: Any) -> None:
         look_after_companies()

@@ -8,10 +8,10 @@ from tenants.models import IndexBuild
 
 
 class Command(BaseCommand):
-    help = "List the builds that are queued or running."
+    help = "List queued and running builds."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--all", action="store_true", help="the finished ones as well, newest first")
+        parser.add_argument("--all", action="store_true", help="also list finished builds, newest first")
 
     def handle(self, **options: Any) -> None:
         builds = IndexBuild.objects.select_related("company")
@@ -25,7 +25,7 @@ def _line(build: IndexBuild) -> str:
         f"{build.images_done}/{build.images_found} ({build.percent} %)"
     )
     if build.images_per_second and build.status == IndexBuild.Status.RUNNING:
-        text += f"  {build.images_per_second:.1f} a second"
+        text += f"  {build.images_per_second:.1f} pictures/s"
     if build.seconds_left is not None:
         text += f"  {format_seconds(build.seconds_left)} left"
     return f"{text}  {build.error}".rstrip()

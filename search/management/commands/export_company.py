@@ -12,13 +12,13 @@ from tenants.models import BuildStopped
 
 
 class Command(BaseCommand):
-    help = "Write a company's settings and index, without its API keys, to one verified archive."
+    help = "Export a company's settings and index, without its API keys, to an archive."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("company", help="whose index")
-        parser.add_argument("--to", type=Path, required=True, help="the archive: a tar file")
-        parser.add_argument("--with-images", action="store_true", help="its pictures as well")
-        parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+        parser.add_argument("company", help="company to export")
+        parser.add_argument("--to", type=Path, required=True, help="archive to write, a tar file")
+        parser.add_argument("--with-images", action="store_true", help="include its pictures")
+        parser.add_argument("--force", action="store_true", help="replace an existing file")
 
     def handle(self, *, company: str, to: Path, with_images: bool, force: bool, **options: Any) -> None:
         found = find_company(company)

@@ -17,14 +17,16 @@ from tenants import audit
 
 
 class Command(BaseCommand):
-    help = "Take over an archive of export_company, or an index directory made by the Flask service."
+    help = "Import an archive made by export_company, or an index directory of the Flask service."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("name", nargs="?", help="the company that gets it; by default, of an archive, its own name")
-        parser.add_argument("directory", type=Path, metavar="source", help="an archive, or a directory with an index")
-        parser.add_argument("--images", type=Path, help="where the pictures lie; of a directory, to tell its model")
-        parser.add_argument("--move", action="store_true", help="remove the directory once it is taken over")
-        parser.add_argument("--trust", action="store_true", help="serve the index as made by the configured weights")
+        parser.add_argument("name", nargs="?", help="company to create; for an archive by default its own name")
+        parser.add_argument("directory", type=Path, metavar="source", help="archive, or directory with an index")
+        parser.add_argument(
+            "--images", type=Path, help="folder of its pictures; for a directory also used to identify the model"
+        )
+        parser.add_argument("--move", action="store_true", help="remove the directory after the import")
+        parser.add_argument("--trust", action="store_true", help="treat the index as made with the configured weights")
 
     def handle(
         self, *, name: str | None, directory: Path, images: Path | None, move: bool, trust: bool, **options: Any
@@ -34,7 +36,7 @@ class Command(BaseCommand):
             self._import_archive(source, name or "", images, refused=move or trust)
             return
         if not name:
-            raise CommandError("Name the company that gets the index: import_company NAME DIRECTORY")
+            raise CommandError("Name the company to create: import_company NAME DIRECTORY")
         by = audit.on_command_line()
         try:
             passport = self._passport(source, images, trust=trust)
@@ -52,14 +54,14 @@ class Command(BaseCommand):
             self.stderr.write(imported.note)
         if passport is UNKNOWN_MODEL:
             self.stderr.write(
-                "Searches are refused until the index is rebuilt, or said to be made by the configured weights: "
+                "Searches are refused until the index is rebuilt, or imported as made with the configured weights: "
                 f"manage.py import_company {company} {company.embeddings_directory} --trust"
             )
         self.stdout.write(self.style.SUCCESS(f"Imported {imported.images} pictures of {company}"))
 
     def _import_archive(self, path: Path, name: str, images: Path | None, *, refused: bool) -> None:
         if refused:
-            raise CommandError("--move and --trust are for directories: an archive stays and names its model")
+            raise CommandError("--move and --trust are only for directories, not for archives")
         try:
             imported = import_archive(path, name=name, image_folder=images, by=audit.on_command_line())
         except ValidationError as error:
@@ -75,7 +77,7 @@ class Command(BaseCommand):
         )
 
     def _passport(self, source: Path, images: Path | None, *, trust: bool) -> ModelPassport | None:
-        """Return the model that made the index, as far as it can be told; None: it is served as it is."""
+        """Return the model that made the index, if it can be identified; None: use the index as it is."""
         index = storage.load(source)
         if images is None:
             return runtime.embedder().passport if trust else index.info.passport
@@ -83,8 +85,8 @@ class Command(BaseCommand):
         cosines = agreement(index, images, embedders, max_pixels=settings.MAX_PIXELS)
         for embedder, cosine in zip(embedders, cosines, strict=True):
             if same_model(cosine):
-                self.stdout.write(f"The vectors are those of {embedder.passport} (cosine {cosine:.4f})")
+                self.stdout.write(f"The vectors match {embedder.passport} (cosine {cosine:.4f})")
                 return embedder.passport
         tried = ", ".join(f"{e.passport} {c:.4f}" for e, c in zip(embedders, cosines, strict=True))
-        self.stderr.write(f"The vectors are those of no model at hand (cosine with {tried})")
+        self.stderr.write(f"The vectors match no model on this machine (cosine with {tried})")
         return embedders[0].passport if trust else UNKNOWN_MODEL

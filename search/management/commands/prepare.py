@@ -15,15 +15,15 @@ from tenants.models import Company
 
 _UNTRAINED_NOTICE = """
 ******************************************************************************
-*  UNTRAINED WEIGHTS: the demo's results mean nothing.                       *
-*  The trained weights could not be had (the reason is above). Once they are *
-*  there: manage.py build_embeddings --company demo                          *
+*  UNTRAINED WEIGHTS: the demo's results are meaningless.                    *
+*  The trained weights could not be loaded (see above). Once they are there, *
+*  run: manage.py build_embeddings --company demo                            *
 ******************************************************************************
 """
 
 
 class Command(BaseCommand):
-    help = "Ready a checkout for its first start: adopt indexes, make the demo and a superuser. Makes nothing twice."
+    help = "Prepare a checkout for its first start: adopt indexes, create the demo and a superuser. Safe to repeat."
 
     def handle(self, **options: Any) -> None:
         for company in adopt_companies(by=audit.on_command_line()):
@@ -39,7 +39,7 @@ class Command(BaseCommand):
         )
         if publication.is_listed(company):
             return
-        self.stdout.write("There is no company yet: drawing pictures for one called demo")
+        self.stdout.write("No company exists yet: creating one called demo, with generated pictures")
         demo.draw_demo_pictures(company.image_directory)
         call_command("build_embeddings", company=demo.COMPANY)
 
@@ -53,7 +53,11 @@ class Command(BaseCommand):
             self.stdout.write(f"\nSearch:  curl -F image=@{picture} {address}/api/search/{company}")
         self.stdout.write(f"API:     {address}/api/docs/\nAdmin:   {address}/admin/")
         if password:
-            self.stdout.write(self.style.WARNING(f"         user admin, password {password} (shown this once)"))
+            self.stdout.write(
+                self.style.WARNING(
+                    f"         user admin, password {password} (store it now; it will not be shown again)"
+                )
+            )
         self.stdout.write("Ctrl-C stops everything.\n")
 
 

@@ -16,16 +16,16 @@ from search.http.errors import error_body
 
 
 class Command(BaseCommand):
-    help = "Print the pictures most similar to a picture as one JSON object, shaped like the API's answer."
+    help = "Print the pictures most similar to a given one as a JSON object in the format of the API."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.error = self._fail  # type: ignore[method-assign]  # wrong use is told in JSON too
+        parser.error = self._fail  # type: ignore[method-assign]  # usage errors in JSON as well
         parser.add_argument("--query_image", type=Path, required=True)
         where = parser.add_mutually_exclusive_group(required=True)
-        where.add_argument("--company", help="whose index is searched")
-        where.add_argument("--embeddings_dir", type=Path, help="directory of an index")
+        where.add_argument("--company", help="company to search")
+        where.add_argument("--embeddings_dir", type=Path, help="index directory to search")
         parser.add_argument("--top_k", type=_at_least_one, default=queries.DEFAULT_TOP_K)
-        parser.add_argument("--images_base_dir", type=Path, help="print absolute paths below this directory")
+        parser.add_argument("--images_base_dir", type=Path, help="print absolute paths, below this directory")
 
     def handle(
         self,

@@ -16,4 +16,4 @@ from django.core.management import CommandError, call_command
 def test_commands_say_in_the_same_words_that_a_company_does_not_exist(command: str) -> None:
     with pytest.raises(CommandError) as refused:
         call_command(*command.split())
-    assert str(refused.value) == "There is no company nobody: manage.py build_embeddings --company nobody creates it"
+    assert str(refused.value) == "Company nobody does not exist: manage.py build_embeddings --company nobody creates it"

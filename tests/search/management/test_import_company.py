@@ -138,7 +138,7 @@ def test_pictures_tell_that_the_vectors_are_those_of_the_configured_weights(
 ) -> None:
     flask(tmp_path / "flask")
     out, err = import_company("acme", tmp_path / "flask", images=images)
-    assert "The vectors are those of fake-weights" in out
+    assert "The vectors match fake-weights" in out
     assert "1.0000" in out
     assert "refused" not in err
     assert storage.info(Company.objects.get().embeddings_directory).fingerprint == "f" * 64
@@ -151,7 +151,7 @@ def test_pictures_tell_that_the_vectors_are_those_of_another_entry(
     at_hand.append(MirrorEmbedder())
     flask(tmp_path / "flask", made_by=MirrorEmbedder())
     out, _ = import_company("acme", tmp_path / "flask", images=images)
-    assert "The vectors are those of mirror-weights" in out
+    assert "The vectors match mirror-weights" in out
     refused = search(client)
     assert refused.status_code == 503
     assert "mirror-weights" in refused.json()["error"]
@@ -162,7 +162,7 @@ def test_pictures_tell_that_the_vectors_are_those_of_another_entry(
 def test_index_of_no_known_model_is_refused_until_it_is_rebuilt(client: Client, tmp_path: Path, images: Path) -> None:
     old = flask(tmp_path / "flask", made_by=MirrorEmbedder())
     out, err = import_company("acme", tmp_path / "flask", images=images)
-    assert "those of no model at hand" in err
+    assert "match no model on this machine" in err
     assert "refused" in err
     assert "Imported 4 pictures" in out
     response = search(client)
@@ -176,7 +176,7 @@ def test_index_of_no_known_model_is_refused_until_it_is_rebuilt(client: Client, 
 def test_trust_serves_an_index_of_no_known_model(client: Client, tmp_path: Path, images: Path) -> None:
     flask(tmp_path / "flask", made_by=MirrorEmbedder())
     _, err = import_company("acme", tmp_path / "flask", images=images, trust=True)
-    assert "those of no model at hand" in err
+    assert "match no model on this machine" in err
     assert "refused" not in err
     assert search(client).status_code == 200
 

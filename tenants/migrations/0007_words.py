@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0004_generation'),
+        ('tenants', '0006_companies_of_audit_events'),
     ]
 
     operations = [
