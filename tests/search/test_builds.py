@@ -66,7 +66,7 @@ def test_the_counts_of_a_build_are_in_its_row(acme: Company) -> None:
     assert (build.images_removed, build.images_skipped, build.total_images) == (1, 1, 10)
     assert (build.weights, build.seconds_left, build.percent) == ("fake-weights", None, 100)
     assert [(file.path, file.reason) for file in build.skipped_files.all()] == [
-        ("broken.png", "not a picture of an allowed type")
+        ("broken.png", "Not a picture of an allowed type")
     ]
 
 

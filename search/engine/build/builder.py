@@ -366,7 +366,7 @@ class _Build:
         except ImageUnreadable as error:
             return _Read(number, signature, reason=str(error))
         except OSError as error:
-            return _Read(number, signature, reason=f"it cannot be read: {error.strerror}")
+            return _Read(number, signature, reason=f"The file cannot be read: {error.strerror}")
 
     def _prepare(self, file: BinaryIO, path: str) -> Pixels:
         return read_prepared(self._embedder, file, name=path, max_pixels=self._options.max_pixels)

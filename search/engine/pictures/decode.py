@@ -124,14 +124,14 @@ def _opened(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return f"it is too large: {error}"
+        return f"The picture is too large: {error}"
     if isinstance(error, OSError) and error.strerror:
-        return f"it cannot be read: {error.strerror}"
+        return f"The file cannot be read: {error.strerror}"
     if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
+        return "The picture needs more memory than is available"
     # A cause, or another type, means a stumble over nonsense, whose text ("256") says nothing to people.
     told = isinstance(error, OSError | EOFError | SyntaxError | ValueError) and not error.__cause__
-    return f"it is broken or truncated: {error}" if told else "it is broken or truncated"
+    return f"The file is incomplete or damaged: {error}" if told else "The file is incomplete or damaged"
 
 
 def _check_kind(file: BinaryIO, name: str) -> str:
@@ -141,13 +141,13 @@ def _check_kind(file: BinaryIO, name: str) -> str:
     file.seek(0)
     head = file.read(12)
     if not head:
-        raise ImageUnreadable("the file is empty")
+        raise ImageUnreadable("The file is empty")
     kind = _sniff(head)
     if kind is None:
-        raise ImageUnreadable("not a picture of an allowed type")
+        raise ImageUnreadable("Not a picture of an allowed type")
     promised = extension(name)
     if kind != FORMATS[promised]:
-        raise ImageUnreadable(f"named .{promised} but holds a {kind} picture")
+        raise ImageUnreadable(f"Named .{promised} but contains a {kind} picture")
     return kind
 
 
@@ -167,7 +167,7 @@ class _MeteredFile:
     def read(self, size: int = -1) -> bytes:
         self._reads_left -= 1
         if self._reads_left < 0:
-            raise ImageUnreadable("it is broken: its header or its data never ends")
+            raise ImageUnreadable("The file is damaged: its header or data never ends")
         return self._file.read(size)
 
     def __getattr__(self, name: str) -> Any:
@@ -178,7 +178,7 @@ def _read_header(metered: _MeteredFile, kind: str, max_pixels: int) -> Image.Ima
     """Return the picture, not yet decoded, when its header keeps all limits."""
     file = cast(BinaryIO, metered)
     if kind in ("PNG", "JPEG", "WEBP") and file.seek(0, os.SEEK_END) > MAX_WHOLE_FILE:
-        raise ImageUnreadable(f"a {kind} file of more than {MAX_WHOLE_FILE} bytes")
+        raise ImageUnreadable(f"The {kind} file is larger than {MAX_WHOLE_FILE} bytes")
     if kind == "TIFF":
         _check_tiff_layout(file, max_pixels)
     if kind == "PNG":
@@ -195,7 +195,7 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageUnreadable(f"{width} x {height} is {width * height} pixels, more than the {max_pixels} allowed")
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise ImageUnreadable(f"{width} x {height} is longer than {MAX_RATIO} times its other side")
+        raise ImageUnreadable(f"{width} x {height}: one side is more than {MAX_RATIO} times the other")
 
 
 def _prepare(picture: Image.Image, file: BinaryIO, max_pixels: int) -> None:
@@ -207,14 +207,14 @@ def _prepare(picture: Image.Image, file: BinaryIO, max_pixels: int) -> None:
         picture.is_animated = True  # or Pillow decodes all EXIF directories too, broken or endless ones as well
     elif isinstance(picture, BmpImageFile) and picture.tile[0].codec_name == "bmp_rle":
         if pixels > MAX_RLE_PIXELS:
-            raise ImageUnreadable(f"a run-length BMP of {pixels} pixels, more than the {MAX_RLE_PIXELS} allowed")
+            raise ImageUnreadable(f"A run-length BMP of {pixels} pixels, more than the {MAX_RLE_PIXELS} allowed")
     elif picture.info.get("progressive"):
         position = file.tell()
         file.seek(0)
         scans = file.read().count(b"\xff\xda")
         file.seek(position)
         if scans * pixels > MAX_FULL_SCANS * max_pixels:
-            raise ImageUnreadable(f"a progressive JPEG of {scans} scans, too many for {pixels} pixels")
+            raise ImageUnreadable(f"A progressive JPEG of {scans} scans, too many for {pixels} pixels")
 
 
 def _essential_png(file: BinaryIO) -> BytesIO:
@@ -231,7 +231,7 @@ def _essential_png(file: BinaryIO) -> BytesIO:
         if checksum == zlib.crc32(body, zlib.crc32(kind)).to_bytes(4):
             kept.write(header + body + checksum)
         elif kind != b"eXIf":
-            raise ImageUnreadable(f"it is broken or truncated: wrong checksum in {kind.decode()}")
+            raise ImageUnreadable(f"The file is incomplete or damaged: wrong checksum in {kind.decode()}")
         if kind == b"IEND":
             break
     return kept
@@ -253,14 +253,14 @@ def _check_tiff_layout(file: BinaryIO, max_pixels: int) -> None:
     tags = _first_tiff_directory(file)
     tile = tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0)
     if tile[0] * tile[1] > max_pixels:
-        raise ImageUnreadable(f"its tiles of {tile[0]} x {tile[1]} have more than the {max_pixels} pixels allowed")
+        raise ImageUnreadable(f"Its tiles of {tile[0]} x {tile[1]} have more than the {max_pixels} pixels allowed")
     width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
     if TiffImagePlugin.STRIPOFFSETS in tags:
         tile = width, tags.get(TiffImagePlugin.ROWSPERSTRIP, height)
     pieces = 6 * math.ceil(width / tile[0]) * math.ceil(height / tile[1])  # 6: the most planes Pillow reads
     for tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS):
         if len(tags._tagdata.get(tag, b"")) > min(8 * pieces, MAX_TAG_BYTES):
-            raise ImageUnreadable("it lists more strips or tiles than its size can need")
+            raise ImageUnreadable("The file lists more strips or tiles than its size needs")
 
 
 def _first_tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
@@ -272,7 +272,7 @@ def _first_tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_
     tags.load(file)
     for tag, data in tags._tagdata.items():
         if len(data) > MAX_TAG_BYTES and tags.tagtype[tag] not in (1, 2, 7):  # these stay bytes
-            raise ImageUnreadable(f"tag {tag} of its header has {len(data)} bytes")
+            raise ImageUnreadable(f"Tag {tag} of its header has {len(data)} bytes")
     return tags
 
 

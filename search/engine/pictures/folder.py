@@ -48,7 +48,7 @@ def find_images(folder: Path) -> Iterator[ImageFile | SkippedFile]:
             except OSError as error:
                 if not path:
                     raise
-                yield _skipped(path, f"the folder cannot be read: {error.strerror}")
+                yield _skipped(path, f"The folder cannot be read: {error.strerror}")
 
 
 def _children(root: Path, parent: str) -> Iterator[str]:
@@ -75,14 +75,14 @@ def _examine(root: Path, path: str) -> ImageFile | SkippedFile:
         if stat.S_ISLNK(found.st_mode):
             target = (root / path).resolve(strict=True)
             if target.is_dir():
-                return _skipped(path, "a link to a folder, which is not followed")
+                return _skipped(path, "A link to a folder; these are not followed")
             if not target.is_relative_to(root):
-                return _skipped(path, "a link that leads out of the folder")
+                return _skipped(path, "A link to outside the folder")
             found = target.stat()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        return _skipped(path, f"it cannot be read: {getattr(error, 'strerror', 'links in a circle')}")
+        return _skipped(path, f"The file cannot be read: {getattr(error, 'strerror', 'circular links')}")
     if not stat.S_ISREG(found.st_mode):
-        return _skipped(path, "not a regular file")
+        return _skipped(path, "Not a regular file")
     try:
         require_path(path)
     except PathRefused as error:

@@ -88,7 +88,7 @@ def take_in(
             try:
                 path = _checked_path(entry, location)
                 if path in seen:
-                    raise _Refused("its name occurs more than once in the upload")
+                    raise _Refused("This name occurs more than once in the upload")
                 seen.add(path)
                 was_there = _store(entry, path, shelf, limits=limits, budget=budget, replace=replace)
             except (PathRefused, _Refused, ImageUnreadable, OSError) as error:
@@ -124,9 +124,9 @@ def _zip_entries(upload: Upload, limits: IntakeLimits) -> Iterator[_Entry]:
         archive = zipfile.ZipFile(cast(IO[bytes], bounded))
         infos = [info for info in archive.infolist() if not info.is_dir()]
         if len(infos) > limits.entries:
-            raise _Refused(f"it holds {len(infos)} files, at most {limits.entries} are taken at a time")
+            raise _Refused(f"The zip contains {len(infos)} files; at most {limits.entries} are accepted per upload")
     except (*_BROKEN_ZIP, OSError) as error:
-        yield _refused_entry(upload.name, f"it is no readable zip: {error}")
+        yield _refused_entry(upload.name, f"The zip cannot be read: {error}")
     except _Refused as error:
         yield _refused_entry(upload.name, str(error))
     else:
@@ -155,18 +155,18 @@ def _entry_name(info: zipfile.ZipInfo) -> str:
 def _refusal(info: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind == stat.S_IFLNK:
-        return "a link, which is never stored"
+        return "A link; these are never stored"
     if kind not in (0, stat.S_IFREG):
-        return "not a regular file"
+        return "Not a regular file"
     if info.flag_bits & _ENCRYPTED:
-        return "it is encrypted"
+        return "The file is encrypted"
     if info.compress_type not in _METHODS:
-        return "it is packed by a method that is not accepted: pack the zip with Deflate"
+        return "The compression method is not supported: create the zip with Deflate"
     return ""
 
 
 def _list_too_large() -> Exception:
-    return _Refused(f"its list of entries is larger than {_MAX_DIRECTORY_BYTES // 2**20} MB")
+    return _Refused(f"The list of entries is larger than {_MAX_DIRECTORY_BYTES // 2**20} MB")
 
 
 def _checked_path(entry: _Entry, location: str) -> str:
@@ -174,10 +174,10 @@ def _checked_path(entry: _Entry, location: str) -> str:
     if entry.refusal:
         raise _Refused(entry.refusal)
     if entry.name.startswith("/") or _DRIVE.match(entry.name):
-        raise _Refused("an absolute path")
+        raise _Refused("An absolute path")
     parts = PurePosixPath(location, entry.name).parts
     if _RESOURCE_FORKS in parts:
-        raise _Refused("a hidden file, which a Mac has added")
+        raise _Refused("A hidden file added by macOS")
     path = "/".join(parts)
     require_new_path(path)
     return path
@@ -193,7 +193,7 @@ class _Budget:
         if count > self._left:
             self._left = 0
         if self._left == 0:
-            raise _Refused(f"the upload is larger than {self._total // 2**20} MB when unpacked: send the rest apart")
+            raise _Refused(f"The upload is larger than {self._total // 2**20} MB unpacked: upload the rest separately")
         self._left -= count
 
 
@@ -216,13 +216,13 @@ def _unpack(entry: _Entry, target: IO[bytes], *, limits: IntakeLimits, budget: _
             while chunk := source.read(_CHUNK):
                 size += len(chunk)
                 if size > limits.file_bytes:
-                    raise _Refused(f"it is larger than {limits.file_bytes / 2**20:g} MB")
+                    raise _Refused(f"The file is larger than {limits.file_bytes / 2**20:g} MB")
                 if entry.packed_bytes is not None and size > max(_SMALL, limits.ratio * entry.packed_bytes):
-                    raise _Refused(f"it unpacks to more than {limits.ratio} times its size, as a decompression bomb")
+                    raise _Refused(f"The file unpacks to over {limits.ratio} times its size, like a decompression bomb")
                 budget.take(len(chunk))
                 target.write(chunk)
     except _BROKEN_ZIP as error:
-        raise _Refused(f"its entry in the zip is broken: {error}") from error
+        raise _Refused(f"The entry in the zip is damaged: {error}") from error
 
 
 def _printable(name: str) -> str:
@@ -232,4 +232,4 @@ def _printable(name: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, PathRefused):
         return error.reason
-    return f"it cannot be stored: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+    return f"The file cannot be stored: {error.strerror or error}" if isinstance(error, OSError) else str(error)

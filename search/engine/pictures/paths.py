@@ -23,9 +23,9 @@ FORMATS = {  # that a file of this extension has to hold
     "webp": "WEBP",
 }
 ALLOWED_EXTENSIONS = tuple(FORMATS)
-NOT_UTF8 = "its name is not valid UTF-8"
-CONTROL = "control characters in its path: rename it"
-TYPE_NOT_ALLOWED = f"file type not allowed, allowed types: {', '.join(ALLOWED_EXTENSIONS)}"
+NOT_UTF8 = "The name is not valid UTF-8"
+CONTROL = "The path contains control characters: rename it"
+TYPE_NOT_ALLOWED = f"File type not allowed, allowed types: {', '.join(ALLOWED_EXTENSIONS)}"
 
 MAX_BYTES = 4096  # PATH_MAX of Linux; how long a part may be its file system tells, from 255 to 1020 bytes
 MAX_NEW_BYTES, MAX_NEW_PART_BYTES = 1000, 250  # on every file system and in every database's index
@@ -48,23 +48,23 @@ def has_allowed_extension(name: str) -> bool:
 def require_path(path: str) -> None:
     """Raise PathRefused unless a picture of this path can be indexed, answered with and archived."""
     if not path:
-        raise PathRefused(path, "it has no name")
+        raise PathRefused(path, "The name is empty")
     if not is_utf8(path):
         raise PathRefused(path, NOT_UTF8)
     if path.startswith("/"):
-        raise PathRefused(path, "an absolute path: give the one below the company's folder")
+        raise PathRefused(path, "An absolute path: use one relative to the company's folder")
     if "/../" in f"/{path}/":
-        raise PathRefused(path, "a path that leads out of the folder")
+        raise PathRefused(path, "The path leads out of the folder")
     if "//" in path or "/./" in f"/{path}/":
-        raise PathRefused(path, "a path with an empty part: leave out the // or the ./")
+        raise PathRefused(path, "The path has an empty part: remove the // or ./")
     if "/." in f"/{path}":
-        raise PathRefused(path, "a hidden file, or one in a hidden folder: names must not begin with a dot")
+        raise PathRefused(path, "A hidden file or folder: names must not start with a dot")
     if "\0" in path:
         raise PathRefused(path, CONTROL)
     if not has_allowed_extension(path):
         raise PathRefused(path, TYPE_NOT_ALLOWED)
     if len(path.encode()) > MAX_BYTES:
-        raise PathRefused(path, f"its path is longer than {MAX_BYTES} bytes: shorten it")
+        raise PathRefused(path, f"The path is longer than {MAX_BYTES} bytes: shorten it")
 
 
 def require_new_path(path: str) -> None:
@@ -74,11 +74,11 @@ def require_new_path(path: str) -> None:
         raise PathRefused(path, CONTROL)
     if found := _MISLEADING.search(path):
         letter = unicodedata.name(found[0]).lower()
-        raise PathRefused(path, f"an invisible character in its path ({letter}), which makes it read wrong: rename it")
+        raise PathRefused(path, f"The path contains an invisible character ({letter}): rename it")
     parts = path.encode().split(b"/")
     if len(path.encode()) > MAX_NEW_BYTES or max(map(len, parts)) > MAX_NEW_PART_BYTES:
-        limits = f"{MAX_NEW_BYTES} bytes, or a part of it than {MAX_NEW_PART_BYTES}"
-        raise PathRefused(path, f"its path is longer than {limits}: shorten it")
+        limits = f"{MAX_NEW_BYTES} bytes, or a part of it longer than {MAX_NEW_PART_BYTES}"
+        raise PathRefused(path, f"The path is longer than {limits}: shorten it")
 
 
 def is_utf8(path: str) -> bool:

@@ -121,9 +121,9 @@ class Shelf:
             yield current, name
         except OSError as error:
             if error.errno in _IN_THE_WAY:
-                raise PathRefused(path, "a link, a file or a folder of that name is in the way") from error
+                raise PathRefused(path, "A link, file or folder with that name is in the way") from error
             if error.errno == errno.ENAMETOOLONG:
-                raise PathRefused(path, "too long a name for the file system here: shorten it") from error
+                raise PathRefused(path, "The name is too long for this file system: shorten it") from error
             raise
         finally:
             os.close(current)
@@ -150,7 +150,7 @@ class Staged:
         with self._shelf._open_folder(path, make=True, durable=durable) as (folder, name):
             there = _is_there(name, folder)
             if there and not replace:
-                raise PathRefused(path, "a picture of that name is there already, and replacing was not asked for")
+                raise PathRefused(path, "A picture with that name already exists, and replacing was not requested")
             if replace or not self._link(name, folder):
                 os.rename(self._name, name, src_dir_fd=self._staging, dst_dir_fd=folder)
             if durable:

@@ -604,8 +604,8 @@ def test_names_that_are_not_utf8_are_skipped_with_the_reason(acme: Collection) -
     outcome = acme.build()
     assert acme.paths() == ["good.bmp"]
     assert {file.path: file.reason for file in outcome.skipped_files} == {
-        "caf\\xe9.bmp": "its name is not valid UTF-8",
-        "fold\\xe9r/": "its name is not valid UTF-8",
+        "caf\\xe9.bmp": "The name is not valid UTF-8",
+        "fold\\xe9r/": "The name is not valid UTF-8",
     }
     assert outcome.progress.skipped == 2
 
@@ -638,7 +638,7 @@ def test_a_picture_that_vanishes_after_the_scan_is_skipped_with_the_reason(acme:
     acme.paint_many(5)
     outcome = acme.build(report=after_the_scan((acme.folder / "002.bmp").unlink))
     assert [(file.path, file.reason) for file in outcome.skipped_files] == [
-        ("002.bmp", "it cannot be read: No such file or directory")
+        ("002.bmp", "The file cannot be read: No such file or directory")
     ]
     assert len(acme.paths()) == 4
 

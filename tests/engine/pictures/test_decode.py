@@ -325,16 +325,16 @@ def test_other_formats_keep_their_size() -> None:
 
 
 def test_an_empty_file_is_refused() -> None:
-    assert reason_for(b"", "x.png") == "the file is empty"
+    assert reason_for(b"", "x.png") == "The file is empty"
 
 
 def test_a_mislabelled_picture_is_refused_and_named() -> None:
-    assert reason_for(encoded(plain("RGB", RED), "JPEG"), "x.png") == "named .png but holds a JPEG picture"
+    assert reason_for(encoded(plain("RGB", RED), "JPEG"), "x.png") == "Named .png but contains a JPEG picture"
 
 
 def test_another_kind_of_file_is_refused() -> None:
-    assert reason_for(b"%PDF-1.7 and so on", "x.png") == "not a picture of an allowed type"
-    assert reason_for(encoded(plain("RGB", RED), "ICO"), "x.bmp") == "not a picture of an allowed type"
+    assert reason_for(b"%PDF-1.7 and so on", "x.png") == "Not a picture of an allowed type"
+    assert reason_for(encoded(plain("RGB", RED), "ICO"), "x.bmp") == "Not a picture of an allowed type"
 
 
 @pytest.mark.parametrize("name", ["x.svg", "png", "x.", "", "x.png/y", "x.png\0"])
@@ -374,7 +374,7 @@ def test_running_out_of_memory_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
         raise MemoryError
 
     monkeypatch.setattr(images, "_lay_on_white", explode)
-    assert reason_for(encoded(plain("RGB", RED), "PNG"), "x.png") == "it needs more memory than there is"
+    assert reason_for(encoded(plain("RGB", RED), "PNG"), "x.png") == "The picture needs more memory than is available"
 
 
 def test_pictures_decoded_side_by_side_keep_the_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +443,7 @@ def test_a_file_cut_short_anywhere_is_refused_or_still_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["rgba.png", "plain.jpg", "plain.bmp", "raw.tiff", "lzw.tif", "plain.webp"])
 def test_half_a_picture_is_refused(name: str) -> None:
-    assert "broken or truncated" in reason_for(SAMPLES[name][: len(SAMPLES[name]) // 2], name)
+    assert "incomplete or damaged" in reason_for(SAMPLES[name][: len(SAMPLES[name]) // 2], name)
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -61,7 +61,7 @@ def test_names_that_are_not_utf8_are_skipped_and_reported(tmp_path: Path) -> Non
     Path(os.fsdecode(root + b"/caf\xe9.png")).write_bytes(b"1")
     Path(os.fsdecode(root + b"/\xff")).mkdir()
     Path(os.fsdecode(root + b"/\xfe.txt")).write_bytes(b"1")
-    reason = "its name is not valid UTF-8"
+    reason = "The name is not valid UTF-8"
     assert skipped(tmp_path) == {"caf\\xe9.png": reason, "\\xff/": reason}
 
 
@@ -82,13 +82,13 @@ def test_links_are_followed_to_files_inside_only(tmp_path: Path) -> None:
     paths = [entry.path for entry in find_images(inside) if isinstance(entry, ImageFile)]
     assert paths == ["a/real.png", "good.png"]
     assert skipped(inside) == {
-        "again": "a link to a folder, which is not followed",
-        "folder": "a link to a folder, which is not followed",
-        "folder.png": "a link to a folder, which is not followed",
-        "gone.png": "it cannot be read: No such file or directory",
-        "out.png": "a link that leads out of the folder",
-        "round.png": "it cannot be read: links in a circle",
-        "up.png": "a link that leads out of the folder",
+        "again": "A link to a folder; these are not followed",
+        "folder": "A link to a folder; these are not followed",
+        "folder.png": "A link to a folder; these are not followed",
+        "gone.png": "The file cannot be read: No such file or directory",
+        "out.png": "A link to outside the folder",
+        "round.png": "The file cannot be read: circular links",
+        "up.png": "A link to outside the folder",
     }
 
 
@@ -101,7 +101,7 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_skipped(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     touch(tmp_path, "folder.png/a.png")
-    assert skipped(tmp_path) == {"pipe.png": "not a regular file"}
+    assert skipped(tmp_path) == {"pipe.png": "Not a regular file"}
     assert [entry.path for entry in find_images(tmp_path)] == ["folder.png/a.png", "pipe.png"]
 
 
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_read_is_skipped(tmp_path: Path, monkeypatch: py
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse_locked)
-    assert skipped(tmp_path) == {"locked/": "the folder cannot be read: Permission denied"}
+    assert skipped(tmp_path) == {"locked/": "The folder cannot be read: Permission denied"}
     assert "open/b.png" in [entry.path for entry in find_images(tmp_path)]
 
 

@@ -100,7 +100,7 @@ def test_all_builds_of_a_company_can_be_listed(admin_client: Client, acme: Compa
 def test_a_build_shows_the_files_it_skipped_and_why(admin_client: Client, build: IndexBuild) -> None:
     page = admin_client.get(reverse("admin:tenants_indexbuild_change", args=[build.pk])).content.decode()
     assert "broken.png" in page
-    assert "not a picture of an allowed type" in page
+    assert "Not a picture of an allowed type" in page
 
 
 def test_builds_are_read_only(admin_client: Client, build: IndexBuild) -> None:

@@ -51,7 +51,7 @@ def test_history_shows_counts_and_reasons(admin_client: Client, acme: Company) -
     assert "out of disk" in shown["history"]
     assert "First build: all pictures were processed" in shown["history"]
     assert "1 file skipped" in shown["skipped"]
-    assert "broken.png not a picture of an allowed type" in shown["skipped"]
+    assert "broken.png Not a picture of an allowed type" in shown["skipped"]
     assert "The last build failed. out of disk" in shown["overview"]
 
 

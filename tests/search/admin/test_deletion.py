@@ -145,7 +145,7 @@ def test_directory_that_holds_something_else_is_kept(admin_client: Client, db: N
     company.embeddings_directory.mkdir()
     (company.embeddings_directory / "thesis.doc").write_text("years of work")
     told = delete(admin_client, company, remove_index="1")
-    assert "thesis.doc, which is no part of an index" in told
+    assert "thesis.doc, which is no index file" in told
     assert (company.embeddings_directory / "thesis.doc").exists()
 
 

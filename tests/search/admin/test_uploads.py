@@ -107,10 +107,10 @@ def test_upload_during_a_build_says_that_another_follows(admin_client: Client, a
         (".hidden.png", "hidden"),
         (".git/x.png", "hidden"),
         ("__MACOSX/._x.png", "hidden"),
-        ("page.html", "file type not allowed"),
-        ("script.png.exe", "file type not allowed"),
-        ("inner.zip", "file type not allowed"),
-        ("noextension", "file type not allowed"),
+        ("page.html", "File type not allowed"),
+        ("script.png.exe", "File type not allowed"),
+        ("inner.zip", "File type not allowed"),
+        ("noextension", "File type not allowed"),
         ("line\nbreak.png", "control characters"),
         ("a" * 251 + ".png", "longer"),
         ("deep/" * 300 + "x.png", "longer"),
@@ -144,7 +144,7 @@ def test_second_entry_of_a_name_is_refused(admin_client: Client, acme: Company) 
             archive.writestr("x.png", png(BLUE))
         archive.writestr("./x.png", png(GREEN))
     response = upload(admin_client, acme, SimpleUploadedFile("p.zip", file.getvalue()), replace="1")
-    assert set(refused(response).values()) == {"its name occurs more than once in the upload"}
+    assert set(refused(response).values()) == {"This name occurs more than once in the upload"}
     assert (acme.image_directory / "x.png").read_bytes() == png(RED)
 
 
