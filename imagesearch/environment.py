@@ -1,7 +1,7 @@
 """How the value of a setting is read from the environment or from .env, and refused.
 
 A value that cannot be read is recorded in ERRORS and its default used instead, so that the system check
-`search.E001` can name it and say how to mend it before anything is served.
+`search.E001` can name it and say how to fix it before the server starts.
 """
 
 import os
@@ -149,7 +149,7 @@ def secret_key() -> str:
     try:
         return _kept_secret(kept)
     except OSError as error:
-        ERRORS.append(f"SECRET_KEY is not given, and none can be kept in {kept} ({error.strerror})")
+        ERRORS.append(f"SECRET_KEY is not set, and none can be stored in {kept} ({error.strerror})")
         return secrets.token_urlsafe(64)
 
 

@@ -223,7 +223,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Post a photograph, get a company's most similar pictures.",
     "VERSION": "1.0.0",
     "SERVE_INCLUDE_SCHEMA": False,
-    "COMPONENT_SPLIT_REQUEST": True,  # or the image of a search is told to be the address of one
+    "COMPONENT_SPLIT_REQUEST": True,  # else the schema declares uploaded images as URLs
     "PREPROCESSING_HOOKS": ["search.api.openapi.drop_slashed_paths"],
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "search.api.openapi.add_limits"],
     "SWAGGER_UI_DIST": "SIDECAR",

@@ -38,7 +38,7 @@ def run_build(
     """Make and publish the index of build's company, and give build its outcome.
 
     build: claimed by the caller with build.start(). options: instead of those of the row.
-    Whatever goes wrong is recorded in the row and raised again; the index before it serves on. On SIGTERM or SIGINT
+    Whatever goes wrong is recorded in the row and raised again; searches keep the previous index. On SIGTERM or SIGINT
     StopRequested is raised, and the build is handed back to the queue, or cancelled where requeue is false.
     Raises BuildCancelled and LeaseLost where the build is no longer the caller's.
     """
@@ -134,7 +134,7 @@ def _info_of_fold(company: Company, index: ImageIndex) -> IndexInfo:
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
         if company.live_changes.exclude(vector=None).exclude(fingerprint=passport.fingerprint).exists():
-            raise ModelMismatch(f"Pictures of {company} were put with another model than {passport}: reindex it")
+            raise ModelMismatch(f"Pictures of {company} were added with another model than {passport}: reindex it")
     return replace(info, live_sequence=company.live_sequence)
 
 
@@ -150,7 +150,7 @@ def _look_after_live_changes(company: Company) -> None:
     except Company.DoesNotExist:
         logger.info("%s was deleted while its index was built", company)
     except (EngineError, OSError, DatabaseError):
-        logger.exception("The live changes of %s could not be looked after", company)
+        logger.exception("The live changes of %s could not be cleaned up", company)
 
 
 def build_options(build: IndexBuild, **chosen: Any) -> BuildOptions:

@@ -26,8 +26,8 @@ def searching_takes_a_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
         return []
     return [
         Warning(
-            "IMAGESEARCH_API_KEYS is off: whoever reaches the API may search every company that requires no key.",
-            hint="Make keys with `manage.py create_api_key` and set IMAGESEARCH_API_KEYS=required.",
+            "IMAGESEARCH_API_KEYS is off: anyone who can reach the API can search every company that requires no key.",
+            hint="Create keys with `manage.py create_api_key` and set IMAGESEARCH_API_KEYS=required.",
             id="search.W001",
         )
     ]
@@ -54,11 +54,11 @@ def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessa
     }
     database = settings.DATABASES["default"]
     if database["ENGINE"] == "django.db.backends.sqlite3":
-        directories["DATABASE_URL"] = Path(str(database["NAME"])).parent  # SQLite keeps its log beside the file
+        directories["DATABASE_URL"] = Path(str(database["NAME"])).parent  # SQLite keeps its log next to the file
     return [
         Error(
             f"{name}: {directory} is not a directory that this process can write to.",
-            hint=f"Run `mkdir -p {directory}`, let this user write to it, or name another one in {name}.",
+            hint=f"Run `mkdir -p {directory}`, make it writable for this user, or set another one in {name}.",
             id="search.E003",
         )
         for name, directory in directories.items()
@@ -71,7 +71,7 @@ def image_roots_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             f"IMAGESEARCH_IMAGE_ROOTS: {root} is not a directory.",
-            hint=f"Run `mkdir -p {root}`, mount it, or take it out of IMAGESEARCH_IMAGE_ROOTS.",
+            hint=f"Run `mkdir -p {root}`, mount it, or remove it from IMAGESEARCH_IMAGE_ROOTS.",
             id="search.E004",
         )
         for root in settings.IMAGE_ROOTS

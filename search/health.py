@@ -1,4 +1,4 @@
-"""Whether this process can serve: what probes ask, without doing any of the work."""
+"""Health checks: whether this process can answer searches, without running one."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ _DATABASE_SECONDS = 2  # the least that PostgreSQL's client library knows
 
 
 def checks() -> dict[str, str]:
-    """Return what each part that serving needs says: "ok", or what is wrong, in words that strangers may read.
+    """Return the state of each part that searches need: "ok", or what is wrong, without anything confidential.
 
     The embeddings are only read: searches go on where a full or read-only disk stops the builds.
     """
@@ -36,14 +36,14 @@ def database_answers() -> bool:
             cursor.execute("SELECT 1 FROM django_migrations")
         return True
     except Error as error:
-        logger.warning("The database does not answer: %s", error)
+        logger.warning("The database cannot be reached: %s", error)
         return False
     finally:
         probe.close()
 
 
 def _database() -> str:
-    return OK if database_answers() else "It does not answer, or has no tables: see the log"
+    return OK if database_answers() else "Not reachable, or without tables; see the server log"
 
 
 def _embeddings() -> str:
@@ -57,4 +57,4 @@ def _embeddings() -> str:
 
 
 def _model() -> str:
-    return OK if runtime.has_model() else "It is not loaded: where it stays so, the log of the start tells why"
+    return OK if runtime.has_model() else "Not loaded; if this persists, see the server log"

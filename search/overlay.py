@@ -109,6 +109,6 @@ def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
     if change.vector is None:
         return LiveImage(record, None)
     if made_by and change.fingerprint != made_by:
-        logger.warning("%s was put with another model than the index's: the next build embeds it again", change.path)
+        logger.warning("%s was added with another model: the next build processes it again", change.path)
         return LiveImage(record, None)
     return LiveImage(record, np.frombuffer(change.vector, np.float32))

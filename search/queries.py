@@ -81,7 +81,7 @@ def search_like(company: Company, image_id: str, *, top_k: int = DEFAULT_TOP_K, 
 def find_similar(
     index: ImageIndex, image: BinaryIO, *, name: str, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY
 ) -> list[Match]:
-    """Return the pictures of the index closest to image, closest first; top_k above 50 is held to 50.
+    """Return the pictures of the index closest to image, closest first; top_k above 50 counts as 50.
 
     name: the image's file name, whose extension must agree with its content.
     Raises ImageUnreadable, ModelMismatch, WeightsUnavailable and DeviceUnavailable.

@@ -127,12 +127,12 @@ def untrained_embedder() -> Embedder:
 
 
 def embedder_or_untrained() -> Embedder:
-    """Return the embedder of the configured weights; where they are not to be had, an untrained one, with a warning."""
+    """Return the embedder of the configured weights; if they are unavailable, an untrained one, with a warning."""
     try:
         return embedder()
     except WeightsUnavailable as error:
         logger.warning("%s", error)
-        logger.warning("UNTRAINED WEIGHTS are used instead: the search runs, its results mean nothing")
+        logger.warning("UNTRAINED WEIGHTS are used instead: searches run, but results are meaningless")
         return untrained_embedder()
 
 

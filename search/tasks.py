@@ -28,7 +28,7 @@ _LATE = timedelta(minutes=1)  # a task that is so much overdue was lost with its
 
 @task()
 def carry_out_build(build_id: int) -> None:
-    """Run a build if it is to be had, and come back for it after a lease in case its worker is lost.
+    """Run a build if it can be claimed, and check on it again after a lease in case its worker is lost.
 
     The queue does not give out again a task whose worker was killed, so while a build is active there is always one
     more task that looks after it.

@@ -232,7 +232,7 @@ def test_a_secret_key_that_cannot_be_kept_stops_start_up(checkout: Path) -> None
     (checkout / ".secret_key").mkdir()  # not writable, not readable: also for root
     result = start(checkout, "manage.py", "check")
     assert result.returncode != 0
-    assert "SECRET_KEY is not given, and none can be kept in" in result.stderr
+    assert "SECRET_KEY is not set, and none can be stored in" in result.stderr
 
 
 def test_git_ignores_what_is_secret_or_made() -> None:

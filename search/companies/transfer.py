@@ -1,4 +1,4 @@
-"""Companies that move to another installation, or come back from a backup, as one archive."""
+"""Export and import of a company as one archive: to another installation, or as a backup."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ def _fold(company: Company) -> None:
     with transaction.atomic():  # no worker sees the row before it is claimed here
         build = company.queue_build(fold=True)
         if not build.start():
-            raise TransferRefused(f"A build of {company} is running: export it when it is over")
+            raise TransferRefused(f"A build of {company} is running: export when it has finished")
     run_build(build, requeue=False)
 
 
@@ -123,7 +123,7 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
         with storage.Draft(directory) as draft, _picture_draft(company) as pictures, Shelf(pictures) as shelf:
             archive.unpack(lambda member: _create(member, draft.path, shelf))
             if not storage.has_index(draft.path):
-                raise ArchiveRefused(f"{path} is refused: it holds no index")
+                raise ArchiveRefused(f"{path} is refused: it contains no index")
             if archive.about["company"] != company.name:
                 storage.keep_ids(draft.path, company.name)
             checkup = examine(draft.path)
@@ -156,7 +156,7 @@ def _only_import(name: str) -> Iterator[str]:
     try:
         lock.acquire()
     except Timeout:
-        raise TransferRefused(f"An import of {name} is running: look again when it is over") from None
+        raise TransferRefused(f"An import of {name} is already running: wait until it has finished") from None
     try:
         yield name
     finally:
@@ -167,13 +167,13 @@ def _company(archive: Archive, name: str, image_folder: Path | None) -> Company:
     """Return the company that the archive becomes: not saved yet, or one that has nothing yet."""
     settings_there = archive.about.get("settings")
     if not isinstance(settings_there, dict):
-        raise ArchiveRefused("The archive is refused: it has no settings of its company")
+        raise ArchiveRefused("The archive is refused: it contains no company settings")
     known = Company.objects.filter(name=name).first()
     if known is None:
         company = Company(name=name, image_folder=str(image_folder.resolve()) if image_folder else "")
         for field, value in settings_there.items():
             if field not in {each.name for each in company._meta.concrete_fields if each.editable} - _NOT_CARRIED:
-                raise ArchiveRefused(f"The archive is refused: its company has the setting {field!r}, unknown here")
+                raise ArchiveRefused(f"The archive is refused: unknown company setting {field!r}")
             setattr(company, field, value)
         company.full_clean()
     else:
@@ -185,7 +185,7 @@ def _company(archive: Archive, name: str, image_folder: Path | None) -> Company:
 def _require_free(company: Company) -> None:
     if storage.holds_any_index(company.embeddings_directory):
         raise TransferRefused(
-            f"There is an index of {company} already: import under another name, import_company OTHER ARCHIVE"
+            f"{company} already has an index: import under another name, import_company OTHER ARCHIVE"
         )
     if company.pk and (company.live_changes.exists() or company.builds.active().exists()):
         raise TransferRefused(f"Company {company} is in use: import under another name, import_company OTHER ARCHIVE")
@@ -194,7 +194,7 @@ def _require_free(company: Company) -> None:
 def _require_space(path: Path, directory: Path) -> None:
     needed, free = path.stat().st_size, shutil.disk_usage(directory.parent).free
     if free < needed:
-        raise NotEnoughSpace(f"{path} needs {needed >> 20} MB, {directory.parent} has {free >> 20} MB left: free some")
+        raise NotEnoughSpace(f"{path} needs {needed >> 20} MB, {directory.parent} has {free >> 20} MB left")
 
 
 def _create(member: str, index: Path, pictures: Shelf) -> IO[bytes]:
@@ -232,7 +232,7 @@ def _require_same_pictures(archive: Archive, folder: Path) -> None:
         return
     for member, found in zip_longest(chain([first], listed), find_images(folder)):
         if member is None or not isinstance(found, ImageFile) or not _same(member, found, folder):
-            raise TransferRefused(f"{folder} holds other pictures: move them away, or import under another name")
+            raise TransferRefused(f"{folder} contains other pictures: move them away, or import under another name")
 
 
 def _same(member: Member, found: ImageFile, folder: Path) -> bool:

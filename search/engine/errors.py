@@ -18,7 +18,7 @@ EngineError
 
 
 class EngineError(Exception):
-    """Base of all errors of the engine; the message names the thing and the way out."""
+    """Base of all errors of the engine; the message names the thing and says what to do."""
 
 
 class ImageUnreadable(EngineError):

@@ -1,4 +1,4 @@
-"""What this process counts for Prometheus; /metrics adds the processes up, see metrics_views.py.
+"""What this process counts for Prometheus; /metrics adds the processes up, see search/api/views/metrics.py.
 
 The labels' values are bounded, or strangers could fill the memory: patterns of URLs, companies that exist.
 """
@@ -21,9 +21,9 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
-CACHE_HITS = Counter("imagesearch_index_cache_hits", "Indexes asked for that were in memory.")
+CACHE_HITS = Counter("imagesearch_index_cache_hits", "Index lookups answered from memory.")
 CACHE_LOADS = Counter("imagesearch_index_cache_loads", "Indexes loaded into memory.")
-CACHE_EVICTIONS = Counter("imagesearch_index_cache_evictions", "Indexes let go of to keep within the budget.")
+CACHE_EVICTIONS = Counter("imagesearch_index_cache_evictions", "Indexes evicted to keep within the budget.")
 CACHE_BYTES = Gauge(
     "imagesearch_index_cache_bytes",
     "Bytes of the indexes in memory, summed over the processes, which share mapped files.",

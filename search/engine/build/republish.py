@@ -114,7 +114,7 @@ def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *,
         except (OSError, ImageUnreadable):
             continue
     if not pictures:
-        raise NothingToIndex(f"None of the index's pictures tried can be read below {images}: give the right folder")
+        raise NothingToIndex(f"None of the pictures tried can be read in {images}: check the folder")
     stored = unit_length(index.vectors[[row for row, _ in pictures]])  # [pictures, 960]
     cosines = []
     for embedder in embedders:

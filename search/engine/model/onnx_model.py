@@ -40,7 +40,7 @@ _EXPORT_SECONDS = 1800  # 10 to 30 are usual, and a download comes before it
 _RETRY_SECONDS = 60
 _PROJECT = Path(__file__).resolve().parents[3]
 
-# Weights that were not to be had, until when that is believed, and why: a new attempt costs seconds of torch.
+# Weights that could not be loaded, until when that is believed, and why: a new attempt costs seconds of torch.
 # Written and read by whoever loads a model; a lost update costs one more attempt.
 _refusals: dict[tuple[str, str | None], tuple[float, str]] = {}
 
@@ -107,7 +107,7 @@ def load_embedder(
     model, card = export_paths(cache, found.passport)
     export = _read_card(card)
     if export is None or export.sha256 is None:
-        raise OnnxUnusable("its vectors differ from torch's" if export else f"{model} has vanished")
+        raise OnnxUnusable("its vectors differ from torch's" if export else f"{model} is missing")
     return OnnxEmbedder(model, found.passport, found.transform, threads=threads)
 
 
@@ -174,7 +174,7 @@ def _export_once(weights: str, cache: Path, hub: Path, pictures: Path | None) ->
     except OSError as error:
         raise OnnxUnusable(f"the cache folder {cache} cannot be used: {error}") from error
     if found is None:
-        raise OnnxUnusable(f"the download of {weights} has vanished")
+        raise OnnxUnusable(f"the download of {weights} is missing")
     return found
 
 

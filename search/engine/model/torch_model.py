@@ -165,8 +165,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its pickle, zip and file readers raise
         raise WeightsUnavailable(
-            f"The weights file {path} cannot be read as a state_dict of tensors ({type(error).__name__}): "
-            "provide it anew"
+            f"The weights file {path} cannot be read as a state_dict of tensors ({type(error).__name__}): replace it"
         ) from error
     return state
 

@@ -67,7 +67,7 @@ def _weights(path: Path, *, label: str, transform: Transform) -> Weights:
     try:
         digest = durable.sha256(path).hex()
     except OSError as error:
-        raise WeightsUnavailable(f"The weights file {path} cannot be read ({error}): provide it anew") from error
+        raise WeightsUnavailable(f"The weights file {path} cannot be read ({error}): replace it") from error
     return Weights(path, ModelPassport(label, _fingerprint(digest, transform)), transform)
 
 

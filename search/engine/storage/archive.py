@@ -138,7 +138,7 @@ def _require_own(part: Path, file: IO[bytes]) -> None:
 
 def _require_free(target: Path, replace: bool) -> None:
     if target.exists() and not replace:
-        raise ArchiveRefused(f"{target} exists already: name another file, or replace it with --force")
+        raise ArchiveRefused(f"{target} already exists: choose another file, or replace it with --force")
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Archive:
                     break
                 self._unpack_one(tar, info, next(listed, None), create)
             if next(listed, None):
-                raise _Refused("its manifest lists more than it holds")
+                raise _Refused("its manifest lists more files than it contains")
 
     def _find_manifest(self) -> tarfile.TarInfo:
         with self._reading() as tar:
@@ -186,9 +186,9 @@ class Archive:
                 if last.name == _MANIFEST:
                     break
             if last is None or last.name != _MANIFEST:
-                raise _Refused("it has no manifest: it was cut short, or is no archive of export_company")
+                raise _Refused("it has no manifest: it is incomplete, or not an archive of export_company")
             if tar.next() is not None:
-                raise _Refused("it goes on after its manifest")
+                raise _Refused("it continues after its manifest")
             return last
 
     def _read_about(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Archive:
                 raise _Refused("its manifest is damaged")
             about = json.loads(first)
             if about["format"] != _FORMAT or about["version"] != _VERSION:
-                raise _Refused(f"it is of version {about['version']} of {about['format']!r}, unknown here")
+                raise _Refused(f"version {about['version']} of {about['format']!r} is not supported")
             return cast("dict[str, Any]", about)
 
     def _listed(self) -> Iterator[Member]:
@@ -245,7 +245,7 @@ class Archive:
         create: Callable[[str], IO[bytes]],
     ) -> None:
         if listed is None or (listed.name, listed.bytes) != (info.name, info.size):
-            raise _Refused(f"{_shown(info.name)} is not what its manifest lists there")
+            raise _Refused(f"{_shown(info.name)} does not match its manifest")
         digest, source = hashlib.sha256(), cast("IO[bytes]", tar.extractfile(info))
         with _created(info.name, create) as file:
             while chunk := source.read(_CHUNK):
@@ -271,7 +271,7 @@ class Archive:
 
 
 def _too_long() -> Exception:
-    return tarfile.ReadError("a header of it is too long")
+    return tarfile.ReadError("a header is too long")
 
 
 @contextmanager
@@ -295,11 +295,11 @@ def _require_name(info: tarfile.TarInfo, before: str) -> None:
         try:
             require_path(path)
         except PathRefused as error:
-            raise _Refused(f"{_shown(info.name)} is no picture's path: {error.reason}") from error
+            raise _Refused(f"{_shown(info.name)} is not a valid picture path: {error.reason}") from error
     elif place != INDEX or path not in PARTS:
         raise _Refused(f"{_shown(info.name)} is neither a picture nor a file of an index")
     if info.name <= before:
-        raise _Refused(f"{_shown(info.name)} comes after {_shown(before)}: names come once and in order")
+        raise _Refused(f"{_shown(info.name)} comes after {_shown(before)}: names must be unique and in order")
 
 
 def _shown(name: str) -> str:

@@ -70,7 +70,7 @@ def is_there(directory: Path) -> bool:
     try:
         return directory.is_dir()
     except OSError as error:
-        raise IndexCorrupt(f"{directory.name} cannot be looked at: {error.strerror}") from error
+        raise IndexCorrupt(f"{directory.name} cannot be read: {error.strerror}") from error
 
 
 def remove(directory: Path) -> None:
@@ -150,11 +150,11 @@ def require_index_or_nothing(directory: Path) -> None:
     if is_published_link(directory) or not directory.exists():
         return
     if not directory.is_dir():
-        raise PublishRefused(f"{directory} is a file: give another directory")
+        raise PublishRefused(f"{directory} is a file: choose another directory")
     for entry in directory.iterdir():
         if entry.name not in PARTS | NOT_WORTH_KEEPING:
             raise PublishRefused(
-                f"{directory} holds {entry.name}, which is no part of an index: move it away or give another directory"
+                f"{directory} contains {entry.name}, which is no index file: move it away or choose another directory"
             )
 
 

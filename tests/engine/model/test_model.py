@@ -169,7 +169,7 @@ def test_weights_that_are_missing_say_what_to_give(torch_model: Any, tmp_path: P
 def test_a_damaged_weights_file_is_named_with_the_way_out(torch_model: Any, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(WeightsUnavailable, match=rf"(?s){path} cannot be read .*: provide it anew"):
+    with pytest.raises(WeightsUnavailable, match=rf"(?s){path} cannot be read .*: replace it"):
         torch_model.load_embedder(str(path))
 
 

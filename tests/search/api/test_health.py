@@ -49,7 +49,7 @@ def assert_missing(client: Client, part: str) -> str:
 
 @pytest.mark.usefixtures("db")
 def test_a_model_that_is_not_loaded_is_told_and_not_loaded(client: Client) -> None:
-    assert "not loaded" in assert_missing(client, "model")
+    assert "Not loaded" in assert_missing(client, "model")
     assert not runtime.has_model()
 
 
