@@ -53,8 +53,8 @@ def run_build(
     except BuildStopped:
         raise
     except BaseException as error:
+        build.fail(_reason(error))  # or say that it is no longer the caller's, whose files others may have removed
         logger.exception("The build of %s failed", build.company)
-        build.fail(_reason(error))
         raise
     finally:
         _look_after_live_changes(build.company)

@@ -35,7 +35,7 @@ from search.engine.storage.layout import (
 )
 from search.engine.storage.reading import has_index, parse_object, read_info, unreadable
 
-_ERASING_WAITS = 5.0  # seconds for a publication that is under way
+_ERASING_WAITS = 2.0  # seconds for a publication that is under way
 
 
 @dataclass(frozen=True, slots=True)

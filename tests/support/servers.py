@@ -1,0 +1,106 @@
+"""A real server, gunicorn with one process, and those who call it."""
+
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import requests
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client
+
+from tests.conftest import Colour, picture
+from tests.support.processes import ROOT, Site
+from tests.support.waiting import eventually
+
+_SECONDS = 90  # for an answer
+
+
+class Server:
+    """gunicorn on the database and the directories of a site, with a model that needs no weights."""
+
+    def __init__(self, site: Site, number: int = 0) -> None:
+        self._log = site.directory / f"server-{number}.log"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "SECRET_KEY": settings.SECRET_KEY,  # sessions made in the test are valid here
+            "DATABASE_URL": site.database_url,
+            "IMAGESEARCH_EMBEDDINGS_DIR": str(site.directory / "embeddings"),
+            "IMAGESEARCH_MEDIA_DIR": str(site.directory / "media"),
+            "WEB_PROCESSES": "1",
+        }
+        options = ["--config", "tests/support/gunicorn_conf.py", "--bind", "127.0.0.1:0"]
+        command = [sys.executable, "-m", "gunicorn", *options, "imagesearch.wsgi"]
+        with self._log.open("wb") as stderr:
+            self._master = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        return eventually(lambda: re.search(r"http://127\.0\.0\.1:\d+", self.log), "gunicorn listens")[0]
+
+    def found(self, company: str, colour: Colour) -> list[str]:
+        """Return the paths that a search finds, closest first."""
+        answer = self.search(company, colour)
+        assert answer.status_code == 200, answer.text
+        return [entry["fullPath"] for entry in answer.json()["results"]]
+
+    def search(self, company: str, colour: Colour) -> requests.Response:
+        files = {"image": ("query.png", picture(colour), "image/png")}
+        return requests.post(f"{self.url}/api/search/{company}", files=files, data={"top_k": 50}, timeout=_SECONDS)
+
+    def get(self, path: str) -> Any:
+        answer = requests.get(self.url + path, timeout=_SECONDS)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def status(self, path: str) -> int:
+        return requests.get(self.url + path, timeout=_SECONDS).status_code
+
+    def put(self, company: str, path: str, colour: Colour, key: str) -> None:
+        headers = {"X-API-Key": key, "Content-Type": "image/png"}
+        address = f"{self.url}/api/images/{company}/{path}"
+        answer = requests.put(address, picture(colour).getvalue(), headers=headers, timeout=_SECONDS)
+        assert answer.status_code in (200, 201), answer.text
+
+    def delete(self, company: str, path: str, key: str) -> None:
+        address = f"{self.url}/api/images/{company}/{path}"
+        answer = requests.delete(address, headers={"X-API-Key": key}, timeout=_SECONDS)
+        assert answer.status_code == 200, answer.text
+
+    def stop(self) -> None:
+        self._master.terminate()
+        self._master.wait(60)
+
+
+class Browser:
+    """A superuser in a server's admin."""
+
+    def __init__(self, server: Server, name: str = "ann") -> None:
+        self._server = server
+        client = Client()
+        client.force_login(User.objects.get_or_create(username=name, is_staff=True, is_superuser=True)[0])
+        self._session = requests.Session()
+        self._session.cookies.set("sessionid", client.cookies["sessionid"].value)
+
+    def submit(self, page: str, **form: str) -> str:
+        """Fill in the form of a page, what is ticked in it included, and return the page that it leads to."""
+        address = self._server.url + page
+        asked = self._session.get(address, timeout=_SECONDS)
+        assert asked.status_code == 200, asked.text
+        answer = self._session.post(address, _filled_in(asked.text) | form, timeout=_SECONDS)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+
+def _filled_in(page: str) -> dict[str, str]:
+    """Return what a browser would send of the page's hidden fields and ticked boxes."""
+    tags = [dict(re.findall(r'(\w+)="([^"]*)"', tag)) | {"tag": tag} for tag in re.findall(r"<input[^>]*>", page)]
+    sent = [tag for tag in tags if tag.get("type") == "hidden" or re.search(r"\bchecked\b", tag["tag"])]
+    return {tag["name"]: tag.get("value", "on") for tag in sent if "name" in tag}
