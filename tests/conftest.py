@@ -1,6 +1,6 @@
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,23 @@ Colleague = Callable[..., Client]
 
 WEIGHTS = Path(os.environ.get("IMAGESEARCH_WEIGHTS", ""))
 CLOTHING = Path(__file__).resolve().parents[2] / "shared/images/clothing"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[Any, Any, Any]:
+    """Escape what no worker of pytest-xdist can send: in a log of file names, those that are no text."""
+    return _escaped((yield))
+
+
+def _escaped(report: Any) -> Any:
+    match report:
+        case str():
+            return report.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {key: _escaped(value) for key, value in report.items()}
+        case list() | tuple():
+            return [_escaped(value) for value in report]
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -21,14 +21,12 @@ from search.tasks import carry_out_build
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import paint, picture
 from tests.search.management.test_check_index import check
+from tests.support.databases import on_postgresql, on_sqlite
 from tests.support.disks import RefusingOs, fill_up
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import Site
 
 BUSY = {"success": False, "error": "The database is unavailable or busy; try again later"}
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pytest
 from django.db import connections
 from PIL import Image
 
@@ -17,12 +16,11 @@ from search.tasks import carry_out_build
 from tenants.audit import on_command_line
 from tenants.models import Company, LiveChange
 from tests.conftest import paint, picture
+from tests.support.databases import on_sqlite
 from tests.support.fakes import GREEN, RED, FakeEmbedder
 from tests.support.processes import Site
 
 THREADS = 4
-
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def at_once(*jobs: Callable[[], object]) -> list[object]:

@@ -1,6 +1,5 @@
-"""The model: its transform beside torchvision's own, its vectors with trained weights, and what goes wrong without."""
+"""The model in torch: its transform beside torchvision's own, its vectors, and what goes wrong without weights."""
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.engine import storage
-from search.engine.build.builder import BuildOptions, build_index
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
-from search.engine.index.index import ImageIndex
-from search.engine.model.embedder import Embedder, read_prepared
+from search.engine.model.embedder import Embedder
 from search.engine.model.passport import UNTRAINED
 from search.engine.model.transform import TRANSFORMS, Transform
 from search.engine.model.weights import ENTRY_FILES
-from tests.conftest import CLOTHING, WEIGHTS
+from tests.conftest import WEIGHTS
 
 needs_weights = pytest.mark.skipif(
     not WEIGHTS.is_file(), reason="IMAGESEARCH_WEIGHTS does not name a file of trained weights"
 )
-needs_clothing = pytest.mark.skipif(not CLOTHING.is_dir(), reason=f"the photographs are not in {CLOTHING}")
-
-OPTIONS = BuildOptions(max_pixels=100_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -249,62 +242,3 @@ def test_a_gpu_that_is_not_there_is_said(torch_model: Any, monkeypatch: pytest.M
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(DeviceUnavailable, match="IMAGESEARCH_DEVICE=cuda"):
         torch_model.load_untrained_embedder(device="cuda")
-
-
-# Real photographs
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(CLOTHING, tmp_path_factory.mktemp("clothing") / "photographs"))
-
-
-@pytest.fixture(scope="module")
-def everything(trained: Embedder, photographs: Path) -> ImageIndex:
-    """Return the index of all photographs; embedding them takes by far the longest here."""
-    target = photographs.with_name("everything")
-    build_index(photographs, target, embedder=trained, options=OPTIONS)
-    return storage.load(target)
-
-
-@needs_weights
-@needs_clothing
-def test_the_nearest_neighbour_of_a_held_out_photograph_is_of_its_class(
-    trained: Embedder, photographs: Path, everything: ImageIndex
-) -> None:
-    """Each fifth is held out once: a single one says 62 to 74 %, as chance has it, all five together 67 %."""
-    right = 0
-    for fifth in range(5):
-        held_out = range(fifth, len(everything), 5)
-        rest = _index_without(held_out, trained, photographs, everything)
-        for row in held_out:
-            (nearest,) = rest.search(everything.vectors[row], 1)
-            right += nearest.image.location == everything.records[row].location
-    assert right / len(everything) >= 0.65
-
-
-def _index_without(rows: range, trained: Embedder, photographs: Path, everything: ImageIndex) -> ImageIndex:
-    """Return the index that a build makes of the folder without the photographs of rows."""
-    target = photographs.with_name(f"without-{rows.start}")
-    shutil.copytree(photographs.with_name("everything"), target)  # the others keep their vectors
-    away = {photographs / everything.records[row].path: photographs.with_name(f"{row}.away") for row in rows}
-    for path, elsewhere in away.items():
-        path.rename(elsewhere)
-    outcome = build_index(photographs, target, embedder=trained, options=OPTIONS)
-    for path, elsewhere in away.items():
-        elsewhere.rename(path)
-    assert (outcome.progress.reused, outcome.progress.removed) == (len(everything) - len(rows), len(rows))
-    return storage.load(target)
-
-
-@needs_weights
-@needs_clothing
-def test_a_photograph_that_is_searched_with_finds_itself_first(
-    trained: Embedder, photographs: Path, everything: ImageIndex
-) -> None:
-    for row in range(0, len(everything), 200):
-        path = photographs / everything.records[row].path
-        pixels = read_prepared(trained, path, name=path.name, max_pixels=OPTIONS.max_pixels)
-        (nearest,) = everything.search(trained.embed([pixels])[0], 1)
-        assert nearest.image == everything.records[row]
-        assert nearest.score == pytest.approx(1, abs=1e-4)

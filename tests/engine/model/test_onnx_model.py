@@ -1,12 +1,12 @@
-"""An export takes seconds of torch, so the first one, made by two processes at once, serves all tests here."""
+"""An export takes seconds of torch, so the first one, made by two processes at once, is used by all tests here."""
 
 import json
 import logging
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 
 from search import runtime
-from search.engine import durable
+from search.engine import durable, storage
+from search.engine.build.builder import BuildOptions, build_index
 from search.engine.errors import WeightsUnavailable
+from search.engine.index.index import ImageIndex
 from search.engine.model import onnx_model
+from search.engine.model.embedder import read_prepared
 from search.engine.model.onnx_model import TOLERANCE, OnnxEmbedder, OnnxUnusable, export_paths
 from search.engine.model.passport import UNTRAINED
 from search.engine.model.probes import probe_pictures
@@ -27,7 +30,9 @@ from search.engine.model.transform import TRANSFORMS
 from search.engine.model.weights import ENTRY_FILES, entries_at_hand, entry_path, find_weights, untrained_weights
 from search.engine.vectors import DIMENSION
 from tests.conftest import CLOTHING, WEIGHTS
+from tests.support.waiting import eventually
 
+OPTIONS = BuildOptions(max_pixels=100_000_000)
 PROJECT = Path(__file__).resolve().parents[3]
 LOAD = """
 import logging, sys
@@ -123,7 +128,10 @@ def test_the_card_says_what_the_export_is(first_starts: FirstStarts) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> OnnxEmbedder:
     if not WEIGHTS.is_file() or not CLOTHING.is_dir():
         pytest.skip("needs IMAGESEARCH_WEIGHTS and the photographs")
+    from search.engine.model import export
+
     cache = tmp_path_factory.mktemp("trained")
+    assert export.main(str(WEIGHTS), str(cache), str(cache), str(CLOTHING)) == 0
     return onnx_model.load_embedder(str(WEIGHTS), cache=cache, hub=cache, pictures=CLOTHING)
 
 
@@ -159,6 +167,61 @@ def test_a_picture_has_one_vector_in_any_batch_and_thread(cache: Path) -> None:
     assert np.abs(together[0] - together[1]).max() > 10 * TOLERANCE  # so the order is theirs
 
 
+# Real photographs
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(CLOTHING, tmp_path_factory.mktemp("clothing") / "photographs"))
+
+
+@pytest.fixture(scope="module")
+def everything(trained: OnnxEmbedder, photographs: Path) -> ImageIndex:
+    """Return the index of all photographs; embedding them takes by far the longest here."""
+    target = photographs.with_name("everything")
+    build_index(photographs, target, embedder=trained, options=OPTIONS)
+    return storage.load(target)
+
+
+def test_the_nearest_neighbour_of_a_held_out_photograph_is_of_its_class(
+    trained: OnnxEmbedder, photographs: Path, everything: ImageIndex
+) -> None:
+    """Each fifth is held out once: a single one says 62 to 74 %, as chance has it, all five together 67 %."""
+    right = 0
+    for fifth in range(5):
+        held_out = range(fifth, len(everything), 5)
+        rest = _index_without(held_out, trained, photographs, everything)
+        for row in held_out:
+            (nearest,) = rest.search(everything.vectors[row], 1)
+            right += nearest.image.location == everything.records[row].location
+    assert right / len(everything) >= 0.65
+
+
+def _index_without(rows: range, trained: OnnxEmbedder, photographs: Path, everything: ImageIndex) -> ImageIndex:
+    """Return the index that a build makes of the folder without the photographs of rows."""
+    target = photographs.with_name(f"without-{rows.start}")
+    shutil.copytree(photographs.with_name("everything"), target)  # the others keep their vectors
+    away = {photographs / everything.records[row].path: photographs.with_name(f"{row}.away") for row in rows}
+    for path, elsewhere in away.items():
+        path.rename(elsewhere)
+    outcome = build_index(photographs, target, embedder=trained, options=OPTIONS)
+    for path, elsewhere in away.items():
+        elsewhere.rename(path)
+    assert (outcome.progress.reused, outcome.progress.removed) == (len(everything) - len(rows), len(rows))
+    return storage.load(target)
+
+
+def test_a_photograph_that_is_searched_with_finds_itself_first(
+    trained: OnnxEmbedder, photographs: Path, everything: ImageIndex
+) -> None:
+    for row in range(0, len(everything), 200):
+        path = photographs / everything.records[row].path
+        pixels = read_prepared(trained, path, name=path.name, max_pixels=OPTIONS.max_pixels)
+        (nearest,) = everything.search(trained.embed([pixels])[0], 1)
+        assert nearest.image == everything.records[row]
+        assert nearest.score == pytest.approx(1, abs=1e-4)
+
+
 # What is wrong in the cache is made anew
 
 
@@ -186,14 +249,13 @@ def test_a_damaged_export_is_made_anew(cache: Path, exports: list[str], damage: 
     assert exports == [UNTRAINED]
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path, exports: list[str]) -> None:
     command = [sys.executable, "-m", "search.engine.model.export", UNTRAINED, str(tmp_path), str(tmp_path), ""]
     process = subprocess.Popen(command, cwd=PROJECT)
-    while not any(tmp_path.glob(".export-*/*")):
-        assert process.poll() is None
-        time.sleep(0.005)
+    eventually(lambda: any(tmp_path.glob(".export-*/*")) or process.poll() is not None, "the export is written")
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert not list(tmp_path.glob("*.onnx")) + list(tmp_path.glob("*.json"))
     load(tmp_path)
     assert exports == [UNTRAINED]
@@ -290,11 +352,13 @@ def test_weights_put_there_meanwhile_are_tried_at_once(tmp_path: Path, refuse: C
     assert len(calls) == 2
 
 
-def test_a_file_that_is_no_state_dict_is_told_by_name(tmp_path: Path) -> None:
+def test_a_file_that_is_no_state_dict_is_told_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from search.engine.model import export
+
     weights = tmp_path / "mine.pth"
     weights.write_bytes(b"no weights")
-    with pytest.raises(WeightsUnavailable, match=r"The weights file .*/mine\.pth cannot be read"):
-        onnx_model.load_embedder(str(weights), cache=tmp_path, hub=tmp_path)
+    assert export.main(str(weights), str(tmp_path), str(tmp_path), "") == onnx_model.WEIGHTS_UNAVAILABLE
+    assert re.match(r"The weights file .*/mine\.pth cannot be read", capsys.readouterr().out)
 
 
 def test_a_name_that_is_neither_a_file_nor_an_entry(tmp_path: Path) -> None:
@@ -319,15 +383,20 @@ def test_entries_at_hand_are_those_downloaded(tmp_path: Path) -> None:
     assert entries_at_hand(hub=tmp_path) == ["IMAGENET1K_V2"]
 
 
-def test_downloads_are_looked_for_where_torch_keeps_them() -> None:
-    show = """
-import importlib, os, torch
-os.environ.update(SECRET_KEY="x", HOME="/home/acme")
-from imagesearch import settings
-for name, value in ("X", ""), ("XDG_CACHE_HOME", "/var/cache"), ("TORCH_HOME", "/srv/torch"), ("TORCH_HOME", "~/torch"):
-    os.environ[name] = value
-    importlib.reload(settings)
-    print(settings.TORCH_HOME / "hub" == importlib.import_module("pathlib").Path(torch.hub.get_dir()))
-"""
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("X", ""), ("XDG_CACHE_HOME", "/var/cache"), ("TORCH_HOME", "/srv/torch"), ("TORCH_HOME", "~/torch")],
+)
+def test_downloads_are_looked_for_where_torch_keeps_them(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    from torch import hub
+
+    for other in ("XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("HOME", "/home/acme")
+    monkeypatch.setenv("SECRET_KEY", "x")
+    monkeypatch.setenv(name, value)
+    show = "from imagesearch import settings; print(settings.TORCH_HOME / 'hub')"
     result = subprocess.run([sys.executable, "-c", show], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["True"] * 4
+    assert result.stdout.strip() == hub.get_dir()

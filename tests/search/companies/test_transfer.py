@@ -28,6 +28,7 @@ from tenants.models import AuditEvent, Company
 from tests.conftest import paint, picture
 from tests.search.management.test_check_index import FILES, make_flask_company
 from tests.support.damage import flip_a_byte
+from tests.support.databases import on_sqlite
 from tests.support.disks import RefusingOs
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.indexes import ODD_NAMES
@@ -506,8 +507,6 @@ IMPORT_STEPS = [
 EXPORT_STEPS = ["search.engine.storage.archive:ArchiveWriter.add", "search.engine.storage.archive:ArchiveWriter.finish"]
 OF_A_NAME = {"given_ids.json", "SHA256SUMS"}
 
-one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
 
 @pytest.fixture
 def source(site: Site, embedder: FakeEmbedder) -> Company:
@@ -539,7 +538,7 @@ def require_import(site: Site, name: str, archive: Path, source: Company) -> Non
         assert not list(site.directory.glob(f"embeddings/.generations/{name}/.writing-*"))
 
 
-@one_database
+@on_sqlite
 def test_of_two_imports_of_a_company_the_second_is_refused(site: Site, source: Company, tmp_path: Path) -> None:
     archive = str(tmp_path / "acme.tar")
     export(tmp_path / "acme.tar", "--with-images")
@@ -559,7 +558,7 @@ def test_of_two_imports_of_a_company_the_second_is_refused(site: Site, source: C
     assert not list(site.directory.glob("media/.importing-*"))
 
 
-@one_database
+@on_sqlite
 def test_an_import_killed_after_any_step_is_repeated(site: Site, source: Company, tmp_path: Path) -> None:
     export(tmp_path / "acme.tar", "--with-images")
     for turn, step in enumerate(IMPORT_STEPS):
@@ -568,7 +567,7 @@ def test_an_import_killed_after_any_step_is_repeated(site: Site, source: Company
         require_import(site, f"copy{turn}", tmp_path / "acme.tar", source)
 
 
-@one_database
+@on_sqlite
 def test_an_export_killed_after_any_step_leaves_the_archive_before(site: Site, source: Company, tmp_path: Path) -> None:
     target = tmp_path / "acme.tar"
     export(target, "--with-images")
@@ -582,7 +581,8 @@ def test_an_export_killed_after_any_step_leaves_the_archive_before(site: Site, s
     assert [file.name for file in tmp_path.iterdir() if ".tar" in file.name] == ["acme.tar"]
 
 
-@one_database
+@pytest.mark.slow
+@on_sqlite
 def test_imports_killed_at_random_moments_are_repeated(site: Site, source: Company, tmp_path: Path) -> None:
     chance = random.Random(5)
     export(tmp_path / "acme.tar", "--with-images")
