@@ -1,7 +1,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
-.PHONY: run test bench soak
+.PHONY: run test test-slow checks tests bench soak
 
 run: .venv/.installed
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -11,10 +12,20 @@ run: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs=2 checks tests
+
+# What takes long: kills at many moments, servers as they are started in production, and many more of the inputs that
+# `make test` invents few of.
+test-slow: .venv/.installed-dev
+	$(PYTEST) -m "slow or fuzz" --hypothesis-profile=deep
+
+checks:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
-	$(BIN)/pytest
+
+tests:
+	$(PYTEST) -m "not slow"
 
 .venv/.installed: requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
