@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.cache import cache as shared_cache
@@ -17,6 +18,10 @@ from tenants.models import Company
 from tests.support.fakes import FakeEmbedder
 from tests.support.postgres import Cluster, binaries
 from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
+
+hypothesis.settings.register_profile("quick", max_examples=15, derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("deep", hypothesis.settings.get_profile("quick"), max_examples=200)
+hypothesis.settings.load_profile("quick")  # unless --hypothesis-profile names another
 
 Colour = tuple[int, int, int]
 Colleague = Callable[..., Client]
@@ -118,23 +123,25 @@ def picture(colour: Colour, name: str = "query.png") -> BytesIO:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
+def postgres(django_db_blocker: Any) -> Iterator[Cluster]:
     """The test run's own PostgreSQL server, with the tables laid out in the database `tables`."""
     directory = binaries()
     if directory is None:
         pytest.skip("PostgreSQL is not installed here: no /usr/lib/postgresql/*/bin/initdb")
     cluster = Cluster(directory)
     try:
-        make_template(cluster.create("tables"))
+        with django_db_blocker.unblock():
+            make_template(cluster.create("tables"))
         yield cluster
     finally:
         cluster.stop()
 
 
 @pytest.fixture(scope="session")
-def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -> Path:
     file = tmp_path_factory.mktemp("tables") / "tables.sqlite3"
-    make_template(f"sqlite:///{file}")
+    with django_db_blocker.unblock():
+        make_template(f"sqlite:///{file}")
     return file
 
 

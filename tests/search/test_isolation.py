@@ -117,11 +117,10 @@ def town(site: Site, settings: Any, embedder: FakeEmbedder) -> Town:
     return made
 
 
+@pytest.mark.fuzz
 @hypothesis.settings(
-    max_examples=2,
+    max_examples=hypothesis.settings.default.max_examples // 15,  # one holds 60 requests and builds
     phases=[Phase.generate],  # what threads do is not repeatable, so that there is nothing to shrink
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(st.lists(st.lists(steps, min_size=8, max_size=12), min_size=THREADS, max_size=THREADS))

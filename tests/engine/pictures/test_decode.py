@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
@@ -446,13 +446,13 @@ def test_half_a_picture_is_refused(name: str) -> None:
     assert "incomplete or damaged" in reason_for(SAMPLES[name][: len(SAMPLES[name]) // 2], name)
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", SAMPLES)
 def test_damaged_bytes_are_refused_or_make_a_picture(name: str) -> None:
     data = SAMPLES[name]
     places = st.integers(0, len(data) - 1) | st.integers(0, min(200, len(data) - 1))
     damage = st.lists(st.tuples(places, st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)), min_size=1)
 
-    @settings(max_examples=60, derandomize=True, deadline=None, database=None)
     @given(damage=damage)
     def check(damage: list[tuple[int, int]]) -> None:
         damaged = bytearray(data)
@@ -463,12 +463,12 @@ def test_damaged_bytes_are_refused_or_make_a_picture(name: str) -> None:
     check()
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("head", [*images._SIGNATURES, b"RIFF\0\1\0\0WEBPVP8X"])
 def test_noise_behind_a_good_signature_is_refused(head: bytes) -> None:
     kind = images._sniff(head)
     extension = next(extension for extension, format_ in images.FORMATS.items() if format_ == kind)
 
-    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(tail=st.binary(max_size=200))
     def check(tail: bytes) -> None:
         assert_opens_or_refuses(head + tail, f"x.{extension}")

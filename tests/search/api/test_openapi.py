@@ -92,20 +92,17 @@ def one_company(acme: Company) -> Any:
     return schema
 
 
-bounded = hypothesis.settings(
-    max_examples=15,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+bounded = hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
+@pytest.mark.fuzz
 @schemathesis.pytest.from_fixture("any_company").parametrize()
 @bounded
 def test_service_does_as_its_schema_says(case: Any) -> None:
     case.call_and_validate()
 
 
+@pytest.mark.fuzz
 @schemathesis.pytest.from_fixture("one_company").include(path=OPEN_PATHS).parametrize()
 @bounded
 def test_a_company_with_an_index_answers_every_valid_request(case: Any) -> None:

@@ -29,12 +29,7 @@ MakeCompany = Callable[..., Company]
 
 PATHS = {"Warm/red.png", "blue.png", "green.jpg"}
 
-fuzzed = hypothesis.settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+fuzzed = hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -96,7 +91,8 @@ def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
     return name, bytes(data)
 
 
-@hypothesis.settings(fuzzed, max_examples=200)
+@pytest.mark.fuzz
+@fuzzed
 @given(damaged())
 def test_damaged_pictures_are_searched_with_or_refused(client: Client, acme: Company, picture: Any) -> None:
     name, data = picture
@@ -145,6 +141,7 @@ texts = st.text(max_size=60) | st.sampled_from(
 )
 
 
+@pytest.mark.fuzz
 @fuzzed
 @given(name=texts)
 def test_file_names_are_never_paths(client: Client, acme: Company, name: str) -> None:
@@ -157,6 +154,7 @@ def test_file_names_are_never_paths(client: Client, acme: Company, name: str) ->
     assert before == {path for root in (acme.image_directory, acme.embeddings_directory) for path in root.rglob("*")}
 
 
+@pytest.mark.fuzz
 @fuzzed
 @given(company=texts.filter(lambda text: text.strip("/") not in {"", "acme"}))
 def test_names_of_companies_open_nothing_else(client: Client, acme: Company, company: str) -> None:
@@ -171,6 +169,7 @@ def _quoted(text: str) -> str:
     return quote(text.encode("utf-8", "surrogatepass"), safe="")
 
 
+@pytest.mark.fuzz
 @fuzzed
 @given(top_k=texts | st.integers().map(str) | st.floats().map(str), min_score=texts | st.floats().map(str))
 def test_numbers_of_a_form_are_numbers_or_refused(client: Client, acme: Company, top_k: str, min_score: str) -> None:
@@ -178,6 +177,7 @@ def test_numbers_of_a_form_are_numbers_or_refused(client: Client, acme: Company,
     require_answer(search(client, SAMPLES["rgba.png"], min_score=min_score))
 
 
+@pytest.mark.fuzz
 @fuzzed
 @given(location=texts)
 def test_locations_never_leave_the_company(client: Client, acme: Company, location: str) -> None:
@@ -186,6 +186,7 @@ def test_locations_never_leave_the_company(client: Client, acme: Company, locati
     require_answer(answer, among=(400, 404))
 
 
+@pytest.mark.fuzz
 @fuzzed
 @given(
     header=st.sampled_from(
@@ -202,6 +203,7 @@ def test_headers_are_read_or_refused(client: Client, acme: Company, header: str,
     require_answer(answer, among=(200, 400, 401, 406, 415))
 
 
+@pytest.mark.fuzz
 @fuzzed
 @given(
     body=st.binary(max_size=300), kind=st.sampled_from(["multipart/form-data; boundary=x", "multipart/form-data", "x"])
