@@ -12,6 +12,8 @@ import pytest
 from tests.support.processes import ROOT, copy_sqlite
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 CORES = os.cpu_count() or 1
 
 

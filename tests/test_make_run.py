@@ -22,6 +22,8 @@ import pytest
 from tests.conftest import WEIGHTS, paint
 from tests.support.fakes import RED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = str(Path(sys.executable).relative_to(ROOT)) if Path(sys.executable).is_relative_to(ROOT) else sys.executable
 

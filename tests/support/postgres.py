@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -45,11 +46,8 @@ class Cluster:
         return self.url(database)
 
     def stop(self) -> None:
-        self._server.terminate()
-        try:
-            self._server.wait(10)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
+        self._server.send_signal(signal.SIGQUIT)  # at once, whoever is still connected
+        self._server.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _start(self) -> "subprocess.Popen[bytes]":

@@ -228,7 +228,7 @@ def _import_everything() -> None:
     django.setup()
     import_module("imagesearch.urls")
     import_module("search.tasks")
-    for command in ("build_embeddings", "build_worker", "builds", "export_company", "import_company"):
+    for command in ("build_embeddings", "build_worker", "create_api_key", "export_company", "import_company"):
         import_module(f"search.management.commands.{command}")
 
 
@@ -326,9 +326,12 @@ def _die_with_parent() -> None:
 
 def make_template(url: str) -> None:
     """Lay out the tables in an empty database."""
-    environment = {**os.environ, "DATABASE_URL": url}
-    command = [sys.executable, str(ROOT / "manage.py"), "migrate", "--verbosity=0"]
-    subprocess.run(command, check=True, env=environment, cwd=ROOT)
+    from django.contrib.contenttypes.models import ContentType
+    from django.core.management import call_command
+
+    with database(url):
+        call_command("migrate", verbosity=0)
+    ContentType.objects.clear_cache()  # of the rows of that database
 
 
 def copy_sqlite(template: Path, target: Path) -> str:

@@ -261,6 +261,7 @@ def server(
         started.stop()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_service(server: Server, tmp_path: Path) -> None:
     first, second = server.workers()
     with server.answered_by(first):
