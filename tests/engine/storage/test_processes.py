@@ -299,7 +299,7 @@ def _write_and_prune_at_the_worst_moment(directory: Path, answer: Connection) ->
             return
         outcome.append("the lock was held")
         with suppress(Timeout), FileLock(hidden_home(directory) / ".lock", timeout=0):
-            storage.prune(directory, storage.linked_generation(directory) or "", keep=1)
+            storage.prune(directory, storage.linked_generation(directory) or "", before=None, keep=1)
             outcome[0] = "pruned"
 
     sys.addaudithook(prune_before_the_lock)
