@@ -1,5 +1,6 @@
 """What the benchmarks run on: photographs, and vectors that are spread like those of photographs."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from search.companies import demo
 from search.engine.index.index import IndexInfo
 from search.engine.index.records import ImageRecord, image_id
-from search.engine.storage import IndexWriter
+from search.engine.storage import IndexWriter, publish_by_link
 from search.engine.vectors import DIMENSION, Vectors
 
 _BLOCK = 8192
@@ -64,4 +65,5 @@ def write_index(vectors: Vectors, directory: Path, *, weights: str, fingerprint:
             block = vectors[start : start + _BLOCK]
             paths = [f"Folder {row // 1000:04}/picture {row:07}.jpg" for row in range(start, start + len(block))]
             writer.add(block, [ImageRecord(path, image_id(company, path)) for path in paths])
-        writer.publish(IndexInfo(total_images=0, weights=weights, fingerprint=fingerprint), keep=0)
+        info = IndexInfo(total_images=0, weights=weights, fingerprint=fingerprint)
+        writer.publish(info, partial(publish_by_link, directory, keep=0))

@@ -100,7 +100,7 @@ class Soak:
         text = key.draw()
         key.save()
         ids = [record.id for record in index.records]
-        return Company(name, text, row.requires_api_key, np.array(index.vectors), ids)
+        return Company(name, text, row.requires_api_key, index.vectors[:], ids)
 
     def run(self, minutes: float, requests: int) -> dict[str, Any]:
         from search.engine import storage

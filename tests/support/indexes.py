@@ -24,6 +24,7 @@ OUR_FILES = [
     "signatures.npy",
     "index_info.json",
 ]
+COPY = "embeddings.npy"  # that nobody reads
 FLASK_FILES = ["faiss_index.bin", "embeddings.npy", "metadata.json", "index_info.json"]
 ODD_NAMES = [
     ('a "quoted" name.png', "", 'a "quoted" name'),

@@ -243,7 +243,7 @@ class _Build:
             except (OSError, ImageUnreadable):
                 continue
             today = self._embedder.embed([pixels])[0]
-            if np.abs(today - before.vectors[row]).max() > _SAME_VECTOR:
+            if np.abs(today - before.vectors.at(int(row))).max() > _SAME_VECTOR:
                 return True
             compared += 1
         return not compared
@@ -413,7 +413,7 @@ class _Build:
             vectors = np.empty((len(block), DIMENSION), np.float32)
             kept = rows != EMBED
             if self._kept is not None:
-                vectors[kept] = self._kept.single_vectors[rows[kept]]
+                vectors[kept] = self._kept.vectors[rows[kept]]
             vectors[~kept] = workspace.vectors(numbers[block[~kept]])
             writer.add(vectors, [self._identify(plan.paths[number]) for number in block], plan.signatures[block])
             self._report(self._progress)

@@ -82,7 +82,7 @@ def _records(index: ImageIndex, block: np.ndarray) -> list[ImageRecord]:
 def _vectors(index: ImageIndex, block: np.ndarray) -> Vectors:
     vectors = np.empty((len(block), index.info.embedding_dimension), np.float32)
     live = block >= len(index.records)
-    vectors[~live] = index.single_vectors[block[~live]]
+    vectors[~live] = index.vectors[block[~live]]
     vectors[live] = index.added_vectors[block[live] - len(index.records)]
     return unit_length(vectors)
 
@@ -115,7 +115,7 @@ def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *,
             continue
     if not pictures:
         raise NothingToIndex(f"None of the pictures tried can be read in {images}: check the folder")
-    stored = unit_length(index.vectors[[row for row, _ in pictures]])  # [pictures, 960]
+    stored = unit_length(index.vectors[np.array([row for row, _ in pictures])])  # [pictures, 960]
     cosines = []
     for embedder in embedders:
         again = embedder.embed([embedder.prepare(picture) for _, picture in pictures])

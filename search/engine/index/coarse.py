@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.index.exact import ROUNDING, best_scores
-from search.engine.index.vector_file import VectorFile
+from search.engine.index.vector_file import StoredVectors
 from search.engine.vectors import DIMENSION, Vector, Vectors
 
 MIN_IMAGES = 10_000  # below, the exact scan takes a few milliseconds
@@ -77,7 +77,7 @@ class CoarseIndex:
         return rows[rows >= 0]
 
 
-def build_coarse(vectors: VectorFile, *, beat: Callable[[], None]) -> CoarseIndex | None:
+def build_coarse(vectors: StoredVectors, *, beat: Callable[[], None]) -> CoarseIndex | None:
     """Return the codes of vectors, or None where the exact scan serves better.
 
     That is where there are few vectors, and where the codes do not find at least MIN_RECALL of the true neighbours.
@@ -140,29 +140,29 @@ def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
     return np.linspace(0, count - 1, num=min(most, count), dtype=np.int64)
 
 
-def _encode(vectors: VectorFile, beat: Callable[[], None]) -> Any:
+def _encode(vectors: StoredVectors, beat: Callable[[], None]) -> Any:
     rotation = faiss.RandomRotationMatrix(DIMENSION, DIMENSION)
     rotation.init(_SEED)
     codes = faiss.index_factory(DIMENSION, f"IVF{_lists(len(vectors))},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
     rotated = faiss.IndexPreTransform(rotation, codes)
     rotated.train(vectors[_spread(len(vectors), _TRAINING_ROWS)])
-    for block in vectors.blocks(_ROWS_A_BLOCK):
+    for block in vectors.blocks(size=_ROWS_A_BLOCK):
         rotated.add(block)
         beat()
     return rotated
 
 
-def _neighbour_scores(queries: Vectors, vectors: VectorFile, beat: Callable[[], None]) -> Vectors:
+def _neighbour_scores(queries: Vectors, vectors: StoredVectors, beat: Callable[[], None]) -> Vectors:
     """Return the scores of the vectors closest to each query, by a scan of all, float32 [queries, 10], best first."""
     best = np.empty((len(queries), 0), np.float32)
-    for block in vectors.blocks(_ROWS_A_BLOCK):
+    for block in vectors.blocks(size=_ROWS_A_BLOCK):
         best = best_scores(best, queries, block, NEIGHBOURS)
         beat()
     return np.sort(best, axis=1)[:, ::-1]
 
 
 def _plans(
-    codes: Any, queries: Vectors, vectors: VectorFile, least_scores: Vectors, beat: Callable[[], None]
+    codes: Any, queries: Vectors, vectors: StoredVectors, least_scores: Vectors, beat: Callable[[], None]
 ) -> Iterator[tuple[float, int, int, float]]:
     """Yield the plans that find enough: what a search costs, in codes scanned; lists; candidates a result; recall.
 

@@ -3,22 +3,35 @@
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.index.vector_file import VectorFile
+from search.engine.index.records import Rows
+from search.engine.index.vector_file import StoredVectors
 from search.engine.vectors import Vector, Vectors
 
 ROUNDING = 1e-5  # of a product of unit vectors in float32, many times over
 
-_BLOCK = 4096
+_PART = 4096  # rows of which a copy is made at a time
 
 
-def exact_scores(vectors: Vectors | VectorFile, rows: npt.NDArray[np.int64], vector: Vector) -> Vector:
-    """Return the products of some vectors with vector, float32 [rows].
+def scan(vectors: StoredVectors, rows: Rows, vector: Vector) -> Vector:
+    """Return the products of many vectors with vector, float32 [rows], each as near to the exact one as ROUNDING."""
+    products = [block @ vector for block in vectors.blocks(rows)]
+    return np.concatenate([np.empty(0, np.float32), *products])
+
+
+def exact_scores(vectors: StoredVectors, rows: npt.NDArray[np.int64], vector: Vector) -> Vector:
+    """Return the products of some vectors with vector, float32 [rows]."""
+    parts = [rows[start : start + _PART] for start in range(0, len(rows), _PART)]
+    products = [exact_products(vectors[part], vector) for part in parts]
+    return np.concatenate([np.empty(0, np.float32), *products])
+
+
+def exact_products(vectors: Vectors, vector: Vector) -> Vector:
+    """Return the products of all vectors with vector, float32 [N].
 
     Not by BLAS, which rounds a row by where it stands in the matrix, so that copies of a picture would differ.
     """
-    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-    products = [np.einsum("ij,j->i", vectors[block], vector) for block in blocks]
-    return np.concatenate([np.empty(0, np.float32), *products])
+    products: Vector = np.einsum("ij,j->i", vectors, vector)
+    return products
 
 
 def contenders(scores: Vector, top_k: int) -> npt.NDArray[np.int64]:

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.index.coarse import CoarseIndex, CoarseSearch
-from search.engine.index.exact import contenders, exact_scores
+from search.engine.index.exact import contenders, exact_products, exact_scores, scan
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, ListRecords, Records, Rows
-from search.engine.index.vector_file import VectorFile
+from search.engine.index.vector_file import StoredVectors, VectorsInMemory
 from search.engine.model.passport import MODEL, ModelPassport
 from search.engine.vectors import DIMENSION, Vector, Vectors
 
@@ -56,10 +56,9 @@ class ImageIndex:
 
     info: IndexInfo
     records: Records  # in the order of the vectors
-    vectors: Vectors = field(repr=False)  # [N, 960], memory-mapped and read-only where the files allow it
+    vectors: StoredVectors = field(repr=False)
     signatures: Any = field(default=None, repr=False)  # storage.SIGNATURE [N]; None where nobody recorded them
     coarse: CoarseIndex | None = field(default=None, repr=False)  # None where the exact scan serves
-    vector_file: VectorFile | None = field(default=None, repr=False)  # to score candidates from, beside coarse
     added: tuple[ImageRecord, ...] = ()  # live pictures, by path
     added_vectors: Vectors = field(default_factory=lambda: np.empty((0, DIMENSION), np.float32), repr=False)
     hidden: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # rows replaced or deleted
@@ -71,11 +70,6 @@ class ImageIndex:
     def nbytes(self) -> int:
         """How much memory the index takes at most, its mapped files included."""
         return self.vectors.nbytes + self.records.nbytes + (self.coarse.nbytes if self.coarse else 0)
-
-    @property
-    def single_vectors(self) -> "Vectors | VectorFile":
-        """The vectors for who wants some of them: [rows] copies these, and of a large index maps nothing."""
-        return self.vectors if self.vector_file is None else self.vector_file
 
     def require_model(self, passport: ModelPassport) -> None:
         """Raise ModelMismatch unless vectors of this model may be compared with the index's."""
@@ -142,7 +136,7 @@ class ImageIndex:
         for record, vector in zip(self.added, self.added_vectors, strict=True):
             if record.id == image_id:
                 return vector
-        return next((self.vectors[row] for row in self._visible(self.records.rows_of_id(image_id))), None)
+        return next((self.vectors.at(row) for row in self._visible(self.records.rows_of_id(image_id))), None)
 
     def page(self, start: int, stop: int, *, location: str = "") -> tuple[list[ImageRecord], int]:
         """Return the images from start up to stop, and how many there are; live ones come last.
@@ -175,7 +169,7 @@ class ImageIndex:
         depth = top_k
         while True:
             rows = coarse.propose(vector, depth)
-            exact = exact_scores(self.single_vectors, rows, vector)
+            exact = exact_scores(self.vectors, rows, vector)
             hidden = np.isin(rows, self.hidden, assume_unique=True)
             visible = np.sort(exact[~hidden])[::-1]
             last = visible[top_k - 1] if len(visible) >= top_k else -np.inf
@@ -187,7 +181,7 @@ class ImageIndex:
     def _best_of_all(self, vector: Vector, top_k: int, location: str) -> npt.NDArray[np.int64]:
         """Return the rows below location among which the top_k closest are, by a scan of all."""
         below = self.records.rows_below(location)
-        scores = self.vectors[below] @ vector  # [below]
+        scores = scan(self.vectors, below, vector)  # [below]
         hidden = self._hidden_places(below)
         scores[hidden] = -np.inf
         places = contenders(scores, min(top_k, len(scores) - len(hidden)))
@@ -203,7 +197,7 @@ class ImageIndex:
         return np.flatnonzero(np.isin(rows, self.hidden))
 
     def _search_added(self, vector: Vector, location: str) -> list[Match]:
-        scores = exact_scores(self.added_vectors, np.arange(len(self.added)), vector)  # [added]
+        scores = exact_products(self.added_vectors, vector)  # [added]
         return [
             Match(record, float(score))
             for record, score in zip(self.added, scores, strict=True)
@@ -213,4 +207,4 @@ class ImageIndex:
 
 def empty_index() -> ImageIndex:
     """Return the index of a company that has none yet, for live changes to be laid over."""
-    return ImageIndex(IndexInfo(total_images=0), ListRecords([]), np.empty((0, DIMENSION), np.float32))
+    return ImageIndex(IndexInfo(total_images=0), ListRecords([]), VectorsInMemory(np.empty((0, DIMENSION), np.float32)))

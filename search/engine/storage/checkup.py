@@ -12,8 +12,9 @@ from search.engine.index.coarse import MIN_RECALL, NEIGHBOURS
 from search.engine.index.exact import ROUNDING, best_scores
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import LineRecords
+from search.engine.index.vector_file import StoredVectors
 from search.engine.storage.checksums import damaged_files, has_checksums
-from search.engine.storage.layout import CODES, EMBEDDINGS, ID_KEYS, METADATA
+from search.engine.storage.layout import CODES, FAISS_INDEX, ID_KEYS, METADATA
 from search.engine.storage.reading import load
 from search.engine.vectors import Vectors
 
@@ -41,16 +42,20 @@ def examine(directory: Path, *, pictures: Path | None = None) -> Checkup:
     pictures: the folder that the index's paths are relative to, to look for a sample's files.
     """
     try:
-        index = load(directory)
+        return _examine(directory, load(directory), pictures)
     except IndexCorrupt as error:
         problems = list(dict.fromkeys([str(error), *damaged_files(directory)]))
         return Checkup(0, has_checksums(directory), problems, None, 0, 0)
+
+
+def _examine(directory: Path, index: ImageIndex, pictures: Path | None) -> Checkup:
+    """Raises IndexCorrupt where vectors cannot be read."""
     sample = np.unique(np.linspace(0, len(index.vectors) - 1, num=min(_SAMPLES, len(index.vectors)), dtype=int))
     problems = [*damaged_files(directory), *_code_problems(index), *_record_problems(index)]
     unfit, best = _scan(index.vectors, sample)
     recall = None
     if unfit:
-        problems.append(f"{EMBEDDINGS}: {unfit} vectors are not finite numbers of length 1")
+        problems.append(f"{FAISS_INDEX}: {unfit} vectors are not finite numbers of length 1")
     elif not problems and len(sample):
         recall, lost = _search_sample(index, sample, best)
         problems += _search_problems(recall, lost)
@@ -91,17 +96,16 @@ def _record_problems(index: ImageIndex) -> Iterator[str]:
         before = record.path
 
 
-def _scan(vectors: Vectors, sample: npt.NDArray[np.int64]) -> tuple[int, Vectors]:
+def _scan(vectors: StoredVectors, sample: npt.NDArray[np.int64]) -> tuple[int, Vectors]:
     """Return how many vectors are unfit, and the scores of the closest ten to each of the sample, in any order.
 
-    vectors: float32 [N, 960]; scores: float32 [sample, at most 10].
+    scores: float32 [sample, at most 10].
     """
     queries = vectors[sample]
     best = np.empty((len(sample), 0), np.float32)
     unfit = 0
     with np.errstate(all="ignore"):  # what is no number is counted
-        for start in range(0, len(vectors), _ROWS_A_BLOCK):
-            block = vectors[start : start + _ROWS_A_BLOCK]
+        for block in vectors.blocks(size=_ROWS_A_BLOCK):
             lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
             unfit += int(np.count_nonzero(~(np.abs(lengths - 1) <= _UNIT)))
             best = best_scores(best, queries, block, NEIGHBOURS)
@@ -115,7 +119,7 @@ def _search_sample(index: ImageIndex, sample: npt.NDArray[np.int64], best: Vecto
     """
     found = lost = 0
     for row, scores in zip(sample.tolist(), best, strict=True):
-        vector = np.array(index.vectors[row])
+        vector = index.vectors.at(row)
         matches = index.search(vector, len(scores))
         found += sum(match.score >= scores.min() - ROUNDING for match in matches)
         lost += not matches or matches[0].score < float(vector @ vector) - ROUNDING

@@ -16,10 +16,9 @@ from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable
 from search.engine.index.coarse import CoarseIndex, CoarseSearch, read_coarse
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ID_KEY, LineRecords, ListRecords, ids_no_path_gives, parse_entry
-from search.engine.index.vector_file import VectorFile
+from search.engine.index.vector_file import SmallVectorFile, StoredVectors, VectorFile
 from search.engine.storage.layout import (
     CODES,
-    EMBEDDINGS,
     FAISS_INDEX,
     FLAT_HEADER,
     FLAT_IP,
@@ -35,10 +34,11 @@ from search.engine.storage.layout import (
     complete_generations,
     resolve,
 )
-from search.engine.vectors import DIMENSION, Vectors
+from search.engine.vectors import DIMENSION
 
 logger = logging.getLogger(__name__)
 
+_FEW_VECTORS = (64 << 20) // (4 * DIMENSION)
 _POINTER = b"version https://git-lfs"
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def is_ours(directory: Path) -> bool:
 
 
 def load(directory: Path) -> ImageIndex:
-    """Return the published index, memory-mapped where its files allow it.
+    """Return the published index, whose files are read further as searches need it.
 
     Raises IndexNotBuilt where there is none, and IndexCorrupt, naming the file, where the files
     cannot be read or disagree in number or dimension.
@@ -141,19 +141,18 @@ def _stamp(generation: Path) -> str:
 
 def _load_generation(generation: Path) -> ImageIndex:
     index_info, ours = read_info(generation)
-    vectors = _read_vectors(generation, ours)
-    if vectors.shape != (index_info.total_images, index_info.embedding_dimension):
+    count, dimension = _flat_shape(generation)
+    if (count, dimension) != (index_info.total_images, index_info.embedding_dimension):
         raise IndexCorrupt(
             f"{INFO} says {index_info.total_images} vectors of {index_info.embedding_dimension} numbers, "
-            f"{FAISS_INDEX} holds {vectors.shape[0]} of {vectors.shape[1]}"
+            f"{FAISS_INDEX} holds {count} of {dimension}"
         )
     records = _map_records(generation) if ours else _parse_records(generation / METADATA)
-    if len(records) != len(vectors):
-        raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {len(vectors)} vectors")
-    signatures = _read_signatures(generation, len(vectors))
+    if len(records) != count:
+        raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {count} vectors")
+    signatures = _read_signatures(generation, count)
     codes = _read_codes(generation, index_info)
-    vector_file = _open_vectors(generation, len(vectors)) if codes else None
-    return ImageIndex(index_info, records, vectors, signatures, codes, vector_file)
+    return ImageIndex(index_info, records, _open_vectors(generation, count), signatures, codes)
 
 
 def _map_records(generation: Path) -> LineRecords:
@@ -262,26 +261,13 @@ def _flat_shape(generation: Path) -> tuple[int, int]:
     return count, dimension
 
 
-def _read_vectors(generation: Path, ours: bool) -> Vectors:
-    shape = _flat_shape(generation)
-    path = generation / EMBEDDINGS
-    if not ours and not path.exists():
-        return _copy_vectors(generation)
-    vectors = _map_array(path)
-    if vectors.shape != shape or vectors.dtype != np.float32:
-        raise IndexCorrupt(f"{path.name} holds {vectors.dtype} {vectors.shape}, {FAISS_INDEX} float32 {shape}")
-    if _same_samples(generation / FAISS_INDEX, vectors):
-        return vectors.view(np.ndarray)
-    if ours:
-        raise IndexCorrupt(f"{path.name} and {FAISS_INDEX} hold different vectors")
-    return _copy_vectors(generation)  # the Flask service searched what FAISS held, normalised or not elsewhere
-
-
-def _open_vectors(generation: Path, count: int) -> VectorFile:
+def _open_vectors(generation: Path, count: int) -> StoredVectors:
+    path = generation / FAISS_INDEX
     try:
-        return VectorFile(generation / EMBEDDINGS, count)
+        file = VectorFile(path, start=FLAT_HEADER.size, count=count)
     except OSError as error:
-        raise unreadable(generation / EMBEDDINGS, error) from error
+        raise unreadable(path, error) from error
+    return SmallVectorFile(file) if count <= _FEW_VECTORS else file
 
 
 def _map_array(path: Path) -> Any:
@@ -301,29 +287,3 @@ def unreadable(path: Path, error: Exception) -> IndexCorrupt:
         if file.read(len(_POINTER)) == _POINTER:
             return IndexCorrupt(f"{path.name} is a Git LFS pointer: run `git lfs pull` where it came from")
     return IndexCorrupt(f"{path.name} cannot be read: {error}")
-
-
-def _copy_vectors(generation: Path) -> Vectors:
-    path = generation / FAISS_INDEX
-    try:
-        flat = faiss.read_index(str(path))
-    except RuntimeError as error:  # FAISS's only error, whatever happened
-        raise IndexCorrupt(f"{path.name} cannot be read by FAISS") from error
-    vectors: Vectors = flat.reconstruct_n(0, flat.ntotal)
-    return vectors
-
-
-def _same_samples(faiss_index: Path, vectors: Vectors) -> bool:
-    """Return whether the first, middle and last vectors are those of faiss_index.bin."""
-    if not len(vectors):
-        return True
-    row_bytes = 4 * vectors.shape[1]
-    try:
-        with faiss_index.open("rb") as file:
-            for row in {0, len(vectors) // 2, len(vectors) - 1}:
-                file.seek(FLAT_HEADER.size + row * row_bytes)
-                if file.read(row_bytes) != vectors[row].tobytes():
-                    return False
-    except OSError as error:
-        raise unreadable(faiss_index, error) from error
-    return True

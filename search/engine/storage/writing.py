@@ -233,7 +233,8 @@ class IndexWriter:
     def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
         if not self._ids:
             return None
-        coarse = build_coarse(VectorFile(self._draft.path / EMBEDDINGS, len(self._ids)), beat=beat)
+        vectors = VectorFile(self._draft.path / FAISS_INDEX, start=FLAT_HEADER.size, count=len(self._ids))
+        coarse = build_coarse(vectors, beat=beat)
         if coarse is None:
             return None
         write_coarse(coarse, self._draft.path / CODES)

@@ -66,7 +66,7 @@ class Collection:
     def vector(self, path: str) -> Any:
         index = self.index()
         (row,) = index.records.rows_of_path(path)
-        return index.vectors[row]
+        return index.vectors.at(row)
 
     def generations(self) -> list[str]:
         return [
@@ -106,7 +106,7 @@ def acme(tmp_path: Path) -> Collection:
 
 def assert_same_index(one: ImageIndex, other: ImageIndex) -> None:
     assert list(one.records) == list(other.records)
-    np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-5)
+    np.testing.assert_allclose(one.vectors[:], other.vectors[:], atol=1e-5)
     np.testing.assert_array_equal(one.signatures, other.signatures)
 
 

@@ -1,12 +1,10 @@
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from search.engine import storage
-from search.engine.errors import IndexCorrupt
 from search.engine.index import coarse
 from search.engine.index.index import IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, image_id
@@ -88,15 +86,6 @@ def test_copies_of_pictures_are_no_reason_for_the_exact_scan(tmp_path: Path) -> 
     index = storage.load(tmp_path / "acme")
     assert index.coarse is not None
     assert [match.score for match in index.search(vectors[70], 10)] == [pytest.approx(1, abs=1e-5)] * 10
-
-
-def test_vectors_file_cut_short_in_use_is_an_error_not_a_crash(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
-    index = storage.load(tmp_path / "acme")
-    os.truncate(tmp_path / "acme/embeddings.npy", 4096)
-    with pytest.raises(IndexCorrupt, match="ends before vector"):
-        index.search(clustered(1, seed=3)[0], 10)
 
 
 def test_where_the_codes_find_too_little_the_exact_scan_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from search.engine import storage
 from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, ListRecords
+from search.engine.index.vector_file import VectorFile, VectorsInMemory
 from search.engine.model.passport import ModelPassport
 from search.engine.vectors import DIMENSION, Vector, Vectors, unit_length
 from tests.support.indexes import by_link
@@ -21,7 +23,7 @@ MakeIndex = Callable[[Vectors], ImageIndex]
 
 def in_memory(vectors: Vectors, directory: Path) -> ImageIndex:
     records = [ImageRecord(f"{row:05}.png", str(uuid.UUID(int=row))) for row in range(len(vectors))]
-    return ImageIndex(IndexInfo(len(vectors)), ListRecords(records), vectors)
+    return ImageIndex(IndexInfo(len(vectors)), ListRecords(records), VectorsInMemory(vectors))
 
 
 def on_disk(vectors: Vectors, directory: Path) -> ImageIndex:
@@ -31,7 +33,14 @@ def on_disk(vectors: Vectors, directory: Path) -> ImageIndex:
     return storage.load(directory / "index")
 
 
-@pytest.fixture(params=[in_memory, on_disk])
+def in_a_file(vectors: Vectors, directory: Path) -> ImageIndex:
+    """Return the index as it is loaded where it is large."""
+    index = on_disk(vectors, directory)
+    file = VectorFile(directory / "index" / "faiss_index.bin", start=45, count=len(vectors))
+    return replace(index, vectors=file)
+
+
+@pytest.fixture(params=[in_memory, on_disk, in_a_file])
 def make_index(request: pytest.FixtureRequest, tmp_path: Path) -> MakeIndex:
     return lambda vectors: request.param(vectors, tmp_path)
 
@@ -128,14 +137,16 @@ def test_many_threads_find_the_same(make_index: MakeIndex) -> None:
 
 
 def test_query_of_another_model_is_refused_naming_both() -> None:
-    index = ImageIndex(IndexInfo(0, weights="old", fingerprint="a" * 64), ListRecords([]), random_vectors(0))
+    index = ImageIndex(
+        IndexInfo(0, weights="old", fingerprint="a" * 64), ListRecords([]), VectorsInMemory(random_vectors(0))
+    )
     with pytest.raises(ModelMismatch, match=r"old \(aaaaaaaaaaaa\).*new \(bbbbbbbbbbbb\)"):
         index.require_model(ModelPassport("new", "b" * 64))
     index.require_model(ModelPassport("the same by another name", "a" * 64))
 
 
 def test_index_of_a_model_that_nobody_recorded_is_searched() -> None:
-    index = ImageIndex(IndexInfo(0), ListRecords([]), random_vectors(0))
+    index = ImageIndex(IndexInfo(0), ListRecords([]), VectorsInMemory(random_vectors(0)))
     index.require_model(ModelPassport("any", "b" * 64))
 
 

@@ -192,7 +192,7 @@ def test_the_nearest_neighbour_of_a_held_out_photograph_is_of_its_class(
         held_out = range(fifth, len(everything), 5)
         rest = _index_without(held_out, trained, photographs, everything)
         for row in held_out:
-            (nearest,) = rest.search(everything.vectors[row], 1)
+            (nearest,) = rest.search(everything.vectors.at(row), 1)
             right += nearest.image.location == everything.records[row].location
     assert right / len(everything) >= 0.65
 

@@ -17,7 +17,7 @@ def test_flask_directory_is_served_as_it_is(tmp_path: Path, without: tuple[str, 
     ids = flask_directory(tmp_path / "acme", vectors, paths, without=without)
     index = storage.load(tmp_path / "acme")
     assert [(record.path, record.id) for record in index.records] == list(zip(paths, ids, strict=True))
-    np.testing.assert_array_equal(index.vectors, vectors)
+    np.testing.assert_array_equal(index.vectors[:], vectors)
     assert index.info.total_images == storage.info(tmp_path / "acme").total_images == 6
     assert index.info.passport is None
     assert index.search(vectors[2], 1)[0].image == ImageRecord("a/b/c.gif", ids[2])
@@ -33,7 +33,7 @@ def test_flask_embeddings_before_normalisation_do_not_replace_those_of_faiss(tmp
     vectors = some_vectors(6)
     flask_directory(tmp_path / "acme", vectors, list("abcdef"), embeddings=vectors * 7)
     index = storage.load(tmp_path / "acme")
-    np.testing.assert_array_equal(index.vectors, vectors)
+    np.testing.assert_array_equal(index.vectors[:], vectors)
     assert index.search(vectors[4], 1)[0].score == pytest.approx(1, abs=1e-6)
 
 

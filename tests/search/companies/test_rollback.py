@@ -116,7 +116,7 @@ def test_a_damaged_index_is_not_gone_back_to(acme: Company) -> None:
 
 
 def test_a_damaged_index_is_gone_back_from(acme: Company) -> None:
-    (acme.embeddings_directory / "embeddings.npy").write_bytes(b"nothing")
+    (acme.embeddings_directory / "faiss_index.bin").write_bytes(b"nothing")
     roll_back()
     assert found(acme) == {"1.png"}
 

@@ -213,7 +213,7 @@ def test_folder_of_broken_pictures_fails_and_the_old_index_serves_on(acme: Compa
     assert acme.builds.first().status == IndexBuild.Status.FAILED
 
 
-@pytest.mark.parametrize("name", ["faiss_index.bin", "metadata.json", "embeddings.npy", "index_info.json"])
+@pytest.mark.parametrize("name", ["faiss_index.bin", "metadata.json", "index_info.json"])
 def test_damaged_index_is_mended_by_a_build(acme: Company, name: str) -> None:
     flask_directory(acme.embeddings_directory, some_vectors(1), ["blue.png"])
     (acme.embeddings_directory / name).write_bytes(b"")

@@ -135,12 +135,12 @@ def test_a_file_of_another_index_is_found(acme: Company, make_company: MakeCompa
 
 
 def test_a_changed_vector_is_not_handed_on_by_an_incremental_build(acme: Company) -> None:
-    size = (acme.embeddings_directory / "embeddings.npy").stat().st_size
-    sound = np.array(storage.load(acme.embeddings_directory).vectors)
-    flip_a_byte(acme.embeddings_directory / "embeddings.npy", size - 4 * 960 + 5)
+    size = (acme.embeddings_directory / "faiss_index.bin").stat().st_size
+    sound = storage.load(acme.embeddings_directory).vectors[:]
+    flip_a_byte(acme.embeddings_directory / "faiss_index.bin", size - 4 * 960 + 5)
     (acme.image_directory / "new.png").write_bytes(picture(GREEN).getvalue())
     call_command("build_embeddings", company="acme")
-    vectors = storage.load(acme.embeddings_directory).vectors
+    vectors = storage.load(acme.embeddings_directory).vectors[:]
     np.testing.assert_array_equal(np.delete(vectors, 2, axis=0), sound)  # "new.png" sorts third
 
 
@@ -206,7 +206,6 @@ def test_a_first_pass_that_finds_too_little_is_found(db: None, monkeypatch: pyte
     forget_checksums(directory)
     reversed_vectors = faiss.IndexFlatIP(960)
     reversed_vectors.add(np.ascontiguousarray(np.load(directory / "embeddings.npy")[::-1]))
-    np.save(directory / "embeddings.npy", reversed_vectors.reconstruct_n(0, 1200))
     faiss.write_index(reversed_vectors, str(directory / "faiss_index.bin"))
     assert "do not find themselves" in failed_check("acme")
     (directory / "coarse_index.bin").write_bytes(b"nothing")
