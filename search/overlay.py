@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from search import publication
-from search.engine.errors import IndexNotBuilt
+from search.engine.errors import IndexCorrupt, IndexNotBuilt
 from search.engine.index.index import ImageIndex, LiveImage, empty_index
 from search.engine.index.records import ImageRecord
 from tenants.models import Company, LiveChange
@@ -57,7 +57,13 @@ def live_index(company: Company) -> ImageIndex:
         try:
             return _with_changes(built, company)
         except _Superseded:
+            before = company.generation
             company.refresh_from_db(fields=publication.STATE)
+            if company.generation == before:
+                raise IndexCorrupt(
+                    f"The index of {company} is older than changes that are gone from the database: "
+                    f"run manage.py build_embeddings --company {company}"
+                ) from None
 
 
 def live_index_or_empty(company: Company) -> ImageIndex:
@@ -84,9 +90,20 @@ def _with_changes(built: ImageIndex, company: Company) -> ImageIndex:
     with _lock:
         overlaid = _overlaid.setdefault(built, _Overlaid(_Overlay(built.info.holds_changes_to, built)))
     with overlaid.lock:
+        if overlaid.overlay.sequence > company.live_sequence and _is_behind(company, overlaid.overlay):
+            overlaid.overlay = _Overlay(built.info.holds_changes_to, built)
         if overlaid.overlay.sequence < company.live_sequence:
             overlaid.overlay = _caught_up(overlaid.overlay, company, built.info.fingerprint)
         return overlaid.overlay.index
+
+
+def _is_behind(company: Company, overlay: _Overlay) -> bool:
+    """Return whether the database knows of fewer changes than were seen in it: an older one was restored.
+
+    A request that has read its row a moment ago is behind as well, but the row is not.
+    """
+    company.refresh_from_db(fields=publication.STATE)
+    return company.live_sequence < overlay.sequence
 
 
 def _caught_up(overlay: _Overlay, company: Company, made_by: str | None) -> _Overlay:

@@ -12,6 +12,8 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Value
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from search import publication
@@ -233,10 +235,15 @@ def _require_free(company: Company, source: Path) -> None:
 
 
 @contextmanager
-def import_noted(company: Company, source: Path, *, by: audit.Actor | None) -> Iterator[None]:
-    """Note who has an index from source serve the company, in the transaction of the block that does it."""
+def import_noted(company: Company, source: Path, *, held: int = 0, by: audit.Actor | None) -> Iterator[None]:
+    """Note who has an index from source serve the company, in the transaction of the block that does it.
+
+    held: the last live change that the index holds: the company's are counted on from there.
+    """
     with transaction.atomic():
         yield
+        counted = {name: Greatest(name, Value(held)) for name in ("live_sequence", "live_floor")}
+        Company.objects.filter(pk=company.pk).update(**counted)
         audit.record(by, audit.Action.INDEX_IMPORTED, company, f"from {source}")
 
 

@@ -66,6 +66,8 @@ def delete_company(
 def _look_after_index(company: Company, by: audit.Actor, *, remove: bool, tell: Tell) -> None:
     try:
         directory = index_directory(company)
+        if Company.objects.filter(name=company.name).exists():  # what lies there by now is the new one's
+            raise RemovalRefused(f"A company {company} has been added again.")
         if remove:
             storage.erase(directory)
             audit.record(by, audit.Action.COMPANY_DELETED, company, "index removed from disk")

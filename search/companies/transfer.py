@@ -130,11 +130,12 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
             if checkup.problems:
                 raise ArchiveRefused(f"The index in {path} is damaged: {'; '.join(checkup.problems)}")
             _require_same_pictures(archive, company.image_directory)
-            _save(company, storage.info(draft.path).live_sequence or 0, by)
+            if company.pk is None:
+                company.add(by=by)
             count = sum(1 for _ in archive.pictures())
             if count:
                 _move_pictures(pictures, company.image_directory)
-            confirm = partial(import_noted, company, path, by=by)
+            confirm = partial(import_noted, company, path, held=storage.info(draft.path).holds_changes_to, by=by)
             publication.publish(company, draft, made_from=company.generation, confirm=confirm)
     record_index(company)
     return Transferred(company, checkup.images, count)
@@ -183,7 +184,11 @@ def _company(archive: Archive, name: str, image_folder: Path | None) -> Company:
 
 
 def _require_free(company: Company) -> None:
-    if storage.holds_any_index(company.embeddings_directory):
+    if company.pk is None:
+        taken = storage.holds_any_index(company.embeddings_directory)
+    else:  # what an import left that was killed before its end is nobody's
+        taken = company.generation is not None or storage.has_index(company.embeddings_directory)
+    if taken:
         raise TransferRefused(
             f"{company} already has an index: import under another name, import_company OTHER ARCHIVE"
         )
@@ -240,16 +245,6 @@ def _same(member: Member, found: ImageFile, folder: Path) -> bool:
         return False
     with (folder / found.path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == member.sha256
-
-
-def _save(company: Company, live_sequence: int, by: audit.Actor) -> None:
-    """Save the company, its changes counted on from those that the index holds."""
-    company.live_sequence = max(company.live_sequence, live_sequence)
-    company.live_floor = max(company.live_floor, live_sequence)
-    if company.pk:
-        company.save(update_fields=["live_sequence", "live_floor"])
-    else:
-        company.add(by=by)
 
 
 def _move_pictures(pictures: Path, folder: Path) -> None:

@@ -218,3 +218,25 @@ def test_two_publications_from_the_same_index_do_not_both_win(acme: Company) -> 
     assert found(acme) == {"blue.png"}
     call_command("check_index", "acme")
     assert len(publication.generations(row(acme))) == 2
+
+
+def test_an_older_database_restored_under_a_running_process_shows_new_changes(acme: Company) -> None:
+    for number in range(4):
+        put(acme, f"{number}.png", (number, 255, 0))
+    kept = list(LiveChange.objects.all())
+    put(acme, "lost.png", GREEN)
+    delete(acme, "blue.png")
+    assert found(acme) == {"red.png", "0.png", "1.png", "2.png", "3.png", "lost.png"}
+    LiveChange.objects.all().delete()
+    LiveChange.objects.bulk_create(kept)
+    Company.objects.update(live_sequence=4)
+    put(acme, "after.png", GREEN)
+    delete(acme, "red.png")
+    assert {"after.png", "red.png"} & found(acme) == {"after.png"}
+
+
+def test_a_row_whose_changes_are_gone_and_whose_index_is_missing_is_refused_and_not_waited_for(acme: Company) -> None:
+    Company.objects.update(generation=None, live_sequence=6, live_floor=6)
+    acme.embeddings_directory.unlink()
+    with pytest.raises(IndexCorrupt, match="older than changes that are gone"):
+        overlay.live_index(row(acme))

@@ -5,7 +5,6 @@ it, and only then given its place on the shelf.
 """
 
 import contextlib
-import re
 import stat
 import struct
 import zipfile
@@ -24,8 +23,6 @@ from search.engine.pictures.shelf import Shelf
 
 _CHUNK = 1 << 16
 _MAX_DIRECTORY_BYTES = 16 * 2**20  # of a zip's list of entries: zipfile makes objects of all of it at once
-_RESOURCE_FORKS = "__MACOSX"
-_DRIVE = re.compile("[A-Za-z]:")
 _SMALL = 2**20  # bytes: below, no ratio is suspicious
 
 _UTF8_NAME, _ENCRYPTED = 0x800, 0x1  # zip flags
@@ -173,12 +170,9 @@ def _checked_path(entry: _Entry, location: str) -> str:
     """Return the path below the folder that entry is stored under. Raises _Refused and PathRefused."""
     if entry.refusal:
         raise _Refused(entry.refusal)
-    if entry.name.startswith("/") or _DRIVE.match(entry.name):
+    if entry.name.startswith("/"):  # PurePosixPath would leave location out
         raise _Refused("An absolute path")
-    parts = PurePosixPath(location, entry.name).parts
-    if _RESOURCE_FORKS in parts:
-        raise _Refused("A hidden file added by macOS")
-    path = "/".join(parts)
+    path = "/".join(PurePosixPath(location, entry.name).parts)
     require_new_path(path)
     return path
 

@@ -30,6 +30,8 @@ TYPE_NOT_ALLOWED = f"File type not allowed, allowed types: {', '.join(ALLOWED_EX
 MAX_BYTES = 4096  # PATH_MAX of Linux; how long a part may be its file system tells, from 255 to 1020 bytes
 MAX_NEW_BYTES, MAX_NEW_PART_BYTES = 1000, 250  # on every file system and in every database's index
 
+RESOURCE_FORKS = "__MACOSX"
+_DRIVE = re.compile("[A-Za-z]:")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _MISLEADING = re.compile("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # breaks of lines, directions of writing
 
@@ -72,6 +74,10 @@ def require_new_path(path: str) -> None:
     require_path(path)
     if _CONTROL.search(path):
         raise PathRefused(path, CONTROL)
+    if _DRIVE.match(path):
+        raise PathRefused(path, "A path with a drive letter: use one relative to the company's folder")
+    if f"/{RESOURCE_FORKS}/" in f"/{path}":
+        raise PathRefused(path, "A hidden file added by macOS")
     if found := _MISLEADING.search(path):
         letter = unicodedata.name(found[0]).lower()
         raise PathRefused(path, f"The path contains an invisible character ({letter}): rename it")
