@@ -20,7 +20,7 @@ class BuildActive(Exception):
 
 
 def roll_back(
-    company: Company, generation: str | None = None, *, cancel_build: bool = False, by: audit.Actor
+    company: Company, generation: str | None = None, *, cancel_build: bool = False, by: audit.Actor | None = None
 ) -> storage.Generation:
     """Let searches of the company use an earlier index, by default the one before the present; return it.
 
@@ -55,7 +55,7 @@ def _chosen(company: Company, name: str | None) -> storage.Generation:
 
 
 @contextmanager
-def _noted_without_build(company: Company, name: str, *, cancel_build: bool, by: audit.Actor) -> Iterator[None]:
+def _noted_without_build(company: Company, name: str, *, cancel_build: bool, by: audit.Actor | None) -> Iterator[None]:
     """Note who goes back, and see to it that no build publishes in the block, nor, of those active now, after it."""
     with transaction.atomic():
         for build in company.builds.active():
