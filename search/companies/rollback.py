@@ -20,7 +20,7 @@ class BuildActive(Exception):
 
 
 def roll_back(
-    company: Company, generation: str | None = None, *, cancel_build: bool = False, by: audit.Actor
+    company: Company, generation: str | None = None, *, cancel_build: bool = False, by: audit.Actor | None = None
 ) -> storage.Generation:
     """Make the company use an earlier index, by default the previous one; return it.
 
@@ -59,7 +59,7 @@ def _chosen(company: Company, name: str | None) -> storage.Generation:
 
 
 @contextmanager
-def _noted_without_build(company: Company, name: str, *, cancel_build: bool, by: audit.Actor) -> Iterator[None]:
+def _noted_without_build(company: Company, name: str, *, cancel_build: bool, by: audit.Actor | None) -> Iterator[None]:
     """Record who rolls back; ensure that no build publishes in the block and none active now publishes after it."""
     with transaction.atomic():
         for build in company.builds.active():
