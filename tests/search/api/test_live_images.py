@@ -270,7 +270,7 @@ def test_a_link_to_a_picture_is_neither_replaced_nor_deleted(
     call_command("build_embeddings", company="acme")
     for response in (put(client, "link.png", GREEN, staff), delete(client, "link.png", staff)):
         assert response.status_code == 400
-        assert response.json()["error"] == "link.png: a link, a file or a folder of that name is in the way"
+        assert response.json()["error"] == "link.png: A link, file or folder with that name is in the way"
     assert link.is_symlink()
     assert "link.png" in found(client, RED)
 
