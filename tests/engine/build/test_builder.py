@@ -397,7 +397,7 @@ def test_a_folder_of_broken_pictures_alone_is_refused(acme: Collection, allow_em
     acme.build()
     (acme.folder / "a.bmp").write_text("not a picture")
     (acme.folder / "b.png").touch()
-    with pytest.raises(NothingToIndex, match=r"None of the 2 pictures .* could be read; the first, a.bmp: not a pict"):
+    with pytest.raises(NothingToIndex, match=r"None of the 2 pictures .* could be read; the first, a.bmp: Not a pict"):
         acme.build(allow_empty=allow_empty)
     assert acme.paths() == ["a.bmp"]
 

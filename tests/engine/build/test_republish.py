@@ -180,7 +180,7 @@ def test_missing_and_unreadable_pictures_are_passed_over(tmp_path: Path) -> None
 
 def test_wrong_folder_of_pictures_is_refused(tmp_path: Path) -> None:
     index = storage.load(colourful_index(tmp_path))
-    with pytest.raises(NothingToIndex, match="right folder"):
+    with pytest.raises(NothingToIndex, match="check the folder"):
         agreement(index, tmp_path / "elsewhere", [FakeEmbedder()], max_pixels=64)
 
 
