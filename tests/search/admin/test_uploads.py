@@ -243,7 +243,7 @@ def test_zip_of_too_many_entries_is_refused(
 ) -> None:
     monkeypatch.setattr("search.companies.uploads.IntakeLimits", lambda **limits: IntakeLimits(**limits, entries=2))
     response = upload(admin_client, acme, zipped({f"{n}.png": png() for n in range(3)}))
-    assert "holds 3 files, at most 2" in refused(response)["pictures.zip"]
+    assert "contains 3 files; at most 2" in refused(response)["pictures.zip"]
 
 
 def test_zip_with_an_endless_list_is_refused_before_it_is_read(
