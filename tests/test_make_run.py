@@ -159,7 +159,7 @@ def test_the_recipe_is_what_is_tested_here() -> None:
 
 def test_the_first_start_makes_a_demo_and_says_what_to_try(service: Service) -> None:
     port = service.environment["PORT"]
-    assert "drawing pictures" in service.first_prepare
+    assert "generated pictures" in service.first_prepare
     assert re.search(rf"curl -F image=@(\S+) http://localhost:{port}/api/search/demo", service.first_prepare)
     assert f"http://localhost:{port}/admin/" in service.first_prepare
     assert re.search(r"user admin, password \S{12,} ", service.first_prepare)
@@ -290,7 +290,7 @@ def test_a_second_start_makes_nothing_twice(service: Service) -> None:
     started = time.monotonic()
     said = service.manage("migrate", "--verbosity", "0") + service.manage("prepare")
     assert time.monotonic() - started < 15
-    assert "drawing" not in said
+    assert "generated" not in said
     assert "password" not in said
     assert "/api/search/demo" in said
     assert (service.data / "embeddings/demo").resolve() == index

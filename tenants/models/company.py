@@ -221,8 +221,8 @@ class Company(models.Model):
             if build.is_active:
                 break  # else its processes were lost too often, and it has just been given up
         raise BuildRunning(
-            f"A build of {self} is running already, since {build.started_at or build.queued_at:%Y-%m-%d %H:%M} UTC: "
-            "manage.py builds shows it"
+            f"A build of {self} is already running, since {build.started_at or build.queued_at:%Y-%m-%d %H:%M} UTC: "
+            "see manage.py builds"
         )
 
     def issue_key(

@@ -79,7 +79,7 @@ def test_first_upload_makes_the_folder(admin_client: Client, db: None) -> None:
 def test_existing_pictures_are_replaced_only_when_asked(admin_client: Client, acme: Company) -> None:
     before = (acme.image_directory / "a.png").read_bytes()
     response = upload(admin_client, acme, picture(GREEN, "a.png"))
-    assert "there already" in refused(response)["a.png"]
+    assert "already exists" in refused(response)["a.png"]
     assert (acme.image_directory / "a.png").read_bytes() == before
     assert not acme.builds.active().exists()
     response = upload(admin_client, acme, picture(GREEN, "a.png"), replace="1")
@@ -149,7 +149,7 @@ def test_second_entry_of_a_name_is_refused(admin_client: Client, acme: Company) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [(stat.S_IFLNK, "a link"), (stat.S_IFIFO, "not a regular"), (stat.S_IFCHR, "not a regular")]
+    ("kind", "reason"), [(stat.S_IFLNK, "A link"), (stat.S_IFIFO, "Not a regular"), (stat.S_IFCHR, "Not a regular")]
 )
 def test_links_and_devices_are_refused(admin_client: Client, acme: Company, kind: int, reason: str) -> None:
     info = zipfile.ZipInfo("x.png")
@@ -194,7 +194,7 @@ def test_pictures_that_cannot_be_opened_are_refused(admin_client: Client, acme: 
         SimpleUploadedFile("direct.png", b"hello"),
     )
     assert set(refused(response)) == {"text.png", "empty.png", "really-png.jpg", "half.jpg", "direct.png"}
-    assert "holds a PNG" in refused(response)["really-png.jpg"]
+    assert "contains a PNG" in refused(response)["really-png.jpg"]
     assert stored_below(acme.image_directory) == {"a.png", "b.png"}
     assert not acme.builds.active().exists()
 
@@ -224,7 +224,7 @@ def test_declared_sizes_are_not_believed(admin_client: Client, acme: Company) ->
     archive = zipped({"x.png": png() + bytes(3000)}).read()
     real = (len(png()) + 3000).to_bytes(4, "little")
     response = upload(admin_client, acme, SimpleUploadedFile("p.zip", archive.replace(real, (9).to_bytes(4, "little"))))
-    assert "broken" in refused(response)["x.png"]
+    assert "damaged" in refused(response)["x.png"]
     assert "x.png" not in stored_below(acme.image_directory)
 
 
@@ -235,7 +235,7 @@ def test_the_whole_upload_has_a_limit(admin_client: Client, acme: Company, monke
     monkeypatch.setattr("search.companies.uploads.IntakeLimits", small)
     response = upload(admin_client, acme, zipped({"1.png": png(), "2.png": png(), "3.png": png()}))
     assert response.context["intake"].stored == ["1.png"]
-    assert [("send the rest apart" in reason) for reason in refused(response).values()] == [True, True]
+    assert [("upload the rest separately" in reason) for reason in refused(response).values()] == [True, True]
 
 
 def test_zip_of_too_many_entries_is_refused(
@@ -243,7 +243,7 @@ def test_zip_of_too_many_entries_is_refused(
 ) -> None:
     monkeypatch.setattr("search.companies.uploads.IntakeLimits", lambda **limits: IntakeLimits(**limits, entries=2))
     response = upload(admin_client, acme, zipped({f"{n}.png": png() for n in range(3)}))
-    assert "holds 3 files, at most 2" in refused(response)["pictures.zip"]
+    assert "contains 3 files; at most 2" in refused(response)["pictures.zip"]
 
 
 def test_zip_with_an_endless_list_is_refused_before_it_is_read(

@@ -202,7 +202,7 @@ def test_trust_without_pictures_takes_the_configured_weights(tmp_path: Path) -> 
 def test_folder_without_the_pictures_is_refused_and_nothing_is_imported(tmp_path: Path) -> None:
     flask(tmp_path / "flask")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CommandError, match="right folder"):
+    with pytest.raises(CommandError, match="check the folder"):
         import_company("acme", tmp_path / "flask", images=tmp_path / "empty")
     assert not Company.objects.exists()
 

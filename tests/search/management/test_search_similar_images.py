@@ -101,7 +101,7 @@ def test_errors_are_json_too(run: Run, acme: Company, query: Path, tmp_path: Pat
     require_error(run("--query_image", query, "--company", "../acme"), "Company '../acme' not found")
     require_error(run("--query_image", tmp_path / "missing.png", "--company", "acme"), "missing.png")
     require_error(run("--query_image", tmp_path, "--company", "acme"), str(tmp_path))
-    require_error(run("--query_image", tmp_path / "broken.png", "--company", "acme"), "not a picture")
+    require_error(run("--query_image", tmp_path / "broken.png", "--company", "acme"), "Not a picture")
     require_error(run("--query_image", tmp_path / "picture.pdf", "--company", "acme"), "type not allowed")
     require_error(run("--query_image", query, "--embeddings_dir", tmp_path / "nothing"), "nothing")
 
