@@ -15,7 +15,7 @@ from tests.conftest import Colour, paint
 from tests.support.admin import search_names, url
 from tests.support.fakes import BLUE, GREEN, RED, WHITE, FakeEmbedder
 from tests.support.processes import Site
-from tests.support.servers import Browser, Server
+from tests.support.servers import Browser, Gunicorn
 from tests.support.waiting import eventually
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -50,8 +50,8 @@ def delete_all(company: Company) -> None:
 
 
 @pytest.fixture
-def servers(site: Site) -> Iterator[list[Server]]:
-    started = [Server(site, number) for number in range(2)]
+def servers(site: Site) -> Iterator[list[Gunicorn]]:
+    started = [Gunicorn(site, number) for number in range(2)]
     yield started
     for server in started:
         server.stop()
@@ -59,7 +59,7 @@ def servers(site: Site) -> Iterator[list[Server]]:
 
 @on_sqlite
 def test_neither_of_two_servers_answers_with_anything_of_the_first(
-    site: Site, servers: list[Server], embedder: FakeEmbedder
+    site: Site, servers: list[Gunicorn], embedder: FakeEmbedder
 ) -> None:
     first = built(FIRST)
     servers[0].put("acme", "first/put.png", WHITE, writing_key(first))
