@@ -186,7 +186,7 @@ def settle_earlier_index(company: Company, choice: EarlierIndex | None) -> None:
         return
     if choice is None:
         raise EarlierIndexFound(f"{company.embeddings_directory} holds an index from before {company} was added")
-    if choice is EarlierIndex.REMOVE:
+    if choice == EarlierIndex.REMOVE:
         storage.erase(company.embeddings_directory)
         return
     try:

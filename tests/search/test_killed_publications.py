@@ -22,13 +22,14 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 OLD, NEW = {"red.png", "sub/blue.png"}, {"red.png", "sub/blue.png", "green.png"}
 
-STEPS = {
-    "complete": "search.engine.storage.writing:Draft.complete",
-    "link prepared": "search.engine.storage:prepare_link",
-    "row": "search.publication:_switch",
-    "link": "search.engine.storage:link",
-    "protection": "search.publication:write_protection",
-}
+ROW = "search.publication:_switch"
+STEPS = [
+    pytest.param("search.engine.storage.writing:Draft.complete", id="complete"),
+    pytest.param("search.engine.storage:prepare_link", id="link prepared", marks=pytest.mark.slow),
+    pytest.param(ROW, id="row"),
+    pytest.param("search.engine.storage:link", id="link", marks=pytest.mark.slow),
+    pytest.param("search.publication:write_protection", id="protection", marks=pytest.mark.slow),
+]
 
 
 def nothing() -> Company:
@@ -86,7 +87,7 @@ def require_agreement() -> None:
         assert company.embeddings_directory.resolve().name == company.generation
 
 
-@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("before", BEFORE)
 def test_a_publication_that_is_killed_leaves_a_whole_index_and_the_next_worker_brings_all_in_line(
     site: Site, embedder: FakeEmbedder, before: Callable[[], Company], step: str
@@ -113,7 +114,7 @@ def test_the_next_build_finishes_a_publication_that_was_cut_short(
     site: Site, embedder: FakeEmbedder, before: Callable[[], Company]
 ) -> None:
     company = before()
-    kill_a_build(site, company, STEPS["row"])
+    kill_a_build(site, company, ROW)
     (said,) = disagreements(Company.objects.get())
     assert "was cut short" in said or "but the index that is used is" in said
     paint(company.image_directory / "green.png", BLUE)
@@ -131,7 +132,7 @@ def test_a_rollback_that_is_killed_after_the_row_is_completed_by_the_next_worker
     company = generation_of_ours()
     paint(company.image_directory / "green.png", GREEN)
     build()
-    killed = site.manage("rollback_index", "acme", die_after="search.publication:_switch")
+    killed = site.manage("rollback_index", "acme", die_after=ROW)
     assert killed.wait() == KILLED
     assert found() == OLD
     with caplog.at_level(logging.WARNING):

@@ -160,11 +160,11 @@ def older_database_that_knows_no_generation(site: Site, acme: Company, tables: P
     "comes_back",
     [
         deleted_with_its_index_kept,
-        added_again_by_a_build,
         found_after_the_database_was_lost,
         older_database_whose_generation_is_pruned,
-        older_database_whose_generation_is_there,
-        older_database_that_knows_no_generation,
+        pytest.param(added_again_by_a_build, marks=pytest.mark.slow),
+        pytest.param(older_database_whose_generation_is_there, marks=pytest.mark.slow),
+        pytest.param(older_database_that_knows_no_generation, marks=pytest.mark.slow),
     ],
 )
 def test_changes_to_an_index_that_is_back_are_seen_by_all_processes_and_folded(
