@@ -28,7 +28,7 @@ class NewCompanyForm(ModelForm):
         widget=RadioSelect,
         required=False,
         choices=[
-            (EarlierIndex.USE, "Use it: searches find its pictures, and what protected it protects the new company."),
+            (EarlierIndex.USE, "Use it: its pictures can be searched, with the access settings that it had."),
             (EarlierIndex.REMOVE, "Remove it: the company starts without an index. This cannot be undone."),
         ],
     )
@@ -41,9 +41,9 @@ class NewCompanyForm(ModelForm):
         try:
             adoption.settle_earlier_index(Company(name=name), choice)
         except EarlierIndexFound:
-            self.add_error("earlier_index", f"The disk holds an index from before {name} was added. Use or remove it?")
+            self.add_error("earlier_index", f"There is already an index of {name} on the disk. Use it or remove it?")
         except EngineError as error:
-            self.add_error("earlier_index", f"{error}. Repair it, or remove it.")
+            self.add_error("earlier_index", f"{error}. Repair it or remove it.")
 
 
 @admin.register(Company)
@@ -130,7 +130,7 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
             return
         adoption.record_index(company)
         if not company.active:
-            text = f"{company} is inactive, because its earlier index was, or because nothing tells what protected it."
+            text = f"{company} is inactive: its earlier index was inactive or does not say. Activate it on its page."
             self.message_user(request, text, messages.WARNING)
 
 

@@ -106,15 +106,15 @@ def _protect_as_before(company: Company) -> None:
     try:
         card = storage.read_company_card(directory)
     except IndexCorrupt as error:
-        logger.warning("What protected %s cannot be told, so it is inactive: %s", company, error)
+        logger.warning("The access settings of %s cannot be read, so it is inactive: %s", company, error)
         company.active = False
         return
     if card is None:
         if storage.is_ours(directory):
-            logger.warning("Nothing tells what protected %s: it is inactive until somebody activates it", company)
+            logger.warning("%s is inactive until it is activated: its index has no access settings beside it", company)
             company.active = False
     elif not _is_protection(card):
-        logger.warning("What protected %s cannot be told, so it is inactive: company.json says %s", company, card)
+        logger.warning("The access settings of %s are not valid, so it is inactive: %s", company, card)
         company.active = False
     else:
         quotas = [quota for quota in (company.daily_quota, card["daily_quota"]) if quota is not None]
@@ -188,7 +188,7 @@ def settle_earlier_index(company: Company, choice: EarlierIndex | None) -> None:
         return
     if choice is None:
         raise EarlierIndexFound(f"{company.embeddings_directory} holds an index from before {company} was added")
-    if choice is EarlierIndex.REMOVE:
+    if choice == EarlierIndex.REMOVE:
         storage.erase(company.embeddings_directory)
         return
     try:

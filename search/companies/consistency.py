@@ -33,7 +33,7 @@ def _gone(company: Company) -> Iterator[str]:
     else:
         yield (
             f"The index {company.generation} is gone from the disk. {instead} is used instead; "
-            "the next start of build_worker notes that in the database"
+            "the next start of build_worker records this in the database"
         )
 
 
@@ -45,8 +45,8 @@ def _ahead(company: Company) -> Iterator[str]:
         return  # damage, which others tell
     if held > company.live_sequence:
         yield (
-            f"The database is older than the disk: it counts {company.live_sequence} changes of single pictures, "
-            f"an index on the disk holds {held}. New changes count on from there; "
+            f"The database is older than the disk: it has counted {company.live_sequence} live changes, "
+            f"an index on the disk contains {held}. New changes are counted from there; "
             f"build_embeddings --company {company} brings the index in line with the pictures"
         )
         return
@@ -55,7 +55,7 @@ def _ahead(company: Company) -> Iterator[str]:
     if used is not None and newest is not None and newest > used:
         yield (
             f"The index {newest} is newer than {used}, which is used: somebody rolled back, or the database is older "
-            "than the disk. The next build takes the place of both"
+            "than the disk. The next build replaces both"
         )
 
 

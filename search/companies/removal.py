@@ -87,7 +87,7 @@ def _close(company: Company) -> None:
         publication.write_protection(company)
     except OSError as error:
         raise RemovalRefused(
-            f"It could not be marked as inactive ({error.strerror}): move it away, or the next start may open it."
+            f"It could not be marked as inactive ({error.strerror}): move it away, or the next start may activate it."
         ) from error
 
 
@@ -172,12 +172,12 @@ def lost_with_index(company: Company) -> list[str]:
         index = overlay.live_index_or_empty(company)
         tried, missing = _looked_for(index, company.image_directory)
     except (EngineError, OSError) as error:
-        return [f"whatever is in it: {error}"]
+        return [f"unknown: {error}"]
     lost = []
     if given:
-        lost.append(f"{len(given)} ids that another program gave: clients that keep them find nothing by them any more")
+        lost.append(f"{len(given)} ids from another program: clients that stored them can no longer use them")
     if missing:
-        lost.append(f"vectors of pictures that are not in {company.image_directory}: {missing} of {tried} looked for")
+        lost.append(f"vectors of pictures that are not in {company.image_directory} ({missing} of {tried} checked)")
     return lost
 
 

@@ -1,7 +1,8 @@
-"""A real server, gunicorn with one process, and those who call it."""
+"""Real servers, and those who call them."""
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -19,31 +20,10 @@ _SECONDS = 90  # for an answer
 
 
 class Server:
-    """gunicorn on the database and the directories of a site, with a model that needs no weights."""
+    """What answers at a URL."""
 
-    def __init__(self, site: Site, number: int = 0) -> None:
-        self._log = site.directory / f"server-{number}.log"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "SECRET_KEY": settings.SECRET_KEY,  # sessions made in the test are valid here
-            "DATABASE_URL": site.database_url,
-            "IMAGESEARCH_EMBEDDINGS_DIR": str(site.directory / "embeddings"),
-            "IMAGESEARCH_MEDIA_DIR": str(site.directory / "media"),
-            "WEB_PROCESSES": "1",
-        }
-        options = ["--config", "tests/support/gunicorn_conf.py", "--bind", "127.0.0.1:0"]
-        command = [sys.executable, "-m", "gunicorn", *options, "imagesearch.wsgi"]
-        with self._log.open("wb") as stderr:
-            self._master = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def url(self) -> str:
-        """Where it listens, once it does."""
-        return eventually(lambda: re.search(r"http://127\.0\.0\.1:\d+", self.log), "gunicorn listens")[0]
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     def found(self, company: str, colour: Colour) -> list[str]:
         """Return the paths that a search finds, closest first."""
@@ -74,9 +54,48 @@ class Server:
         answer = requests.delete(address, headers={"X-API-Key": key}, timeout=_SECONDS)
         assert answer.status_code == 200, answer.text
 
+
+class Gunicorn(Server):
+    """gunicorn with one process on the database and the directories of a site, with a model that needs no weights."""
+
+    def __init__(self, site: Site, number: int = 0) -> None:
+        log = site.directory / f"server-{number}.log"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "SECRET_KEY": settings.SECRET_KEY,  # sessions made in the test are valid here
+            "DATABASE_URL": site.database_url,
+            "IMAGESEARCH_EMBEDDINGS_DIR": str(site.directory / "embeddings"),
+            "IMAGESEARCH_MEDIA_DIR": str(site.directory / "media"),
+            "WEB_PROCESSES": "1",
+        }
+        options = ["--config", "tests/support/gunicorn_conf.py", "--bind", "127.0.0.1:0"]
+        command = [sys.executable, "-m", "gunicorn", *options, "imagesearch.wsgi"]
+        with log.open("wb") as stderr:
+            self._master = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
+        listens = eventually(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), "gunicorn listens")
+        super().__init__(listens[0])
+
     def stop(self) -> None:
         self._master.terminate()
         self._master.wait(60)
+
+
+def forked_server(site: Site) -> Server:
+    """Start Django's own server, which is there sooner than gunicorn; the site stops it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    process = site.manage("runserver", "--noreload", address)
+    eventually(lambda: process.status is not None or _answers(address), "the server answers")
+    assert process.status is None, process.output
+    return Server(f"http://{address}")
+
+
+def _answers(address: str) -> bool:
+    try:
+        return requests.get(f"http://{address}/api/health/live", timeout=_SECONDS).ok
+    except requests.ConnectionError:
+        return False
 
 
 class Browser:

@@ -35,6 +35,8 @@ from search.engine.storage.layout import (
 )
 from search.engine.storage.reading import has_index, parse_object, read_info, unreadable
 
+_LONG_AGO = datetime.fromtimestamp(0, UTC)  # when a plain directory is taken to have been published
+_OF_PLAIN_DIRECTORIES = generation_name(_LONG_AGO + timedelta(microseconds=1))  # theirs are lower than this
 _ERASING_WAITS = 2.0  # seconds for a publication that is under way
 
 
@@ -217,7 +219,7 @@ def link(directory: Path, name: str) -> None:
     prepared = next(each for each in prepared_links(directory) if each.readlink().name == name)
     if is_plain(directory):
         # rename() cannot put a link over a directory. Until the link is there, resolve follows the prepared one.
-        directory.rename(home(directory) / generation_name(datetime.fromtimestamp(0, UTC)))
+        directory.rename(home(directory) / generation_name(_LONG_AGO))
     prepared.replace(directory)
     drop_prepared_links(directory)
     durable.sync(directory.parent)
@@ -235,11 +237,12 @@ def next_name(directory: Path) -> str:
 def prune(directory: Path, published: str, *, before: str | None, keep: int) -> None:
     """Remove all generations but the published one and the keep before it, and what killed writers left.
 
-    before: the one that was published until now. Those between the two were given up when somebody went back, or their
-    publication was cut short: they would pass for what was before. Call it under publish_lock.
+    before: the one that was published until now; None: a plain directory, or nothing. Those between the two were given
+    up when somebody went back, or their publication was cut short: they would pass for what was before. Call it under
+    publish_lock.
     """
     earlier = [entry for entry in complete_generations(directory) if entry.name < published]
-    given_up = [entry for entry in earlier if before is not None and entry.name > before]
+    given_up = [entry for entry in earlier if entry.name > (before or _OF_PLAIN_DIRECTORIES)]
     kept = [entry for entry in earlier if entry not in given_up]
     for entry in [*given_up, *kept[: max(0, len(kept) - keep)]]:
         discard(entry)

@@ -61,8 +61,8 @@ def test_an_earlier_index_is_asked_about(admin_client: Client, there: str, reque
     response = add(admin_client)
     assert radio_buttons(response) == ["use", "remove"]
     page = text(response.content.decode())
-    assert "The disk holds an index from before acme was added. Use or remove it?" in page
-    assert "Use it: searches find its pictures" in page
+    assert "There is already an index of acme on the disk. Use it or remove it?" in page
+    assert "Use it: its pictures can be searched" in page
     assert "This cannot be undone" in page
     assert not Company.objects.exists()
 

@@ -69,7 +69,7 @@ def test_an_index_with_ids_of_another_program_is_not_ticked_to_be_removed(
     for _ in range(2):  # as it came, and built anew
         page = admin_client.get(url("delete", company)).content.decode()
         assert "checked" not in box(page, "remove_index")
-        assert "If it is removed, this is lost: 2 ids that another program gave" in text(page)
+        assert "If it is removed, this is lost: 2 ids from another program" in text(page)
         assert "not in" not in text(page)
         rebuild(company)
         company.refresh_from_db()
@@ -81,7 +81,7 @@ def test_an_index_of_pictures_that_are_not_in_the_folder_is_not_ticked_to_be_rem
     (acme.image_directory / "a.png").unlink()
     page = admin_client.get(url("delete", acme)).content.decode()
     assert "checked" not in box(page, "remove_index")
-    missing = f"vectors of pictures that are not in {acme.image_directory}: 1 of 2 looked for"
+    missing = f"vectors of pictures that are not in {acme.image_directory} (1 of 2 checked)"
     assert f"this is lost: {missing}" in text(page)
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_index_is_not_ticked_to_be_removed(admin_client: Client, acme:
     (acme.embeddings_directory / "index_info.json").write_text("{")
     page = admin_client.get(url("delete", acme)).content.decode()
     assert "checked" not in box(page, "remove_index")
-    assert "whatever is in it: index_info.json cannot be read" in text(page)
+    assert "unknown: index_info.json cannot be read" in text(page)
 
 
 def test_a_company_without_an_index_has_none_to_remove(admin_client: Client, db: None) -> None:

@@ -117,12 +117,12 @@ def test_a_disk_that_is_ahead_of_its_database(admin_client: Client, acme: Compan
     build.refresh_from_db()
     Company.objects.filter(pk=acme.pk).update(generation=acme.generation, live_sequence=0, live_floor=0)
     acme.live_changes.all().delete()
-    said = "The database is older than the disk: it counts 0 changes of single pictures, an index on the disk holds 1."
+    said = "The database is older than the disk: it has counted 0 live changes, an index on the disk contains 1."
     assert said in warnings()[0]
     assert said in shown(admin_client)
     put(acme, "d.png")
     assert Company.objects.get().live_sequence == 2
-    assert not any("older than the disk: it counts" in warning for warning in warnings())
+    assert not any("older than the disk: it has counted" in warning for warning in warnings())
 
 
 def test_an_index_that_is_newer_than_the_one_in_use(admin_client: Client, acme: Company) -> None:

@@ -15,7 +15,7 @@ from tests.conftest import Colour, paint
 from tests.support.admin import search_names, url
 from tests.support.fakes import BLUE, GREEN, RED, WHITE, FakeEmbedder
 from tests.support.processes import Site
-from tests.support.servers import Browser, Server
+from tests.support.servers import Browser, Gunicorn, Server, forked_server
 from tests.support.waiting import eventually
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -49,10 +49,14 @@ def delete_all(company: Company) -> None:
     delete_company(company, by=on_command_line(), remove_index=True, remove_pictures=True)
 
 
-@pytest.fixture
-def servers(site: Site) -> Iterator[list[Server]]:
-    started = [Server(site, number) for number in range(2)]
-    yield started
+@pytest.fixture(params=["forked", pytest.param("gunicorn", marks=pytest.mark.slow)])
+def servers(request: pytest.FixtureRequest, site: Site) -> Iterator[list[Server]]:
+    """Two processes that serve the site."""
+    if request.param == "forked":
+        yield [forked_server(site) for _ in range(2)]
+        return
+    started = [Gunicorn(site, number) for number in range(2)]
+    yield list(started)
     for server in started:
         server.stop()
 

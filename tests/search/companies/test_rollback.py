@@ -14,13 +14,14 @@ from django.urls import reverse
 from search import publication
 from search.engine import storage
 from search.pictures import delete_image, put_image
-from search.tasks import carry_out_build
+from search.tasks import carry_out_build, look_after_companies
 from tenants.audit import on_command_line
 from tenants.models import AuditEvent, Company, IndexBuild
 from tests.conftest import Colleague, paint, picture
 from tests.search.management.test_check_index import make_flask_company
 from tests.support.damage import flip_a_byte
 from tests.support.fakes import BLUE, GREEN, RED
+from tests.support.permissions import bound_by_permissions
 
 COMPANIES = reverse("admin:tenants_company_changelist")
 
@@ -174,3 +175,19 @@ def test_the_action_asks_before_it_rolls_back(acme: Company, colleague: Colleagu
 def test_the_action_needs_the_permission_to_reindex(acme: Company, colleague: Colleague) -> None:
     act(colleague("view_company", "change_company"), acme, confirmed="1")
     assert found(acme) == {"1.png", "2.png"}
+
+
+def test_a_link_that_cannot_follow_takes_nothing_back(
+    acme: Company, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The row has moved; the link, which people look at, follows when a worker starts."""
+    settings.EMBEDDINGS_DIR.chmod(0o555)
+    try:
+        with bound_by_permissions():
+            assert "acme now uses" in roll_back()
+    finally:
+        settings.EMBEDDINGS_DIR.chmod(0o755)
+    assert "The new index of acme serves, but what was left to do on the disk failed" in caplog.text
+    assert found(acme) == {"1.png"}
+    look_after_companies()
+    assert acme.embeddings_directory.resolve().name == Company.objects.get().generation

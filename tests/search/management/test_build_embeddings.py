@@ -92,6 +92,64 @@ def test_name_that_no_company_can_have_is_refused(embedder: FakeEmbedder, tmp_pa
     assert not Company.objects.exists()
 
 
+@pytest.fixture
+def earlier(acme: Company) -> dict[str, str]:
+    """An index of a company that is gone; return its ids, which another program gave."""
+    flask_directory(acme.embeddings_directory, some_vectors(len(COLOURS)), sorted(COLOURS))
+    build(company="acme")
+    before = ids(acme.embeddings_directory)
+    Company.objects.all().delete()
+    return before
+
+
+def test_a_new_company_whose_directory_holds_an_index_is_refused_until_it_is_said_what_becomes_of_it(
+    earlier: dict[str, str], settings: Any
+) -> None:
+    with pytest.raises(CommandError, match="give --earlier-index use, or --earlier-index remove"):
+        build(company="acme")
+    with pytest.raises(CommandError, match="--earlier-index: invalid"):
+        call_command("build_embeddings", "--company=acme", "--earlier-index=keep")
+    assert not Company.objects.exists()
+    assert ids(settings.EMBEDDINGS_DIR / "acme") == earlier
+
+
+def test_an_earlier_index_that_is_used_keeps_its_vectors_and_ids(
+    earlier: dict[str, str], embedder: FakeEmbedder
+) -> None:
+    embedded = embedder.embedded
+    said = build(company="acme", earlier_index="use")
+    assert "0 processed, 5 unchanged" in said
+    assert embedder.embedded == embedded
+    acme = Company.objects.get()
+    assert ids(acme.embeddings_directory) == earlier
+    assert acme.active  # as company.json says
+
+
+def test_an_earlier_index_that_is_removed_leaves_no_vector_and_no_id(
+    earlier: dict[str, str], embedder: FakeEmbedder
+) -> None:
+    embedded = embedder.embedded
+    build(company="acme", earlier_index="remove")
+    assert embedder.embedded == embedded + len(COLOURS)
+    acme = Company.objects.get()
+    assert len(list((acme.embeddings_directory.parent / ".generations/acme").glob("2*"))) == 1
+    assert (acme.embeddings_directory / "given_ids.json").read_text() == "{}"
+
+
+def test_an_earlier_index_that_was_closed_stays_closed_and_the_command_says_so(
+    earlier: dict[str, str], settings: Any
+) -> None:
+    (settings.EMBEDDINGS_DIR / ".generations/acme/company.json").unlink()
+    assert "acme is inactive" in build(company="acme", earlier_index="use")
+    assert not Company.objects.get().active
+
+
+def test_what_becomes_of_an_earlier_index_is_of_no_matter_to_a_company_that_exists(acme: Company) -> None:
+    build(company="acme")
+    build(company="acme", earlier_index="remove")
+    assert "5 unchanged" in build(company="acme")
+
+
 def test_input_dir_is_read_instead_of_the_company_folder(acme: Company, tmp_path: Path) -> None:
     paint_all(tmp_path / "elsewhere", {"one.png": RED})
     build(company="acme", input_dir=tmp_path / "elsewhere")
