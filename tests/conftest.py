@@ -18,6 +18,7 @@ from PIL import Image
 
 from search import runtime
 from tenants.models import Company
+from tests.support.checkout import copy_code
 from tests.support.fakes import FakeEmbedder
 from tests.support.postgres import Cluster, binaries
 from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
@@ -120,6 +121,12 @@ def picture(colour: Colour, name: str = "query.png") -> BytesIO:
     file.seek(0)
     file.name = name
     return file
+
+
+@pytest.fixture(scope="session")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code with empty data directories and no .env; tests leave it as it is."""
+    return copy_code(tmp_path_factory.mktemp("code"))
 
 
 # Real processes, see tests/support/processes.py
