@@ -1,5 +1,7 @@
+import contextlib
 import os
 import secrets
+import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -10,11 +12,13 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.cache import cache as shared_cache
 from django.core.management import call_command
+from django.db import connection
 from django.test import Client
 from PIL import Image
 
 from search import runtime
 from tenants.models import Company
+from tests.support.checkout import copy_code
 from tests.support.fakes import FakeEmbedder
 from tests.support.postgres import Cluster, binaries
 from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
@@ -119,6 +123,12 @@ def picture(colour: Colour, name: str = "query.png") -> BytesIO:
     return file
 
 
+@pytest.fixture(scope="session")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code with empty data directories and no .env; tests leave it as it is."""
+    return copy_code(tmp_path_factory.mktemp("code"))
+
+
 # Real processes, see tests/support/processes.py
 
 
@@ -138,10 +148,13 @@ def postgres(django_db_blocker: Any) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def sqlite_tables(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -> Path:
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any) -> Path:
+    """A file with the tables laid out, a copy of the test run's own database."""
     file = tmp_path_factory.mktemp("tables") / "tables.sqlite3"
-    with django_db_blocker.unblock():
-        make_template(f"sqlite:///{file}")
+    assert not connection.in_atomic_block, "a test has begun to write"
+    with django_db_blocker.unblock(), contextlib.closing(sqlite3.connect(file)) as copy:
+        connection.ensure_connection()
+        connection.connection.backup(copy)
     return file
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_settings import ROOT, code, start  # noqa: F401
+from tests.support.checkout import start
+from tests.support.processes import ROOT
 
 ASK = """
 import json, sys
@@ -23,7 +24,7 @@ print(json.dumps([ask(path, **headers) for path, headers in json.loads(sys.argv[
 
 
 @pytest.fixture(scope="module")
-def production(code: Path) -> dict[str, str]:  # noqa: F811
+def production(code: Path) -> dict[str, str]:
     """Return the README's environment, with a secret key and a database that this machine has."""
     section = (ROOT / "README.md").read_text().partition("\n## In production\n")[2].partition("\n## ")[0]
     environment = dict(re.findall(r"^    ([A-Z_]+)=(\S+)$", section, re.MULTILINE))
@@ -40,13 +41,13 @@ def ask(checkout: Path, environment: dict[str, str], *requests: tuple[str, dict[
     return list(json.loads(result.stdout.splitlines()[-1]))
 
 
-def test_check_deploy_has_nothing_to_warn_of(code: Path, production: dict[str, str]) -> None:  # noqa: F811
+def test_check_deploy_has_nothing_to_warn_of(code: Path, production: dict[str, str]) -> None:
     result = start(code, "manage.py", "check", "--deploy", "--fail-level", "WARNING", **production)
     assert (result.returncode, result.stdout) == (0, "System check identified no issues (0 silenced).\n"), result.stderr
 
 
 def test_https_is_asked_for_everywhere_but_at_the_health_probes(
-    code: Path,  # noqa: F811
+    code: Path,
     production: dict[str, str],
 ) -> None:
     https = {"X-Forwarded-Proto": "https"}
@@ -67,14 +68,14 @@ def test_https_is_asked_for_everywhere_but_at_the_health_probes(
 
 
 def test_nobody_is_believed_to_have_come_by_https_unless_a_proxy_is_there(
-    code: Path,  # noqa: F811
+    code: Path,
     production: dict[str, str],
 ) -> None:
     (answer,) = ask(code, {**production, "NUM_PROXIES": "0"}, ("/api/docs/", {"X-Forwarded-Proto": "https"}))
     assert answer["status"] == 301
 
 
-def test_by_default_the_service_speaks_http(code: Path) -> None:  # noqa: F811
+def test_by_default_the_service_speaks_http(code: Path) -> None:
     (answer,) = ask(code, {"SECRET_KEY": "x"}, ("/admin/login/", {"host": "localhost"}))
     assert answer["status"] == 200
     assert answer["cookies"] == {"csrftoken": False}

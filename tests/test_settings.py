@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import shutil
 import stat
@@ -13,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.checkout import start
+from tests.support.processes import ROOT
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTING = re.compile(r'(?:\bread\(\s*|os\.environ\.get\(|os\.environ\[)"([A-Z][A-Z_]+)"')
 
 SHOW_KEY = "from imagesearch import settings; print(settings.SECRET_KEY)"
@@ -55,34 +55,10 @@ WRONG_VALUES = {
 }
 
 
-@pytest.fixture(scope="module")
-def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the code with empty data directories and no .env; tests leave it as it is."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for package in ("imagesearch", "search", "tenants"):
-        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "manage.py", copy)
-    for directory in ("embeddings", "media"):
-        (copy / directory).mkdir()
-    return copy
-
-
 @pytest.fixture
 def checkout(code: Path, tmp_path: Path) -> Path:
     """Return a copy of the code that the test may change."""
     return Path(shutil.copytree(code, tmp_path / "checkout"))
-
-
-def start(checkout: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run python with nothing in its environment but environment."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=checkout,
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def read_settings(checkout: Path, **environment: str) -> dict[str, Any]:
@@ -277,19 +253,19 @@ def test_sqlite_runs_in_wal_mode(checkout: Path) -> None:
     assert result.stdout.split() == ["wal", str(checkout / "db.sqlite3")], result.stderr
 
 
-def test_a_relative_path_lies_below_the_project_wherever_a_process_starts(code: Path, tmp_path: Path) -> None:
-    (code / "media/weights.pth").touch()
+def test_a_relative_path_lies_below_the_project_wherever_a_process_starts(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "media/weights.pth").touch()
     settings = read_settings(
         tmp_path,
-        PYTHONPATH=str(code),
+        PYTHONPATH=str(checkout),
         SECRET_KEY="x",
         DATABASE_URL="sqlite:///data/db.sqlite3",
         IMAGESEARCH_MEDIA_DIR="pictures",
         IMAGESEARCH_WEIGHTS="media/weights.pth",
     )
-    assert settings["DATABASES"]["default"]["NAME"] == str(code / "data/db.sqlite3")
-    assert settings["MEDIA_ROOT"] == str(code / "pictures")
-    assert settings["WEIGHTS"] == str(code / "media/weights.pth")
+    assert settings["DATABASES"]["default"]["NAME"] == str(checkout / "data/db.sqlite3")
+    assert settings["MEDIA_ROOT"] == str(checkout / "pictures")
+    assert settings["WEIGHTS"] == str(checkout / "media/weights.pth")
 
 
 def test_options_of_a_sqlite_url_are_added_to_ours(code: Path) -> None:

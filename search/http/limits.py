@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
-from functools import cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from math import ceil
 
@@ -66,6 +65,11 @@ class _Availability:
 _availability = _Availability()
 
 
+def reset() -> None:
+    """Forget that the cache was away, so that the process is as one that has just begun."""
+    _availability.away_until = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """At most so many things in so many seconds."""
@@ -116,7 +120,6 @@ class Rate:
         return RateExceeded(limit, seconds_left=self.seconds - time.time() % self.seconds)
 
 
-@cache
 def _failures() -> tuple[type[Exception], ...]:
     """Return what a cache raises that is away."""
     if "redis" not in settings.CACHES["default"]["BACKEND"]:

@@ -19,7 +19,7 @@ from PIL import Image
 from search.engine.pictures import decode as images
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS
 from tenants.models import Company
-from tests.engine.pictures.test_decode import BOMBS, SAMPLES
+from tests.support.encodings import BOMBS, SAMPLES
 from tests.support.fakes import BLUE, GREEN, RED
 
 # pytest replaces the filters that images.py sets.
