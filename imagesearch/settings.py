@@ -106,6 +106,7 @@ MAX_PIXELS = read(
     "a number of pixels (width times height) of at least 1",
 )
 KEEP_GENERATIONS = read("IMAGESEARCH_KEEP_GENERATIONS", "2", whole_number(0), "a whole number of at least 0")
+WRITE_EMBEDDINGS_NPY = read("IMAGESEARCH_WRITE_EMBEDDINGS_NPY", "true", boolean, "true or false")
 FOLD_SECONDS = read("IMAGESEARCH_FOLD_SECONDS", "600", whole_number(1), "a whole number of seconds of at least 1")
 BUILD_LEASE_SECONDS = read(
     "IMAGESEARCH_BUILD_LEASE_SECONDS", "60", whole_number(1), "a whole number of seconds of at least 1"

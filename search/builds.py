@@ -113,13 +113,14 @@ def _fold(build: IndexBuild, heart: Heart) -> BuildOutcome:
     def report(written: int) -> None:
         heart.report(BuildProgress(found=len(index), reused=written))
 
-    storage.require_undamaged(publication.index_directory(company), beat=lambda: report(0))
+    storage.require_undamaged(publication.index_directory(company), copy=False, beat=lambda: report(0))
     info = _info_of_fold(company, index)
     heart.beat(weights=info.weights or "")
     republish(
         index,
         company.embeddings_directory,
         info=info,
+        embeddings_npy=settings.WRITE_EMBEDDINGS_NPY,
         report=report,
         publish=partial(publication.publish, company, made_from=made_from, confirm=build.hold),
     )
@@ -160,6 +161,7 @@ def build_options(build: IndexBuild, **chosen: Any) -> BuildOptions:
         full=build.full,
         checksum=build.checksum,
         allow_empty=build.allow_empty,
+        embeddings_npy=settings.WRITE_EMBEDDINGS_NPY,
         **chosen,
     )
 

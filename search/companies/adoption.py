@@ -221,7 +221,8 @@ def import_directory(
         _require_free(company, source)
     confirm = partial(import_noted, company, source, by=by)
     publish = partial(publication.publish, company, made_from=company.generation, confirm=confirm)
-    images = take_over(source, directory, passport=passport, move=move, publish=publish)
+    copy = settings.WRITE_EMBEDDINGS_NPY
+    images = take_over(source, directory, passport=passport, move=move, publish=publish, embeddings_npy=copy)
     record_index(company)
     return Imported(company, created, note, images)
 

@@ -32,7 +32,8 @@ _ROWS_A_BLOCK = 1024
 _FLUSH_SECONDS = 5.0  # of work that a killed build may lose
 _FLUSH_PICTURES = 4096
 _IN_DOUBT = -1  # for the time of a file
-_BYTES_A_PICTURE = 2 * 4 * DIMENSION + 512  # in both vector files and in the rest
+_VECTOR_BYTES = 4 * DIMENSION
+_OTHER_BYTES = 512  # of a picture, in the rest of the index
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class BuildOptions:
     checksum: bool = False  # compare contents, not only sizes and times
     allow_empty: bool = False  # an empty folder empties the index
     keep_generations: int = 2
+    embeddings_npy: bool = True  # see storage.IndexWriter
 
 
 def build_index(
@@ -155,6 +157,9 @@ class _Build:
         self._before, self._why_unusable = self._load_before()
         self.full_reason = self._why_full()
         self._kept = None if self.full_reason else self._before
+        self._copy_is_right = self._kept is not None and storage.has_copy_as_wanted(
+            self._files_before, wanted=options.embeddings_npy, beat=self._beat
+        )
         self._rows_by_content = _RowsByContent(self._kept)
 
     def run(self, publish: storage.Publish) -> BuildOutcome:
@@ -165,7 +170,10 @@ class _Build:
         if self._is_done_already(rows_by_path, plan.signatures):
             return self._outcome(plan, len(plan.paths), published=False)
         self._require_space(plan)
-        with storage.IndexWriter(self._target) as writer, self._open_workspace() as workspace:
+        with (
+            storage.IndexWriter(self._target, embeddings_npy=self._options.embeddings_npy) as writer,
+            self._open_workspace() as workspace,
+        ):
             numbers = self._embed(plan, workspace)
             indexed = np.flatnonzero((plan.rows != EMBED) | (numbers != EMBED))
             if not len(indexed) and plan.found:
@@ -174,9 +182,7 @@ class _Build:
             published = not self._is_done_already(rows_by_path[indexed], plan.signatures[indexed])
             if published:
                 self._write(plan, workspace, numbers, indexed, writer)
-                writer.publish(
-                    self._info(), publish, given_ids=self._given_ids, beat=lambda: self._report(self._progress)
-                )
+                writer.publish(self._info(), publish, given_ids=self._given_ids, beat=self._beat)
             workspace.clear()
         return self._outcome(plan, len(indexed), published=published)
 
@@ -208,7 +214,7 @@ class _Build:
             for _ in before.records:  # a damaged entry is found here and not in the midst of the build
                 pass
             # What is kept from it gets checksums of its own: damage must not be handed on as sound.
-            storage.require_undamaged(self._files_before, beat=lambda: self._report(self._progress))
+            storage.require_undamaged(self._files_before, copy=False, beat=self._beat)
         except IndexNotBuilt:
             return None, "First build"
         except IndexUnusable:
@@ -252,6 +258,7 @@ class _Build:
         """Return whether the previous index is what these pictures make; rows by content may be of other paths."""
         return (
             self._kept is not None
+            and self._copy_is_right
             and np.array_equal(rows_by_path, np.arange(len(self._kept.records)))
             and np.array_equal(signatures, self._kept.signatures)
             and self._kept.info.libraries == self._libraries
@@ -270,7 +277,8 @@ class _Build:
 
     def _require_space(self, plan: Plan) -> None:
         to_embed = len(plan.paths) - plan.kept
-        needed = len(plan.paths) * _BYTES_A_PICTURE + to_embed * 4 * DIMENSION
+        copies = 2 if self._options.embeddings_npy else 1
+        needed = len(plan.paths) * (copies * _VECTOR_BYTES + _OTHER_BYTES) + to_embed * _VECTOR_BYTES
         place = next(parent for parent in self._target.absolute().parents if parent.exists())
         free = shutil.disk_usage(place).free
         if free < needed:
@@ -436,6 +444,9 @@ class _Build:
 
     def _advance(self, **counts: int) -> None:
         self._progress = replace(self._progress, **counts)
+        self._beat()
+
+    def _beat(self) -> None:
         self._report(self._progress)
 
     def _outcome(self, plan: Plan, total: int, *, published: bool) -> BuildOutcome:

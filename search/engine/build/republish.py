@@ -23,19 +23,27 @@ _ROWS_A_BLOCK = 1024
 
 
 def take_over(
-    source: Path, target: Path, *, passport: ModelPassport | None, move: bool, publish: storage.Publish
+    source: Path,
+    target: Path,
+    *,
+    passport: ModelPassport | None,
+    move: bool,
+    publish: storage.Publish,
+    embeddings_npy: bool = True,
 ) -> int:
     """Publish the index in source, ids included, as that of target; return how many pictures it has.
 
     passport: the model that made it, None where nobody knows. move: the index is removed from source afterwards.
+    embeddings_npy: see storage.IndexWriter.
     Raises IndexNotBuilt, IndexCorrupt and PublishRefused.
     """
-    storage.require_undamaged(source)
+    storage.require_undamaged(source, copy=False)
     index = storage.load(source)
     info = IndexInfo(total_images=0, live_sequence=index.info.live_sequence)
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
-    total = republish(replace(index, signatures=None), target, info=info, publish=publish)
+    index = replace(index, signatures=None)
+    total = republish(index, target, info=info, publish=publish, embeddings_npy=embeddings_npy)
     if move and source.resolve() != target.resolve() and source.exists():
         storage.remove(source)
     return total
@@ -47,16 +55,17 @@ def republish(
     *,
     info: IndexInfo,
     publish: storage.Publish,
+    embeddings_npy: bool = True,
     report: Callable[[int], None] = lambda written: None,
 ) -> int:
     """Publish index, with its live changes, as a generation of target; return how many pictures it has.
 
-    info: what is to be said of it. Of several pictures of one path the first stays. report is called with the
-    number of pictures written so far.
+    info: what is to be said of it. Of several pictures of one path the first stays. embeddings_npy: see
+    storage.IndexWriter. report is called with the number of pictures written so far.
     """
     places = _places_by_path(index)
     paths = sorted(places)
-    with storage.IndexWriter(target) as writer:
+    with storage.IndexWriter(target, embeddings_npy=embeddings_npy) as writer:
         for start in range(0, len(paths), _ROWS_A_BLOCK):
             block = np.array([places[path] for path in paths[start : start + _ROWS_A_BLOCK]])
             writer.add(_vectors(index, block), _records(index, block), _signatures(index, block))

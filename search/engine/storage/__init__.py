@@ -1,6 +1,6 @@
 """Indexes on disk: what the rest of the project asks of them. Where things lie is in layout.py."""
 
-from search.engine.storage.checksums import damaged_files, has_checksums, require_undamaged
+from search.engine.storage.checksums import damaged_files, has_checksums, has_copy_as_wanted, require_undamaged
 from search.engine.storage.generations import (
     Generation,
     PublishLockTaken,
@@ -57,6 +57,7 @@ __all__ = [
     "given_ids",
     "has_checksums",
     "has_company_card",
+    "has_copy_as_wanted",
     "has_index",
     "holds_any_index",
     "info",

@@ -3,15 +3,15 @@
     <parent>/AOF                                     symbolic link to the published generation
     <parent>/.generations/AOF/<generation>/          never changes once it has this name
         faiss_index.bin        IndexFlatIP, as faiss.write_index lays it out
-        embeddings.npy         float32 [N, 960], the same vectors
+        embeddings.npy         float32 [N, 960], a copy of its vectors for other programs; missing where not wanted
         metadata.json          list in index order, one entry a line
         metadata_offsets.npy   int64 [N + 1], where each line of metadata.json begins
         signatures.npy         SIGNATURE [N], what the picture files looked like; missing where nobody knows
         id_keys.npy            records.ID_KEY [N], sorted: finds a row by its id
         coarse_index.bin       codes of the first pass, see coarse.py; missing where the exact scan serves
         given_ids.json         {path: id} of the ids that no path gives, those of pictures now missing as well
-        index_info.json        IndexInfo; its "format" says that the files are ours
-        SHA256SUMS             of all the others, for `sha256sum --check` as well; since format 2
+        index_info.json        IndexInfo, and the "format": 3, which says that the files are ours
+        SHA256SUMS             of all the others, for `sha256sum --check` as well
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
     <parent>/.generations/AOF/.link-<hex>            the link, about to be moved into its place
     <parent>/.generations/AOF/.lock                  held by whoever publishes
@@ -21,8 +21,12 @@
     <parent>/.generations/AOF/company.json           what protects the company, see read_company_card
     <parent>/.generations/.removed-<hex>/            an index that is being erased
 
+Indexes of older formats are read as ever. Format 2 always has embeddings.npy, which its releases read the vectors
+from; format 1 has no SHA256SUMS either.
+
 A plain directory with the first four files (those of the Flask service, which lack the rest) is an index too; it
-becomes a generation when the first one of ours is published in its place.
+becomes a generation when the first one of ours is published in its place. What FAISS holds is searched: their
+embeddings.npy may be missing or hold something else.
 """
 
 import contextlib
@@ -47,7 +51,7 @@ SUMS = "SHA256SUMS"
 PARTS = frozenset({FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, CODES, GIVEN_IDS, INFO, SUMS})
 
 LOCK = ".lock"  # of a company's generations, and of each draft
-FORMAT = 2
+FORMAT = 3
 
 _GENERATIONS = ".generations"
 _MOMENT = "%Y%m%dT%H%M%S%f"  # a generation's name begins with when it was published

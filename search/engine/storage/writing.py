@@ -122,8 +122,11 @@ class IndexWriter:
     Used as a context manager: left without publish(), it removes what it wrote.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Raises PublishRefused where directory holds something that is no part of an index."""
+    def __init__(self, directory: Path, *, embeddings_npy: bool = True) -> None:
+        """embeddings_npy: the vectors are written there as well, for other programs.
+
+        Raises PublishRefused where directory holds something that is no part of an index.
+        """
         self._offsets = array("q", [len(METADATA_START)])
         self._ids = array("Q")
         self._last_path: str | None = None
@@ -131,7 +134,7 @@ class IndexWriter:
         with contextlib.ExitStack() as opened:
             self._draft = opened.enter_context(Draft(directory))
             self._faiss = opened.enter_context(self._open(FAISS_INDEX))
-            self._embeddings = opened.enter_context(self._open(EMBEDDINGS))
+            self._embeddings = opened.enter_context(self._open(EMBEDDINGS)) if embeddings_npy else None
             self._metadata = opened.enter_context(self._open(METADATA))
             self._write_headers()
             self._metadata.write(METADATA_START)
@@ -155,7 +158,8 @@ class IndexWriter:
         if rows.shape != (len(records), DIMENSION):
             raise ValueError(f"{len(records)} records with vectors of shape {rows.shape}")
         self._faiss.write(rows.data)
-        self._embeddings.write(rows.data)
+        if self._embeddings:
+            self._embeddings.write(rows.data)
         if signatures is not None:
             self._signatures.append(np.asarray(signatures))
         for record in records:
@@ -207,14 +211,16 @@ class IndexWriter:
                 shape[0] * DIMENSION,
             )
         )
-        self._embeddings.seek(0)
-        # NumPy pads this header so that it keeps its length whatever the number of rows.
-        np.lib.format.write_array_header_1_0(self._embeddings, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        if self._embeddings:
+            self._embeddings.seek(0)
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            # NumPy pads it so that it keeps its length whatever the number of rows.
+            np.lib.format.write_array_header_1_0(self._embeddings, header)
 
     def _finish_files(self, info: IndexInfo, beat: Callable[[], None]) -> None:
         self._write_headers()
         self._metadata.write(METADATA_END)
-        for file in (self._faiss, self._embeddings, self._metadata):
+        for file in filter(None, (self._faiss, self._embeddings, self._metadata)):
             durable.sync(file)
             file.close()
         id_keys = np.empty(len(self._ids), dtype=ID_KEY)

@@ -162,6 +162,7 @@ def _options(options: dict[str, Any]) -> BuildOptions:
     return BuildOptions(
         max_pixels=settings.MAX_PIXELS,
         keep_generations=settings.KEEP_GENERATIONS,
+        embeddings_npy=settings.WRITE_EMBEDDINGS_NPY,
         **{name: options[name] for name in ("batch_size", "workers", "full", "checksum", "allow_empty")},
     )
 
