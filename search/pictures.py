@@ -54,12 +54,12 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
     embedder = runtime.embedder_for(index)
     prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
     vector = embedder.embed([prepared])[0]
-    record = known or _identify(company, path, index)
+    record, counted = known or _identify(company, path, index), _changes_counted(company, index)
     with _writing_to(company), Shelf(company.image_directory, make=True) as shelf, shelf.stage() as staged:
         staged.file.write(content)
         staged.sync()
         with transaction.atomic():
-            sequence = company.next_live_sequence(at_least=publication.changes_on_disk(company))
+            sequence = company.next_live_sequence(at_least=counted)
             _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
             audit.record(by, audit.Action.PICTURE_PUT, company, path)
             staged.place(path, replace=True, durable=True)  # last: without its file the row is rolled back
@@ -77,14 +77,19 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
     record = index.find_path(path)
     if record is None and not _has_file(company, path):
         return None
-    record = record or _identify(company, path, index)
+    record, counted = record or _identify(company, path, index), _changes_counted(company, index)
     with _writing_to(company), transaction.atomic():
-        sequence = company.next_live_sequence(at_least=publication.changes_on_disk(company))
+        sequence = company.next_live_sequence(at_least=counted)
         _write_change(company, record, sequence, None, "")
         audit.record(by, audit.Action.PICTURE_DELETED, company, path)
         _remove_file(company, path)  # last: while its file is there the row is rolled back
     fold_wanted.send_robust(Company, company=company)
     return record
+
+
+def _changes_counted(company: Company, index: ImageIndex) -> int:
+    """Return the last live change that the index, or another on the disk, holds: an index may be in memory alone."""
+    return max(index.info.holds_changes_to, publication.changes_on_disk(company))
 
 
 def _identify(company: Company, path: str, index: ImageIndex) -> ImageRecord:

@@ -151,9 +151,12 @@ def count_pictures(company: Company) -> int:
 def changes_on_disk(company: Company) -> int:
     """Return the last live change that any index of the company on the disk holds: new changes count on from there.
 
-    Ahead of the index that serves, and of the row, after an older database was restored. Raises IndexCorrupt.
+    Ahead of the index that serves, and of the row, after an older database was restored. What is damaged is left out.
     """
-    return max([holds_changes_to(company), *(each.info.holds_changes_to for each in generations(company))])
+    held = [each.info.holds_changes_to for each in storage.generations(company.embeddings_directory, None)]
+    with suppress(IndexUnusable):  # a plain directory is no generation
+        held.append(info(company).holds_changes_to)
+    return max(held, default=0)
 
 
 def missing_changes(company: Company) -> LiveChangeQuerySet:

@@ -5,7 +5,7 @@ from typing import Any
 
 from search import publication
 from search.engine import storage
-from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable
+from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt
 from tenants.models import Company
 
 
@@ -39,10 +39,7 @@ def _gone(company: Company) -> Iterator[str]:
 
 def _ahead(company: Company) -> Iterator[str]:
     """Yield that the disk holds a later state than the database, or one that somebody went back from."""
-    try:
-        held = publication.changes_on_disk(company)
-    except IndexUnusable:
-        return  # damage, which others tell
+    held = publication.changes_on_disk(company)
     if held > company.live_sequence:
         yield (
             f"The database is older than the disk: it has counted {company.live_sequence} live changes, "
