@@ -41,7 +41,7 @@ NEW = [
     f"{E_ACUTE * 123}.png",
 ]
 NEVER = {
-    "": "no name",
+    "": "name is empty",
     "/a.png": "absolute",
     "//a.png": "absolute",
     "../a.png": "leads out",
@@ -95,7 +95,7 @@ def test_limits_count_bytes() -> None:
     longest_part = f"{E_ACUTE}{'x' * 244}.png"
     for path in (longest_part, f"{longest_part}/a.png"):
         require_new_path(path)
-        with pytest.raises(PathRefused, match="a part of it than 250"):
+        with pytest.raises(PathRefused, match="a part of it longer than 250"):
             require_new_path(f"x{path}")
 
 

@@ -548,7 +548,7 @@ def test_of_two_imports_of_a_company_the_second_is_refused(site: Site, source: C
     first.wait_until_stopped()
     second = site.manage("import_company", "copy", archive)
     assert second.wait() == 1
-    assert "Nothing was imported. An import of copy is running" in second.output
+    assert "Nothing was imported. An import of copy is already running" in second.output
     other = site.manage("import_company", "other", archive)
     assert other.wait() == 0, other.output
     first.send(signal.SIGCONT)
