@@ -9,7 +9,7 @@ from django.urls import URLPattern, path
 from django.views.decorators.http import require_POST
 
 from search.admin.access import CompanyAccess, to_page
-from search.companies.rollback import roll_back
+from search.companies.rollback import now_uses, roll_back
 from search.engine.errors import EngineError
 from tenants import audit
 from tenants.models import Company, IndexBuild
@@ -60,8 +60,8 @@ class IndexActions(CompanyAccess):
         build = company.builds.active().first()
         if build and build.cancel(by=audit.in_admin(request)):
             self.log_change(request, company, f"Cancelled build {build.pk}.")
-            following = ", and with it the one that was to follow" if build.follow_up else ""
-            self.message_user(request, f"Build {build.pk} of {company} is cancelled{following}.", messages.SUCCESS)
+            following = ", including its follow-up" if build.follow_up else ""
+            self.message_user(request, f"Build {build.pk} of {company} was cancelled{following}.", messages.SUCCESS)
         else:
             self.message_user(request, f"No build of {company} is queued or running.", messages.WARNING)
         return to_page(company)
@@ -79,7 +79,7 @@ class IndexActions(CompanyAccess):
             self.message_user(request, f"The index of {company} was not rolled back. {error}", messages.ERROR)
             return
         self.log_change(request, company, f"Rolled the index back to {index.name}.")
-        text = f"Searches of {company} use {index.name} from now on, until the next build replaces it."
+        text = f"{now_uses(company, index)}, until the next build replaces it."
         self.message_user(request, text, messages.SUCCESS)
 
     def _queue_build(self, request: HttpRequest, company: Company, *, full: bool) -> None:
@@ -94,7 +94,7 @@ class IndexActions(CompanyAccess):
             self.log_change(request, company, f"Queued build {build.pk}: {build.description}.")
             text, level = f"Build {build.pk} of {company} is queued: {build.description}.", messages.SUCCESS
         elif build.status == IndexBuild.Status.QUEUED:
-            text = f"Build {build.pk} of {company} was queued already and does what was asked: {build.description}."
+            text = f"Build {build.pk} of {company} was already queued and now covers this request: {build.description}."
             level = messages.WARNING
         else:
             following = f"another build follows it: {build.follow_up_description}"

@@ -59,13 +59,13 @@ class Deletion(admin.ModelAdmin):
         if fate.problem:
             self._warn(request, company, fate)
         elif fate.removed:
-            self.message_user(request, f"The {fate.what} of {company}: removed from disk.", messages.SUCCESS)
+            self.message_user(request, f"Removed from disk: the {fate.what} of {company}.", messages.SUCCESS)
         else:
-            self.message_user(request, f"The {fate.what} of {company} stayed on disk.", messages.INFO)
+            self.message_user(request, f"Kept on disk: the {fate.what} of {company}.", messages.INFO)
 
     def _warn(self, request: HttpRequest, company: Company, fate: removal.Fate) -> None:
         if fate.problem:
-            text = f"The {fate.what} of {company} stayed on disk. {fate.problem}"
+            text = f"Kept on disk: the {fate.what} of {company}. {fate.problem}"
             self.message_user(request, text, messages.ERROR)
 
 

@@ -70,10 +70,10 @@ class Overview:
             return ""
         if build.status == IndexBuild.Status.QUEUED:
             waits = timezone.now() - build.queued_at > timedelta(seconds=_WAITING_SECONDS)
-            return "waits for a worker: is build_worker running?" if waits else ""
+            return "waiting for a worker: is build_worker running?" if waits else ""
         lease = timedelta(seconds=settings.BUILD_LEASE_SECONDS)
         lost = build.heartbeat_at is not None and timezone.now() - build.heartbeat_at > lease
-        return "its worker is silent: another one takes over" if lost else ""
+        return "its worker does not respond: another one takes over" if lost else ""
 
 
 def overview(company: Company) -> Overview:
@@ -121,7 +121,7 @@ def pictures_found(company: Company) -> str:
     except ValidationError as error:
         return " ".join(error.messages)
     except FileNotFoundError:
-        return "The folder does not exist yet: the first upload makes it."
+        return "The folder does not exist yet; the first upload creates it."
     except OSError as error:
         return f"The folder cannot be read: {error.strerror}"
 
@@ -135,4 +135,4 @@ def _count(company: Company) -> str:
         if found + unusable >= COUNT_LIMIT or time.monotonic() > until:
             return f"more than {found:,} pictures found"
     text = f"{found:,} picture{'' if found == 1 else 's'} found"
-    return f"{text}, {unusable:,} that cannot be used" if unusable else text
+    return f"{text}, {unusable:,} unusable" if unusable else text

@@ -129,7 +129,7 @@ def _remove(pictures: Path) -> None:
 def index_directory(company: Company) -> Path:
     """Return the directory of the company's index, to be removed. Raises RemovalRefused."""
     if not NAME_PATTERN.fullmatch(company.name):
-        raise RemovalRefused(f"{company.name!r} is no name of a directory in {settings.EMBEDDINGS_DIR}.")
+        raise RemovalRefused(f"{company.name!r} is not a valid directory name in {settings.EMBEDDINGS_DIR}.")
     return company.embeddings_directory
 
 
@@ -147,12 +147,12 @@ def pictures_directory(company: Company) -> Path:
         raise RemovalRefused(f"{folder} is not a folder of its own below {settings.MEDIA_ROOT}.")
     for root in settings.IMAGE_ROOTS:
         if root.resolve().is_relative_to(lexical):
-            raise RemovalRefused(f"{folder} holds {root}, which IMAGESEARCH_IMAGE_ROOTS shares out.")
+            raise RemovalRefused(f"{folder} contains {root}, one of IMAGESEARCH_IMAGE_ROOTS.")
     if _overlap(lexical, Path(settings.EMBEDDINGS_DIR).resolve()):
         raise RemovalRefused(f"{folder} and {settings.EMBEDDINGS_DIR} overlap.")
     for other in Company.objects.exclude(pk=company.pk):
         if _overlap(lexical, other.image_directory.resolve()):
-            raise RemovalRefused(f"{folder} holds pictures of {other}, or lies among them.")
+            raise RemovalRefused(f"{folder} overlaps with the image folder of {other}.")
     return lexical
 
 

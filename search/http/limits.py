@@ -59,7 +59,7 @@ class _Availability:
 
     def note_failure(self, error: Exception) -> None:
         self.away_until = time.monotonic() + AWAY_SECONDS
-        logger.error("The cache of CACHE_URL fails, so no rate is held for %d seconds: %s", AWAY_SECONDS, error)
+        logger.error("The cache of CACHE_URL fails, so rates are not limited for %d seconds: %s", AWAY_SECONDS, error)
 
 
 _availability = _Availability()
@@ -116,7 +116,7 @@ class Rate:
         return f"rate:{self.scope}:{self.seconds}:{int(time.time()) // self.seconds}:{who}"
 
     def _exceeded(self) -> RateExceeded:
-        limit = f"Too many {self.what}: at most {self.number} a {UNIT_NAMES[self.seconds]}"
+        limit = f"Too many {self.what}: at most {self.number} per {UNIT_NAMES[self.seconds]}"
         return RateExceeded(limit, seconds_left=self.seconds - time.time() % self.seconds)
 
 
@@ -191,5 +191,5 @@ def _give_back(company: Company, day: date) -> None:
 def _quota_exceeded(company: Company) -> QuotaExceeded:
     now = timezone.now().astimezone(UTC)
     midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    limit = f"Company '{company}' has used up its {company.daily_quota} searches of today (UTC)"
+    limit = f"Company '{company}' has reached its daily quota of {company.daily_quota} searches (resets 00:00 UTC)"
     return QuotaExceeded(limit, seconds_left=(midnight - now).total_seconds())

@@ -91,10 +91,10 @@ def record(by: Actor | None, action: AuditEvent.Action, company: models.Model | 
     line = {"actor": by.name, "channel": by.channel.value, "action": action.value, "company": name}
     transaction.on_commit(
         lambda: logger.info(
-            "%s (%s): %s of %s%s",
+            "%s (%s): %s, company %s%s",
             by.name,
             by.channel.label,
-            action.value,
+            action.label,
             name,
             f": {detail}" if detail else "",
             extra={**line, "detail": detail},

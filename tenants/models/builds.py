@@ -69,10 +69,10 @@ class IndexBuild(SavedOnce):
 
     company = models.ForeignKey("tenants.Company", on_delete=models.CASCADE, related_name="builds")
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.QUEUED)
-    full = models.BooleanField(default=False, help_text="Every picture is embedded anew.")
-    checksum = models.BooleanField(default=False, help_text="Contents are compared, not only sizes and times.")
-    allow_empty = models.BooleanField(default=False, help_text="An empty folder empties the index.")
-    fold = models.BooleanField(default=False, help_text="Only live changes become part of the index.")
+    full = models.BooleanField(default=False, help_text="Process all pictures.")
+    checksum = models.BooleanField(default=False, help_text="Compare contents, not only sizes and times.")
+    allow_empty = models.BooleanField(default=False, help_text="Allow an empty folder to empty the index.")
+    fold = models.BooleanField(default=False, help_text="Only merge live changes into the index.")
     image_folder = models.TextField(blank=True, help_text="Instead of the company's own.")
     # What was asked for while it ran. Columns that came later have a database default, see Company.
     follow_up = models.BooleanField(default=False, db_default=False, help_text="Another build follows it.")
@@ -98,9 +98,9 @@ class IndexBuild(SavedOnce):
     images_skipped = models.PositiveIntegerField(default=0)
     images_per_second = models.FloatField(null=True)
     seconds_left = models.FloatField(null=True)
-    total_images = models.PositiveIntegerField(null=True, help_text="Pictures in the index that the build made.")
+    total_images = models.PositiveIntegerField(null=True, help_text="Pictures in the new index.")
     weights = models.CharField(max_length=200, blank=True, help_text="Weights of the model that made the vectors.")
-    full_reason = models.TextField(blank=True, help_text="Why every picture was embedded anew.")
+    full_reason = models.TextField(blank=True, help_text="Why all pictures were processed.")
     error = models.TextField(blank=True)
 
     objects = IndexBuildQuerySet.as_manager()

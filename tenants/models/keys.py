@@ -36,17 +36,17 @@ class ApiKey(SavedOnce):
     USE_NOTED_EVERY = timedelta(minutes=1)
 
     company = models.ForeignKey("tenants.Company", on_delete=models.CASCADE, related_name="api_keys")
-    name = models.CharField(max_length=100, help_text="Who holds it, or what for.")
+    name = models.CharField(max_length=100, help_text="Who uses the key, or what for.")
     prefix = models.CharField(max_length=12, unique=True, editable=False)
     digest = models.CharField(max_length=64, editable=False)
     can_write = models.BooleanField(
-        default=False, help_text="May also put and delete pictures, and start and cancel builds."
+        default=False, help_text="Can also add and delete pictures, and start and cancel builds."
     )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+", editable=False
     )
     created = models.DateTimeField(auto_now_add=True)
-    expires = models.DateTimeField(null=True, blank=True, help_text="From then on it is refused; empty for never.")
+    expires = models.DateTimeField(null=True, blank=True, help_text="When the key stops working. Empty: never.")
     last_used = models.DateTimeField(null=True, editable=False, help_text="To the minute.")
     revoked = models.DateTimeField(null=True, editable=False)
 

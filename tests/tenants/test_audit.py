@@ -219,7 +219,7 @@ def test_each_is_a_line_of_the_log_once_it_is_done(
         for callback in callbacks:
             callback()
     (line,) = caplog.records
-    assert (line.name, line.getMessage()) == ("audit", "ann (admin): key made of acme: ab12 (Shop)")
+    assert (line.name, line.getMessage()) == ("audit", "ann (admin): API key created, company acme: ab12 (Shop)")
     assert (line.__dict__["actor"], line.__dict__["company"]) == ("ann", "acme")
 
 

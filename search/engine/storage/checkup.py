@@ -91,7 +91,7 @@ def _record_problems(index: ImageIndex) -> Iterator[str]:
             yield f"{ID_KEYS if in_order else METADATA}: the id of {record.path!r} leads elsewhere"
             return
         if record.path.startswith("/") or ".." in PurePosixPath(record.path).parts:
-            yield f"{METADATA}: {record.path!r} leads out of the folder of pictures"
+            yield f"{METADATA}: {record.path!r} leads out of the image folder"
             return
         before = record.path
 
@@ -128,7 +128,7 @@ def _search_sample(index: ImageIndex, sample: npt.NDArray[np.int64], best: Vecto
 
 def _search_problems(recall: float, lost: int) -> Iterator[str]:
     if lost:
-        yield f"{CODES}: {lost} of the pictures tried do not find themselves"
+        yield f"{CODES}: {lost} of the sampled pictures do not find themselves"
     if recall < MIN_RECALL - _SAMPLING_ERROR:
         yield f"{CODES}: searches find {recall:.4f} of the true neighbours, less than {MIN_RECALL}"
 

@@ -193,7 +193,7 @@ def _read_codes(generation: Path, index_info: IndexInfo) -> CoarseIndex | None:
     try:
         return read_coarse(generation / CODES, index_info.coarse, images=index_info.total_images)
     except (OSError, ValueError) as error:
-        logger.warning("%s of %s cannot be read, the exact scan serves: %s", CODES, generation, error)
+        logger.warning("%s of %s cannot be read, searches scan all vectors: %s", CODES, generation, error)
         return None
 
 
@@ -211,7 +211,7 @@ def read_info(generation: Path) -> tuple[IndexInfo, bool]:
     """Return the info and whether the files are ours; the Flask service may have left no info at all."""
     missing = [name for name in (FAISS_INDEX, METADATA) if not (generation / name).exists()]
     if len(missing) == 2:
-        raise IndexNotBuilt(f"{generation} holds no index")
+        raise IndexNotBuilt(f"{generation} contains no index")
     if missing:
         raise IndexCorrupt(f"{missing[0]} is missing")
     path = generation / INFO
@@ -285,5 +285,5 @@ def unreadable(path: Path, error: Exception) -> IndexCorrupt:
         return IndexCorrupt(f"{path.name} cannot be read: {error.strerror}")
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
-            return IndexCorrupt(f"{path.name} is a Git LFS pointer: run `git lfs pull` where it came from")
+            return IndexCorrupt(f"{path.name} is a Git LFS pointer: run `git lfs pull` at its source")
     return IndexCorrupt(f"{path.name} cannot be read: {error}")

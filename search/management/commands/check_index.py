@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 class Command(BaseCommand):
     help = (
-        "Look indexes over, every file and every vector; the exit status is 1 where one is damaged. "
-        "Where files and database do not agree, that is printed."
+        "Check indexes, every file and every vector; the exit status is 1 if one is damaged. "
+        "Also reports where files and database do not agree."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("companies", nargs="*", metavar="company", help="whose index to check")
-        parser.add_argument("--all", action="store_true", help="those of all companies")
+        parser.add_argument("companies", nargs="*", metavar="company", help="companies to check")
+        parser.add_argument("--all", action="store_true", help="check all companies")
 
     def handle(self, *, companies: list[str], **options: Any) -> None:
         if bool(companies) == options["all"]:
@@ -49,7 +49,7 @@ class Command(BaseCommand):
             problems, summary, differences = [f"{type(error).__name__}: {error}"], "", []
         if problems:
             ways_out = f"rollback_index {company}, or build_embeddings --company {company} --full"
-            self.stdout.write(self.style.ERROR(f"{company}: DAMAGED. {'; '.join(problems)}. Way out: {ways_out}"))
+            self.stdout.write(self.style.ERROR(f"{company}: DAMAGED. {'; '.join(problems)}. To repair: {ways_out}"))
         else:
             self.stdout.write(f"{company}: {summary}")
         for difference in differences:
@@ -80,5 +80,5 @@ def _summary(checkup: Checkup) -> str:
     if checkup.recall is not None:
         parts.append(f"{checkup.recall:.4f} of the true neighbours found")
     if checkup.pictures_missing:
-        parts.append(f"{checkup.pictures_missing} of {checkup.sampled} pictures looked for are not in the folder")
+        parts.append(f"{checkup.pictures_missing} of {checkup.sampled} pictures sampled are not in the folder")
     return ", ".join(parts)

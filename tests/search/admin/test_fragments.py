@@ -44,7 +44,7 @@ def test_build_that_waits_asks_for_a_worker(admin_client: Client, db: None) -> N
 def test_build_without_heartbeat_says_so(admin_client: Client, acme: Company) -> None:
     build = running(acme)
     IndexBuild.objects.filter(pk=build.pk).update(heartbeat_at=timezone.now() - timedelta(hours=1))
-    assert "its worker is silent" in fragments(admin_client, url("live", acme))["overview"]
+    assert "its worker does not respond" in fragments(admin_client, url("live", acme))["overview"]
 
 
 def test_live_changes_are_counted(admin_client: Client, acme: Company) -> None:

@@ -164,7 +164,7 @@ def test_the_action_asks_before_it_rolls_back(acme: Company, colleague: Colleagu
     assert found(acme) == {"1.png", "2.png"}
     response = act(client, acme, globex, confirmed="1")
     told = " ".join(str(message) for message in response.context["messages"])
-    assert "Searches of acme use" in told
+    assert "acme now uses the index of" in told
     assert "globex was not rolled back. globex has no earlier index" in told
     build.refresh_from_db()
     assert (build.status, found(acme)) == ("cancelled", {"1.png"})

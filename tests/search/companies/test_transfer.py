@@ -255,7 +255,7 @@ def test_what_cannot_be_exported_leaves_no_file(acme: Company, tmp_path: Path) -
     Company.objects.create(name="new")
     target = tmp_path / "out" / "a.tar"
     target.parent.mkdir()
-    for company, said in (("nobody", "nobody does not exist"), ("new", "holds no index")):
+    for company, said in (("nobody", "nobody does not exist"), ("new", "contains no index")):
         with pytest.raises(CommandError, match=said):
             export(target, company=company)
     flip_a_byte(acme.embeddings_directory / "embeddings.npy", 999)

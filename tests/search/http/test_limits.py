@@ -84,7 +84,7 @@ def test_nothing_is_limited_unless_it_is_asked_for(client: Client, acme: Company
 def test_an_address_comes_as_often_as_it_may_and_no_more(client: Client, acme: Company, settings: Any) -> None:
     settings.RATE_PER_ADDRESS = (2, 60)
     assert [search(client).status_code for _ in range(2)] == [200, 200]
-    error = "Too many requests from your address: at most 2 a minute; try again in 45 seconds"
+    error = "Too many requests from your address: at most 2 per minute; try again in 45 seconds"
     assert_refused(search(client), error, 45)
     assert_refused(client.get("/api/companies"), error, 45)
     assert client.get("/api/companies", REMOTE_ADDR="192.0.2.7").status_code == 200
@@ -110,7 +110,7 @@ def test_rates_of_every_unit(
     settings.RATE_PER_ADDRESS = (1, seconds)
     assert client.get("/api/companies").status_code == 200
     response = client.get("/api/companies")
-    assert f"at most 1 a {words};" in response.json()["error"]
+    assert f"at most 1 per {words};" in response.json()["error"]
     assert response["Retry-After"] == str(retry_after)
 
 
@@ -118,7 +118,7 @@ def test_a_key_has_a_rate_of_its_own(client: Client, acme: Company, settings: An
     settings.RATE_PER_KEY, settings.RATE_PER_ADDRESS = (2, 60), (1, 60)
     (_, shop), (_, app) = make_key(acme, "shop"), make_key(acme, "app")
     assert [search(client, **{"X-API-Key": shop}).status_code for _ in range(2)] == [200, 200]
-    error = "Too many requests with this API key: at most 2 a minute; try again in 45 seconds"
+    error = "Too many requests with this API key: at most 2 per minute; try again in 45 seconds"
     assert_refused(search(client, **{"X-API-Key": shop}), error, 45)
     assert_refused(search(client, Authorization=f"Api-Key {shop}"), error, 45)
     assert search(client, **{"X-API-Key": app}).status_code == 200
@@ -228,7 +228,7 @@ def test_the_right_password_is_refused_after_too_many_wrong_ones(
         return client.post("/api/reindex/acme", headers={"Authorization": basic(password)})
 
     assert [reindex("wrong").status_code for _ in range(2)] == [401, 401]
-    error = "Too many wrong passwords or API keys from your address: at most 2 a minute; try again in 45 seconds"
+    error = "Too many wrong passwords or API keys from your address: at most 2 per minute; try again in 45 seconds"
     assert_refused(reindex("right"), error, 45)
     elsewhere = client.post("/api/reindex/acme", headers={"Authorization": basic("right")}, REMOTE_ADDR="192.0.2.7")
     assert elsewhere.status_code == 202
@@ -301,7 +301,7 @@ def test_searches_go_on_without_the_cache_and_the_log_says_so_once(
     assert client.post("/api/reindex/acme", headers={"Authorization": basic("wrong")}).status_code == 401
     said = [record.getMessage() for record in caplog.records if record.name == "search.http.limits"]
     assert len(said) == 1
-    assert said[0].startswith("The cache of CACHE_URL fails, so no rate is held for 10 seconds: Error")
+    assert said[0].startswith("The cache of CACHE_URL fails, so rates are not limited for 10 seconds: Error")
     clock.go_on(seconds=10)
     assert search(client).status_code == 200
     assert len([record for record in caplog.records if record.name == "search.http.limits"]) == 2
@@ -350,7 +350,7 @@ def test_a_company_searches_as_often_a_day_as_its_quota_allows(
     assert client.get(f"/api/search/acme/{first}").status_code == 200
     for refused in (search(client), client.get(f"/api/search/acme/{first}")):
         assert refused.status_code == 429
-        wanted = "Company 'acme' has used up its 2 searches of today (UTC); try again in "
+        wanted = "Company 'acme' has reached its daily quota of 2 searches (resets 00:00 UTC); try again in "
         assert refused.json()["error"] == f"{wanted}{refused['Retry-After']} seconds"
     left = (datetime.now(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0) - datetime.now(UTC)
     assert int(search(client)["Retry-After"]) in range(max(1, int(left.total_seconds()) - 60), 86401)

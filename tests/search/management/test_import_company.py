@@ -274,7 +274,7 @@ def test_damaged_directory_is_refused_by_the_name_of_the_file(tmp_path: Path, na
 
 
 def test_directory_without_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="holds no index"):
+    with pytest.raises(CommandError, match="contains no index"):
         import_company("acme", tmp_path / "nothing")
     assert not Company.objects.exists()
 
