@@ -149,12 +149,17 @@ def postgres(django_db_blocker: Any) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def sqlite_tables(tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any) -> Path:
-    """A file with the tables laid out, a copy of the test run's own database."""
+    """A file with the tables laid out, a copy of the test run's own database where the run has one."""
     file = tmp_path_factory.mktemp("tables") / "tables.sqlite3"
     assert not connection.in_atomic_block, "a test has begun to write"
-    with django_db_blocker.unblock(), contextlib.closing(sqlite3.connect(file)) as copy:
-        connection.ensure_connection()
-        connection.connection.backup(copy)
+    with django_db_blocker.unblock():
+        # A run of tests that all bring their own databases has none: then this is that of the checkout.
+        if not connection.is_in_memory_db():
+            make_template(f"sqlite:///{file}")
+            return file
+        with contextlib.closing(sqlite3.connect(file)) as copy:
+            connection.ensure_connection()
+            connection.connection.backup(copy)
     return file
 
 
