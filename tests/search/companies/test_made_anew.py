@@ -72,7 +72,7 @@ def test_neither_of_two_servers_answers_with_anything_of_the_first(
     old_id = servers[0].get("/api/images/acme")["images"][0]["id"]
 
     said = Browser(servers[0]).submit(url("delete", first), remove_pictures="1")  # the index is ticked
-    assert "The index of acme: removed from disk." in said
+    assert "Removed from disk: the index of acme." in said
     assert [server.get("/api/companies")["companies"] for server in servers] == [[], []]
     Browser(servers[1]).submit("/admin/tenants/company/add/", name="acme")
     second = Company.objects.get()
