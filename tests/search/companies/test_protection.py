@@ -79,9 +79,12 @@ def test_a_build_keeps_what_protects_the_company_when_it_publishes(make_company:
     acme = make_company("acme", {"a.png": RED})
     build = acme.queue_build()
     assert build.start()
-    Company.objects.filter(pk=acme.pk).update(**CLOSED)  # another process, of an earlier release
     paint(acme.image_directory / "b.png", BLUE)
-    run_build(build)
+
+    def close(progress: object) -> None:  # as a process of an earlier release does, which keeps nothing
+        Company.objects.filter(pk=acme.pk).update(**CLOSED)
+
+    run_build(build, on_progress=close)
     assert card(acme) == CLOSED
 
 
