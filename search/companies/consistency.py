@@ -51,8 +51,8 @@ def _ahead(company: Company) -> Iterator[str]:
     newest = next((each.name for each in publication.generations(company)), None)
     if used is not None and newest is not None and newest > used:
         yield (
-            f"The index {newest} is newer than {used}, which is used: after a rollback, a build that was killed, or with "
-            "a database older than the disk. The next build replaces both"
+            f"The index {newest} is newer than {used}, which is used: after a rollback, a killed build, or with a "
+            "database older than the disk. The next build replaces both"
         )
 
 
