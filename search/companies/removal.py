@@ -1,5 +1,6 @@
 """Deleting a company, and what becomes of its files: they are kept unless somebody says otherwise."""
 
+import logging
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,8 @@ from search.engine.index.index import ImageIndex
 from search.engine.pictures.shelf import remove_tree
 from tenants import audit
 from tenants.models import NAME_PATTERN, Company
+
+logger = logging.getLogger(__name__)
 
 _LOOKED_FOR = 500  # of the index's pictures, in the folder
 _REMOVED = ".removed-"  # what is being removed begins with
@@ -112,10 +115,13 @@ def _remove_pictures(company: Company) -> None:
 
 
 def finish_removals() -> None:
-    """Remove the pictures and indexes of deleted companies that a killed process has left half removed."""
-    storage.empty_graves(Path(settings.EMBEDDINGS_DIR))
-    for left in Path(settings.MEDIA_ROOT).glob(f"{_REMOVED}*"):
-        _remove(left)
+    """Remove the pictures and indexes of deleted companies that a killed process left half removed, or log why not."""
+    try:
+        storage.empty_graves(Path(settings.EMBEDDINGS_DIR))
+        for left in Path(settings.MEDIA_ROOT).glob(f"{_REMOVED}*"):
+            _remove(left)
+    except OSError:
+        logger.exception("What is left of deleted companies could not be removed")
 
 
 def _remove(pictures: Path) -> None:

@@ -220,6 +220,10 @@ def test_what_a_killed_process_left_of_a_removal_goes_when_a_worker_starts(
 ) -> None:
     for half in (settings.MEDIA_ROOT / ".removed-0", settings.EMBEDDINGS_DIR / ".generations/.removed-0/generations"):
         paint(half / "sub/a.png", RED)
+    settings.MEDIA_ROOT.chmod(0o555)
+    with bound_by_permissions():
+        look_after_companies()  # starts all the same
+    settings.MEDIA_ROOT.chmod(0o755)
     look_after_companies()
     for place in (settings.MEDIA_ROOT, settings.EMBEDDINGS_DIR / ".generations"):
         assert [path.name for path in place.iterdir()] == ["acme"]
