@@ -75,7 +75,7 @@ def require_new_path(path: str) -> None:
     if _CONTROL.search(path):
         raise PathRefused(path, CONTROL)
     if _DRIVE.match(path):
-        raise PathRefused(path, "A path with a drive letter: use one relative to the company's folder")
+        raise PathRefused(path, "An absolute path: use one relative to the company's folder")
     if f"/{RESOURCE_FORKS}/" in f"/{path}":
         raise PathRefused(path, "A hidden file added by macOS")
     if found := _MISLEADING.search(path):

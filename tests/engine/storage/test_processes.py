@@ -343,5 +343,8 @@ def test_writer_that_runs_out_of_open_files_leaves_no_draft(tmp_path: Path) -> N
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, usual)
         assert drafts(tmp_path / "acme") == []
-    assert refused == [errno.EMFILE] * 5  # two locks, and three files
+    else:
+        pytest.fail("no writer could open its files")
+    assert refused  # how often depends on which numbers are free in this process
+    assert set(refused) == {errno.EMFILE}
     assert drafts(tmp_path / "acme") == []
