@@ -155,6 +155,7 @@ class Site:
 def database(url: str) -> Iterator[None]:
     """Make this process use another database."""
     import environ
+    from django.contrib.contenttypes.models import ContentType
     from django.db import connections
 
     # The same options as settings.py gives.
@@ -170,9 +171,11 @@ def database(url: str) -> Iterator[None]:
     before, connection = connections.settings["default"], connections["default"]
     connections.settings["default"] = configured
     connections["default"] = connections.create_connection("default")
+    ContentType.objects.clear_cache()  # its ids are those of the database before
     try:
         yield
     finally:
+        ContentType.objects.clear_cache()
         connections["default"].close()
         connections.settings["default"], connections["default"] = before, connection
 
@@ -326,12 +329,10 @@ def _die_with_parent() -> None:
 
 def make_template(url: str) -> None:
     """Lay out the tables in an empty database."""
-    from django.contrib.contenttypes.models import ContentType
     from django.core.management import call_command
 
     with database(url):
         call_command("migrate", verbosity=0)
-    ContentType.objects.clear_cache()  # of the rows of that database
 
 
 def copy_sqlite(template: Path, target: Path) -> str:
