@@ -136,6 +136,7 @@ def test_a_build_that_kills_every_worker_is_given_up_after_three(site: Site) -> 
     assert not storage.has_index(acme.embeddings_directory)
 
 
+@pytest.mark.slow
 def test_a_worker_that_slept_cannot_publish_over_a_newer_index(site: Site, tmp_path: Path) -> None:
     acme = company_with(2 * BATCH)
     build = acme.queue_build()
@@ -362,6 +363,7 @@ def searches(company: Company, top_k: int) -> Iterator[list[tuple[str, ...]]]:
     assert errors == []
 
 
+@pytest.mark.slow
 def test_searches_see_the_old_index_or_the_new_while_workers_build_and_die(site: Site, embedder: FakeEmbedder) -> None:
     acme = company_with(BATCH, prefix="0-")
     assert build_command(site).wait() == 0

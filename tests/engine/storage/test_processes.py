@@ -167,6 +167,7 @@ def killed_at(directory: Path, number: int, nth: int) -> bool:
     return process.exitcode != 0
 
 
+@pytest.mark.slow
 def test_first_publication_killed_before_any_of_its_changes_leaves_a_whole_index(tmp_path: Path) -> None:
     left = []
     for nth in range(1, 100):
@@ -183,6 +184,7 @@ def test_first_publication_killed_before_any_of_its_changes_leaves_a_whole_index
     assert list(dict.fromkeys(left)) == [(0, True), (1, False), (1, True)]
 
 
+@pytest.mark.slow
 def test_publication_after_one_that_was_killed_before_its_link_may_be_killed_too(tmp_path: Path) -> None:
     seen = set()
     for nth in range(1, 100):
@@ -235,6 +237,7 @@ def generation_of_ours(directory: Path) -> None:
     publish_generation(directory, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linked", [True, False])
 @pytest.mark.parametrize("make", [flask_generation, plain_without_copies, generation_of_ours])
 def test_reader_of_an_index_replaced_before_any_of_its_files_is_opened_sees_a_whole_one(

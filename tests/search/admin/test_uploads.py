@@ -264,6 +264,7 @@ def test_what_is_no_zip_stores_nothing(admin_client: Client, acme: Company, cont
     assert stored_below(acme.image_directory) == {"a.png", "b.png"}
 
 
+@pytest.mark.slow
 def test_damaged_zips_never_break_the_page(admin_client: Client, acme: Company) -> None:
     whole = zipped({"x.png": png(), "y/z.png": png(RED)}).read()
     for position in range(0, len(whole), 3):

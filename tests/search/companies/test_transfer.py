@@ -557,6 +557,7 @@ def test_of_two_imports_of_a_company_the_second_is_refused(site: Site, source: C
     assert not list(site.directory.glob("media/.importing-*"))
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_an_import_killed_after_any_step_is_repeated(site: Site, source: Company, tmp_path: Path) -> None:
     export(tmp_path / "acme.tar", "--with-images")
