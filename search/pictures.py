@@ -5,6 +5,7 @@ Company.live_sequence. Every search compares that number with its index's and la
 folds into the index what lies in the folder.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,11 +23,14 @@ from search.engine.model.embedder import read_prepared
 from search.engine.pictures.paths import require_new_path, require_path
 from search.engine.pictures.shelf import Shelf
 from search.engine.storage.given import given_id
+from search.engine.vectors import Vector
 from tenants import audit
 from tenants.models import Company, LiveChange
 from tenants.signals import fold_wanted
 
 logger = logging.getLogger(__name__)
+
+_SAME_VECTOR = 0.9999  # cosine; what machines and libraries differ by is far less
 
 
 class FolderUnusable(Exception):
@@ -49,11 +53,14 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
     known = index.find_path(path)
     if known is None:
         require_new_path(path)
-    elif _holds(company, path, content):
-        return known, Put.UNCHANGED
+    held = known if known and _holds(company, path, content) else None
+    if held and index.file_sha256(held) == hashlib.sha256(content).digest():
+        return held, Put.UNCHANGED
     embedder = runtime.embedder_for(index)
     prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
     vector = embedder.embed([prepared])[0]
+    if held and _shows(index, held, vector):
+        return held, Put.UNCHANGED
     record, counted = known or _identify(company, path, index), _changes_counted(company, index)
     with _writing_to(company), Shelf(company.image_directory, make=True) as shelf, shelf.stage() as staged:
         staged.file.write(content)
@@ -129,6 +136,12 @@ def _holds(company: Company, path: str, content: bytes) -> bool:
     with suppress(OSError), Shelf(company.image_directory) as shelf:
         return shelf.holds(path, content)
     return False
+
+
+def _shows(index: ImageIndex, record: ImageRecord, vector: Vector) -> bool:
+    """Return whether the index has this vector for the picture: the file may be newer than the index."""
+    indexed = index.find_vector(record.id)
+    return indexed is not None and float(indexed @ vector) >= _SAME_VECTOR
 
 
 def _has_file(company: Company, path: str) -> bool:

@@ -131,6 +131,13 @@ class ImageIndex:
         built = (self.records[row] for row in self._visible(self.records.rows_of_path(path)))
         return next(chain(live, built), None)
 
+    def file_sha256(self, record: ImageRecord) -> bytes | None:
+        """Return the SHA-256 of the file that a build made the image from; None where it is not recorded."""
+        if self.signatures is None or record in self.added:
+            return None
+        rows = self._visible(self.records.rows_of_path(record.path))
+        return bytes(self.signatures[rows[0]]["sha256"]) if rows else None
+
     def find_vector(self, image_id: str) -> Vector | None:
         """Return the vector, float32 [960], of the image with this id, or None."""
         for record, vector in zip(self.added, self.added_vectors, strict=True):

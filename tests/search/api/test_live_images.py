@@ -2,6 +2,7 @@ import re
 import shutil
 from base64 import b64encode
 from collections.abc import Callable
+from io import StringIO
 from typing import Any
 from urllib.parse import quote
 
@@ -76,12 +77,28 @@ def test_putting_again_changes_nothing_and_says_so(
     client: Client, acme: Company, staff: dict[str, str], embedder: FakeEmbedder
 ) -> None:
     put(client, "g.png", GREEN, staff)
-    embedded = embedder.embedded
     response = put(client, "g.png", GREEN, staff)
     assert (response.status_code, response.json()["change"]) == (200, "unchanged")
-    assert embedder.embedded == embedded
     acme.refresh_from_db()
     assert acme.live_sequence == 1
+    embedded = embedder.embedded
+    response = put(client, "Warm/red.png", RED, staff)  # which a build has seen
+    assert (response.status_code, response.json()["change"]) == (200, "unchanged")
+    assert embedder.embedded == embedded
+
+
+@pytest.mark.parametrize("then", ["nothing", "built and rolled back"])
+def test_a_picture_whose_file_is_newer_than_the_index_is_found_as_the_file_once_it_is_put(
+    client: Client, acme: Company, staff: dict[str, str], then: str
+) -> None:
+    (acme.image_directory / "Warm/red.png").write_bytes(picture(GREEN).getvalue())
+    if then != "nothing":
+        call_command("build_embeddings", company="acme", stdout=StringIO())
+        call_command("rollback_index", "acme", stdout=StringIO())
+    assert found(client, GREEN, min_score=0.99) == []
+    response = put(client, "Warm/red.png", GREEN, staff)
+    assert (response.status_code, response.json()["change"]) == (200, "replaced")
+    assert found(client, GREEN, min_score=0.99) == ["Warm/red.png"]
 
 
 def test_a_replaced_picture_keeps_its_id_and_is_found_as_the_new_one(
