@@ -7,6 +7,7 @@ on the built index, which belongs to one company and one generation: when the ca
 import logging
 import threading
 from dataclasses import dataclass, field
+from datetime import datetime
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -37,7 +38,8 @@ class _Overlaid:
 
 
 _overlaid: WeakKeyDictionary[ImageIndex, _Overlaid] = WeakKeyDictionary()  # by built index
-_empty: dict[int, ImageIndex] = {}  # by company, of those that have no index yet
+# By company, of those that have no index yet: by key and birth, because a restored database gives keys out again.
+_empty: dict[tuple[int, datetime], ImageIndex] = {}
 _lock = threading.Lock()  # guards both tables, and nothing slow happens under it
 
 
@@ -83,7 +85,7 @@ def _built_or_empty(company: Company) -> ImageIndex:
         if company.generation is not None or not company.live_sequence:
             raise
         with _lock:
-            return _empty.setdefault(company.pk, empty_index())
+            return _empty.setdefault((company.pk, company.created_at), empty_index())
 
 
 def _with_changes(built: ImageIndex, company: Company) -> ImageIndex:
