@@ -219,7 +219,9 @@ def import_directory(
             name, image_folder=image_folder, earlier_index=earlier_index, by=by
         )
         _require_free(company, source)
-    confirm = partial(import_noted, company, source, by=by)
+    in_place = directory.exists() and directory.samefile(source)
+    held = 0 if in_place else storage.info(source).holds_changes_to
+    confirm = partial(import_noted, company, source, held=held, by=by)
     publish = partial(publication.publish, company, made_from=company.generation, confirm=confirm)
     copy = settings.WRITE_EMBEDDINGS_NPY
     images = take_over(source, directory, passport=passport, move=move, publish=publish, embeddings_npy=copy)
@@ -239,12 +241,15 @@ def _require_free(company: Company, source: Path) -> None:
 def import_noted(company: Company, source: Path, *, held: int = 0, by: audit.Actor | None) -> Iterator[None]:
     """Note who has an index from source serve the company, in the transaction of the block that does it.
 
-    held: the last live change that the index holds: the company's are counted on from there.
+    held: the last live change that the index, which is another company's, holds: the company's own are counted on from
+    there. Raises ImportRefused where it has some already that would pass for those.
     """
     with transaction.atomic():
-        yield
         counted = {name: Greatest(name, Value(held)) for name in ("live_sequence", "live_floor")}
-        Company.objects.filter(pk=company.pk).update(**counted)
+        Company.objects.filter(pk=company.pk).update(**counted)  # first: nobody puts a picture until the end
+        if company.live_changes.filter(sequence__lte=held).exists():
+            raise ImportRefused(f"Pictures of {company} were added or deleted one at a time: build its index instead")
+        yield
         audit.record(by, audit.Action.INDEX_IMPORTED, company, f"from {source}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from filelock import FileLock, Timeout
 
 from search import publication
@@ -131,11 +131,11 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
                 raise ArchiveRefused(f"The index in {path} is damaged: {'; '.join(checkup.problems)}")
             _require_same_pictures(archive, company.image_directory)
             if company.pk is None:
-                company.add(by=by)
+                _add(company, by)
             count = sum(1 for _ in archive.pictures())
             if count:
                 _move_pictures(pictures, company.image_directory)
-            confirm = partial(import_noted, company, path, held=storage.info(draft.path).holds_changes_to, by=by)
+            confirm = partial(_unless_in_use, company, path, held=storage.info(draft.path).holds_changes_to, by=by)
             publication.publish(company, draft, made_from=company.generation, confirm=confirm)
     record_index(company)
     return Transferred(company, checkup.images, count)
@@ -183,6 +183,23 @@ def _company(archive: Archive, name: str, image_folder: Path | None) -> Company:
     return company
 
 
+def _add(company: Company, by: audit.Actor) -> None:
+    try:
+        company.add(by=by)
+    except IntegrityError:
+        raise TransferRefused(f"A company {company} was added meanwhile: import under another name") from None
+
+
+@contextmanager
+def _unless_in_use(company: Company, source: Path, *, held: int, by: audit.Actor) -> Iterator[None]:
+    """Confirm the publication of what was imported, unless the company has come into use while it was verified."""
+    with transaction.atomic():
+        Company.objects.select_for_update().filter(pk=company.pk).first()  # nobody puts a picture until the end
+        _require_unused(company)
+        with import_noted(company, source, held=held, by=by):
+            yield
+
+
 def _require_free(company: Company) -> None:
     if company.pk is None:
         taken = storage.holds_any_index(company.embeddings_directory)
@@ -192,7 +209,12 @@ def _require_free(company: Company) -> None:
         raise TransferRefused(
             f"{company} already has an index: import under another name, import_company OTHER ARCHIVE"
         )
-    if company.pk and (company.live_changes.exists() or company.builds.active().exists()):
+    if company.pk:
+        _require_unused(company)
+
+
+def _require_unused(company: Company) -> None:
+    if company.live_changes.exists() or company.builds.active().exists():
         raise TransferRefused(f"Company {company} is in use: import under another name, import_company OTHER ARCHIVE")
 
 

@@ -557,6 +557,48 @@ def test_of_two_imports_of_a_company_the_second_is_refused(site: Site, source: C
     assert not list(site.directory.glob("media/.importing-*"))
 
 
+@on_sqlite
+@pytest.mark.parametrize("held", [0, 3])
+def test_a_picture_put_while_an_import_is_verified_stays(
+    site: Site, source: Company, tmp_path: Path, held: int
+) -> None:
+    for number in range(held):
+        put_image(source, f"put-{number}.png", picture(GREEN).getvalue(), by=on_command_line())
+    export(tmp_path / "acme.tar")
+    copy = Company.objects.create(name="copy")
+    importing = site.manage(
+        "import_company",
+        "copy",
+        str(tmp_path / "acme.tar"),
+        stop_after="search.companies.transfer:_require_same_pictures",
+    )
+    importing.wait_until_stopped()
+    put_image(copy, "mine.png", picture(RED).getvalue(), by=on_command_line())
+    importing.send(signal.SIGCONT)
+    assert importing.wait() == 1
+    assert "Nothing was imported. Company copy is in use" in importing.output
+    assert found("copy") == ["mine.png"]
+
+
+@on_sqlite
+def test_a_company_added_while_its_import_is_verified_stays(site: Site, source: Company, tmp_path: Path) -> None:
+    export(tmp_path / "acme.tar", "--with-images")
+    importing = site.manage(
+        "import_company",
+        "copy",
+        str(tmp_path / "acme.tar"),
+        stop_after="search.companies.transfer:_require_same_pictures",
+    )
+    importing.wait_until_stopped()
+    copy = Company.objects.create(name="copy", requires_api_key=True)
+    importing.send(signal.SIGCONT)
+    assert importing.wait() == 1
+    assert "Traceback" not in importing.output
+    assert "Nothing was imported. A company copy was added meanwhile" in importing.output
+    assert list(Company.objects.filter(name="copy")) == [copy]
+    assert not copy.image_directory.exists()
+
+
 @pytest.mark.slow
 @on_sqlite
 def test_an_import_killed_after_any_step_is_repeated(site: Site, source: Company, tmp_path: Path) -> None:

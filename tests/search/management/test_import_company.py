@@ -15,8 +15,11 @@ from search.engine import storage
 from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels
 from search.engine.vectors import Vectors
+from search.pictures import put_image
+from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild
 from tests.conftest import paint, picture
+from tests.support.admin import search_names
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.indexes import FLASK_FILES, flask_directory, publish, some_records, some_vectors
 
@@ -284,3 +287,16 @@ def test_imported_index_never_shows_to_another_company(client: Client, tmp_path:
     import_company("acme", tmp_path / "flask")
     Company.objects.create(name="globex")
     assert search(client, "globex").status_code == 503
+
+
+def test_pictures_put_before_an_import_are_not_hidden_by_an_index_that_counted_changes_of_its_own(
+    tmp_path: Path, images: Path
+) -> None:
+    other = Company.objects.create(name="other", image_folder=str(images))
+    put_image(other, "put.png", picture(GREEN).getvalue(), by=on_command_line())
+    call_command("build_embeddings", company="other", input_dir=images, stdout=StringIO())
+    acme = Company.objects.create(name="acme")
+    put_image(acme, "mine.png", picture(RED).getvalue(), by=on_command_line())
+    with pytest.raises(CommandError, match="were added or deleted one at a time"):
+        import_company("acme", other.embeddings_directory.resolve())
+    assert search_names(acme) == {"mine.png"}
