@@ -13,6 +13,7 @@ from search.builds import run_build
 from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
+from search.engine.storage.layout import generations_of_all
 from search.heartbeat import StopRequested
 from search.management.progress import ProgressDisplay
 from search.monitoring.durations import format_seconds
@@ -56,6 +57,8 @@ class Command(BaseCommand):
             raise CommandError("Give --company, or both --input_dir and --output_dir")
         if options["enqueue"] and (output_dir or input_dir):
             raise CommandError("--enqueue builds from the company's own folder: omit --input_dir and --output_dir")
+        if output_dir and _is_published(output_dir):
+            raise CommandError(f"{output_dir} holds a published index, which never changes: choose another directory")
         if output_dir and (owner := _owner(output_dir)):
             if company not in (None, owner.name):
                 raise CommandError(f"{output_dir} is the index directory of company {owner}: use --company {owner}")
@@ -148,6 +151,11 @@ class Command(BaseCommand):
                 + ("" if outcome.published else "; no changes")
             )
         )
+
+
+def _is_published(output_dir: Path) -> bool:
+    """Return whether the directory is, or lies in, one that a company's link leads to."""
+    return output_dir.absolute().parent.resolve().is_relative_to(generations_of_all(settings.EMBEDDINGS_DIR).resolve())
 
 
 def _owner(output_dir: Path) -> Company | None:

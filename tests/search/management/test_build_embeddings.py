@@ -188,6 +188,17 @@ def test_output_dir_overrides_the_company_index(acme: Company, tmp_path: Path) -
     assert not storage.has_index(acme.embeddings_directory)
 
 
+@pytest.mark.parametrize("inside", ["", "new"])
+def test_output_dir_that_is_a_published_index_is_left_alone(acme: Company, inside: str) -> None:
+    build(company="acme")
+    published = acme.embeddings_directory.resolve()
+    before = sorted(published.iterdir())
+    with pytest.raises(CommandError, match="never changes"):
+        build(input_dir=acme.image_directory, output_dir=published / inside)
+    assert sorted(published.iterdir()) == before
+    assert not published.is_symlink()
+
+
 def test_output_dir_full_of_other_things_is_left_alone(acme: Company, tmp_path: Path) -> None:
     paint(tmp_path / "photos" / "wedding.png", RED)
     with pytest.raises(CommandError, match=r"wedding\.png"):
