@@ -1,5 +1,6 @@
 """Companies in the admin: the list, a page for each, and saving it."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
@@ -119,7 +120,8 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
     def save_model(self, request: HttpRequest, obj: Company, form: ModelForm, change: bool) -> None:
         if not change:
             adoption.settle_earlier_index(obj, _choice(form))
-        (obj.change if change else obj.add)(by=audit.in_admin(request), detail=_changes(form))
+        save = obj.change if change else partial(adoption.add_company, obj)
+        save(by=audit.in_admin(request), detail=_changes(form))
         if not change:
             self._tell_of_earlier_index(request, obj)
         elif "image_folder" in form.changed_data:

@@ -17,12 +17,14 @@ from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from search import publication
+from search.companies import kept_changes
 from search.engine import storage
 from search.engine.build.republish import take_over
 from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable
 from search.engine.model.passport import ModelPassport
 from tenants import audit
 from tenants.models import NAME_PATTERN, Company, IndexBuild
+from tenants.signals import fold_wanted
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +84,18 @@ def _adopt(directory: Path, by: audit.Actor | None) -> list[Company]:
     except ValidationError as error:
         logger.warning("%s is not adopted: %s", directory, "; ".join(error.messages))
         return []
-    company.add(by=by)
+    add_company(company, by=by)
     record_index(company)
     logger.info("Adopted %s as the index of a new company%s", directory, "" if company.active else ", inactive")
     return [company]
+
+
+def add_company(company: Company, *, by: audit.Actor | None, detail: str = "") -> None:
+    """Save a new company, with the live changes kept beside the index that it begins with."""
+    with transaction.atomic():
+        company.add(by=by, detail=detail)
+        if kept_changes.give_back(company):
+            transaction.on_commit(partial(fold_wanted.send_robust, Company, company=company))
 
 
 def _begin_with_index(company: Company) -> None:
@@ -97,6 +107,8 @@ def _begin_with_index(company: Company) -> None:
     info = storage.info(directory)
     company.generation = storage.linked_generation(directory)
     company.live_sequence = company.live_floor = info.holds_changes_to
+    kept = [change.sequence for change in kept_changes.kept_with(company)]
+    company.live_sequence = max([company.live_sequence, *kept])
     _protect_as_before(company)
 
 
@@ -169,7 +181,7 @@ def get_or_create_company(
     company.full_clean()
     settle_earlier_index(company, earlier_index)
     company.clean_fields()
-    company.add(by=by)
+    add_company(company, by=by)
     return company, True, note
 
 

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import transaction
 
 from search import overlay, publication
+from search.companies import kept_changes
 from search.engine import storage
 from search.engine.errors import EngineError
 from search.engine.index.index import ImageIndex
@@ -60,6 +61,7 @@ def delete_company(
             build.cancel()
         Company.objects.select_for_update().get(pk=company.pk)  # no picture is put meanwhile
         audit.record(by, audit.Action.COMPANY_DELETED, company)
+        kept_changes.keep(company)
         Company.objects.filter(pk=company.pk).delete()  # which leaves the instance its key
         publication.keep_protection(company)  # before the commit: whoever is killed after it leaves nothing open
         transaction.on_commit(partial(_look_after_index, company, by, remove=remove_index, tell=tell))

@@ -21,9 +21,11 @@ from search.engine.storage.generations import (
     prune,
     publish_lock,
     read_company_card,
+    read_kept_changes,
     remove,
     size_on_disk,
     write_company_card,
+    write_kept_changes,
 )
 from search.engine.storage.layout import SIGNATURE, generation_directory, linked_generation, workspace
 from search.engine.storage.reading import given_ids, has_index, info, is_ours, load, open_files, version
@@ -76,10 +78,12 @@ __all__ = [
     "publish_by_link",
     "publish_lock",
     "read_company_card",
+    "read_kept_changes",
     "remove",
     "require_undamaged",
     "size_on_disk",
     "version",
     "workspace",
     "write_company_card",
+    "write_kept_changes",
 ]

@@ -26,6 +26,7 @@ from search.engine.storage.layout import (
     graves,
     home,
     is_published_link,
+    kept_changes,
     link_target,
     new_grave,
     new_link,
@@ -273,6 +274,22 @@ def write_company_card(directory: Path, protection: dict[str, Any]) -> None:
     """Keep beside the index in directory what protects its company; see read_company_card. Raises OSError."""
     home(directory).mkdir(parents=True, exist_ok=True)
     durable.replace(company_card(directory), json.dumps({"version": 1, **protection}).encode())
+
+
+def write_kept_changes(directory: Path, changes: dict[str, Any] | None) -> None:
+    """Keep beside the index in directory which changes it lacks; None: it lacks none. Raises OSError."""
+    if changes is None:
+        kept_changes(directory).unlink(missing_ok=True)
+        return
+    home(directory).mkdir(parents=True, exist_ok=True)
+    durable.replace(kept_changes(directory), json.dumps(changes).encode())
+
+
+def read_kept_changes(directory: Path) -> dict[str, Any] | None:
+    """Return what was kept there; None where nothing was. Raises OSError, ValueError and RecursionError."""
+    with contextlib.suppress(FileNotFoundError):
+        return parse_object(kept_changes(directory).read_bytes())
+    return None
 
 
 def has_company_card(directory: Path) -> bool:

@@ -18,6 +18,7 @@
     <parent>/.generations/AOF/.importing.lock        held by the import of an archive
     <parent>/.generations/AOF/.link-<hex>            what is about to become <parent>/AOF
     <parent>/.generations/AOF/.building/<owner>/     what unfinished builds have embedded, see workspace.py
+    <parent>/.generations/AOF/.live_changes.json     changes that the index lacks whose company was deleted
     <parent>/.generations/AOF/company.json           what protects the company, see read_company_card
     <parent>/.generations/.removed-<hex>/            an index that is being erased
 
@@ -88,6 +89,10 @@ def generation_directory(directory: Path, name: str) -> Path:
 
 def company_card(directory: Path) -> Path:
     return home(directory) / "company.json"
+
+
+def kept_changes(directory: Path) -> Path:
+    return home(directory) / ".live_changes.json"
 
 
 def complete_generations(directory: Path) -> list[Path]:

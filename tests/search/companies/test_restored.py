@@ -15,6 +15,7 @@ from django.test import Client
 from django.utils import timezone
 
 from search import publication, runtime
+from search.companies.adoption import adopt_companies
 from search.companies.removal import delete_company
 from search.companies.rollback import roll_back
 from search.tasks import carry_out_build, look_after_companies
@@ -207,6 +208,64 @@ def test_going_on_to_the_index_that_is_ahead_keeps_what_was_put_and_deleted_sinc
         assert newest.info.holds_changes_to > 2
         roll_back(company, newest.name, by=on_command_line())
         assert search_names(company) == {"a.png", "put.png", "new.png"}
+
+
+# Changes that the index lacked when its company was deleted ----------------------------------------------------------
+
+
+def by_adoption(site: Site) -> None:
+    assert site.manage("adopt_companies").wait() == 0
+
+
+def by_a_command(site: Site) -> None:
+    assert site.manage("build_embeddings", "--company=acme", "--enqueue", "--earlier-index=use").wait() == 0
+    IndexBuild.objects.all().delete()
+
+
+def in_the_admin(site: Site) -> None:
+    admin = Client()
+    admin.force_login(User.objects.create_superuser("ann"))
+    admin.post("/admin/tenants/company/add/", {"name": "acme", "active": "on", "earlier_index": "use"})
+
+
+@pytest.mark.parametrize("comes_back", [by_adoption, by_a_command, in_the_admin])
+def test_what_was_put_and_deleted_before_a_company_was_deleted_stays_so_when_its_index_comes_back(
+    site: Site, acme: Company, comes_back: Callable[[Site], None]
+) -> None:
+    assert writing_client(acme).delete("/api/images/acme/b.png").status_code == 200
+    delete_company(acme, by=on_command_line())
+    comes_back(site)
+    company = Company.objects.get()
+    assert not company.active
+    Company.objects.update(active=True)
+    assert search_names(company) == {"a.png", "put.png"}
+    put(company, "new.png")
+    assert search_names(company) == {"a.png", "put.png", "new.png"}
+    build(company)
+    assert publication.info(Company.objects.get()).total_images == 3
+
+
+def test_another_index_than_the_one_that_lacked_the_changes_gets_none_of_them(site: Site, acme: Company) -> None:
+    other = shutil.copytree(acme.embeddings_directory.resolve(), site.directory / "other")
+    assert writing_client(acme).delete("/api/images/acme/b.png").status_code == 200
+    delete_company(acme, by=on_command_line())
+    acme.embeddings_directory.unlink()
+    other.rename(acme.embeddings_directory)
+    by_adoption(site)
+    Company.objects.update(active=True)
+    assert search_names(Company.objects.get()) == {"a.png", "b.png"}
+
+
+def test_changes_that_cannot_be_read_leave_the_index_as_it_is(
+    site: Site, acme: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    delete_company(acme, by=on_command_line())
+    kept = site.directory / "embeddings/.generations/acme/.live_changes.json"
+    kept.write_text(kept.read_text()[:-9])
+    adopt_companies()
+    assert "The live changes kept beside the index of acme cannot be read" in caplog.text
+    Company.objects.update(active=True)
+    assert search_names(Company.objects.get()) == {"a.png", "b.png"}
 
 
 # An older copy of the indexes, with the database of today -----------------------------------------------------------
