@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
@@ -10,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_GET, require_POST
 
 from tenants import audit
 from tenants.models import ApiKey, AuditEvent, Company
@@ -44,6 +45,9 @@ class ApiKeyAdmin(UnchangedAdmin):
     search_fields = ("prefix", "name", "company__name")
     actions = ("revoke",)
 
+    _TEXT = "made_api_key"  # the cookie that brings a key's text from where it is made to where it is shown
+    _TEXT_SECONDS = 60
+
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
         made = ("prefix", "state", "created", "created_by", "last_used", "revoked")
         return ("company", "name", "can_write", "expires", *(made if obj else ()))
@@ -53,22 +57,52 @@ class ApiKeyAdmin(UnchangedAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         revoke = self.admin_site.admin_view(require_POST(self.revoke_view))
-        return [path("<int:pk>/revoke/", revoke, name="tenants_apikey_revoke"), *super().get_urls()]
+        made = self.admin_site.admin_view(require_GET(self.made_view))
+        return [
+            path("<int:pk>/revoke/", revoke, name="tenants_apikey_revoke"),
+            path("<int:pk>/made/", made, name="tenants_apikey_made"),
+            *super().get_urls(),
+        ]
 
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm, change: bool) -> None:
         # For response_add, which is given this instance; it is kept nowhere else.
         obj.text = obj.issue(by=audit.in_admin(request))
 
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
-        """Show the key, once: it is in no message or session, and admin pages are not cached."""
+        """Lead to the page that shows the key, so that a reload makes no other.
+
+        Its text is stored nowhere: a cookie brings it there, which only that page is sent and which it removes.
+        """
+        page = reverse("admin:tenants_apikey_made", args=[obj.pk])
+        response = HttpResponseRedirect(page)
+        response.set_signed_cookie(
+            self._TEXT,
+            obj.text,
+            salt=_salt(request, obj.pk),
+            max_age=self._TEXT_SECONDS,
+            path=page,
+            secure=settings.SESSION_COOKIE_SECURE,
+            httponly=True,
+            samesite="Strict",
+        )
+        return response
+
+    def made_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Show a new key to who has made it, once; admin pages are not cached."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        key = get_object_or_404(self.get_queryset(request), pk=pk)
+        text = request.get_signed_cookie(self._TEXT, None, salt=_salt(request, pk), max_age=self._TEXT_SECONDS)
         context = {
             **self.admin_site.each_context(request),
-            "title": f"API key for {obj.company}",
+            "title": f"API key for {key.company}",
             "opts": self.opts,
-            "key": obj,
-            "text": obj.text,
+            "key": key,
+            "text": text,
         }
-        return TemplateResponse(request, "admin/tenants/apikey/made.html", context)
+        response = TemplateResponse(request, "admin/tenants/apikey/made.html", context)
+        response.delete_cookie(self._TEXT, path=request.path, samesite="Strict")
+        return response
 
     @admin.action(description="Revoke", permissions=["revoke"])
     def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
@@ -88,6 +122,10 @@ class ApiKeyAdmin(UnchangedAdmin):
             self.message_user(request, f"API key {key} of {key.company} was revoked.", messages.SUCCESS)
         else:
             self.message_user(request, f"API key {key} was already revoked.", messages.WARNING)
+
+
+def _salt(request: HttpRequest, pk: int) -> str:
+    return f"tenants.ApiKey.made {pk} {request.user.pk}"
 
 
 class CompanyOfEvent(admin.SimpleListFilter):

@@ -36,7 +36,9 @@ def opens(text: str, company: Company) -> bool:
 
 
 def make_in_admin(client: Client, company: Company, **form: Any) -> Any:
-    return client.post(ADD, {"company": company.pk, "name": "Shop", "expires_0": "", "expires_1": "", **form})
+    """Return the page that making a key leads to, or the form again."""
+    form = {"company": company.pk, "name": "Shop", "expires_0": "", "expires_1": "", **form}
+    return client.post(ADD, form, follow=True)
 
 
 def shown_key(page: bytes) -> str:
@@ -60,6 +62,35 @@ def test_a_key_made_in_the_admin_is_shown_once_and_opens_its_company(admin_clien
         content = admin_client.get(page).content.decode()
         assert text.partition(".")[2] not in content
     assert key.prefix in admin_client.get(page_of(acme)).content.decode()
+
+
+def test_reloading_the_page_that_shows_a_key_makes_no_other_and_shows_it_no_more(
+    admin_client: Client, acme: Company
+) -> None:
+    response = make_in_admin(admin_client, acme)
+    text = shown_key(response.content)
+    ((page, status),) = response.redirect_chain
+    assert status == 302
+    again = admin_client.get(page)
+    assert text.partition(".")[2] not in again.content.decode()
+    assert "has been shown and cannot be shown again" in again.content.decode()
+    assert ApiKey.objects.count() == 1
+    assert admin_client.post(page).status_code == 405
+
+
+def test_the_page_of_a_new_key_shows_it_to_who_has_made_it_alone(
+    admin_client: Client, colleague: Colleague, acme: Company
+) -> None:
+    form = {"company": acme.pk, "name": "Shop", "expires_0": "", "expires_1": ""}
+    made = admin_client.post(ADD, form)
+    cookie = made.cookies["made_api_key"]
+    assert (cookie["path"], cookie["httponly"], cookie["samesite"]) == (made["Location"], True, "Strict")
+    for client in (colleague("add_apikey", "view_apikey"), colleague("view_apikey"), Client()):
+        client.cookies["made_api_key"] = cookie.value
+        assert 'id="api-key"' not in client.get(made["Location"]).content.decode()
+    planted, _ = acme.issue_key("another")
+    other_page = reverse("admin:tenants_apikey_made", args=[planted.pk])
+    assert 'id="api-key"' not in admin_client.get(other_page).content.decode()
 
 
 def test_the_text_of_a_key_lies_nowhere_afterwards(
