@@ -1,16 +1,19 @@
 """Admin pages for plain rows: API keys and the audit."""
 
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
-from django.db.models import Model, QuerySet
-from django.forms import ModelForm
+from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import DateTimeField, Model, QuerySet
+from django.forms import ModelForm, SplitDateTimeField
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from tenants import audit
@@ -34,6 +37,21 @@ class ReadOnlyAdmin(UnchangedAdmin):
         return False
 
 
+class ExpiryField(SplitDateTimeField):
+    """A moment to come, UTC: a date and a time, or a date alone, which counts to its end."""
+
+    def compress(self, data_list: Any) -> datetime | None:
+        day, moment = data_list or (None, None)
+        if isinstance(day, date) and moment is None:
+            if day == date.max:
+                raise ValidationError("This date is too far away.")
+            data_list = [day + timedelta(days=1), time()]
+        expires: datetime | None = super().compress(data_list)
+        if expires and expires <= timezone.now():
+            raise ValidationError("This is in the past: the key would never work.")
+        return expires
+
+
 @admin.register(ApiKey)
 class ApiKeyAdmin(UnchangedAdmin):
     """Keys are created and revoked, never edited."""
@@ -44,6 +62,13 @@ class ApiKeyAdmin(UnchangedAdmin):
     list_select_related = ("company", "created_by")
     search_fields = ("prefix", "name", "company__name")
     actions = ("revoke",)
+    formfield_overrides = {
+        DateTimeField: {
+            "form_class": ExpiryField,
+            "widget": AdminSplitDateTime,
+            "help_text": "When the key stops working, UTC; without a time at the end of that day. Empty: never.",
+        }
+    }
 
     _TEXT = "made_api_key"  # the cookie that brings a key's text from where it is made to where it is shown
     _TEXT_SECONDS = 60

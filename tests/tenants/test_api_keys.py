@@ -1,7 +1,7 @@
 """Making, listing and revoking keys: in the admin, on the command line, and by processes that are killed."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from io import StringIO
 from typing import Any
 
@@ -115,6 +115,32 @@ def test_a_key_expires_and_writes_as_the_form_says(admin_client: Client, acme: C
     make_in_admin(admin_client, acme, expires_0="2027-01-31", expires_1="00:00:00", can_write="on")
     key = ApiKey.objects.get()
     assert (key.expires, key.can_write) == (datetime(2027, 1, 31, tzinfo=UTC), True)
+
+
+def test_a_date_without_a_time_counts_to_its_end(admin_client: Client, acme: Company) -> None:
+    today = timezone.now().date()
+    make_in_admin(admin_client, acme, expires_0=str(today))
+    key = ApiKey.objects.get()
+    assert key.expires == datetime.combine(today + timedelta(days=1), time(), UTC)
+    assert key.state == "valid"
+
+
+@pytest.mark.parametrize(
+    ("day", "moment", "said"),
+    [
+        ("2020-01-31", "", "in the past"),
+        ("2020-01-31", "12:00", "in the past"),
+        ("9999-12-31", "", "too far away"),
+        ("soon", "", "Enter a valid date"),
+        ("", "12:00", "Enter a valid date"),
+    ],
+)
+def test_no_key_is_made_that_would_never_work(
+    admin_client: Client, acme: Company, day: str, moment: str, said: str
+) -> None:
+    page = make_in_admin(admin_client, acme, expires_0=day, expires_1=moment).content.decode()
+    assert said in page
+    assert not ApiKey.objects.exists()
 
 
 def test_a_key_is_changed_and_deleted_by_nobody(admin_client: Client, acme: Company) -> None:
