@@ -219,7 +219,7 @@ class Bench:
 
     def _server(self, processes: int | None = None) -> Any:
         environment = {"WEB_PROCESSES": str(processes)} if processes else {}
-        return gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.wsgi"], environment)
+        return gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.asgi"], environment)
 
     def _plain_server(self) -> Any:
         environment = {"PLAIN_WEIGHTS": self.weights, "PLAIN_EMBEDDINGS": str(self.scratch / "embeddings")}

@@ -111,7 +111,7 @@ class Soak:
         tally, samples = Tally(), []
         worker = subprocess.Popen([sys.executable, "manage.py", "build_worker"], cwd=ROOT)
         try:
-            with gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.wsgi"], environment) as server:
+            with gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.asgi"], environment) as server:
                 until = time.monotonic() + 60 * minutes
                 callers = [
                     threading.Thread(target=self._call, args=(server, seed, until, requests, tally))

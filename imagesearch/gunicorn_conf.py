@@ -1,23 +1,24 @@
-"""gunicorn --config imagesearch/gunicorn_conf.py imagesearch.wsgi"""
+"""gunicorn --config imagesearch/gunicorn_conf.py imagesearch.asgi"""
 
 import os
+import resource
 import shutil
-import socket
-import struct
 import tempfile
 from typing import Any
 
 from imagesearch import settings
 
 bind = f"0.0.0.0:{settings.PORT}"
-worker_class = "gthread"
+worker_class = "imagesearch.gunicorn_worker.Worker"
 workers = settings.WEB_PROCESSES
-threads = settings.WEB_THREADS
+asgi_lifespan = "off"
+keepalive = 10  # seconds for the whole head of a request
+worker_connections = 1000
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)  # and indexes beside
 # Loaded after the fork: a fork after a threaded FAISS or torch call hangs the child.
 preload_app = False
 timeout = 120  # seconds
 graceful_timeout = 10
-_SILENCE_SECONDS = 10  # in the midst of a request or of its answer: then the thread is given to somebody else
 forwarded_allow_ips = ""  # X-Forwarded-* is Django's to believe, by NUM_PROXIES
 control_socket_disable = True  # two servers of one user would share its path
 
@@ -36,13 +37,6 @@ def on_starting(server: Any) -> None:
     if settings.METRICS_TOKEN:
         server.metrics_directory = tempfile.mkdtemp(prefix="imagesearch-metrics-")
         os.environ.update(PROMETHEUS_MULTIPROC_DIR=server.metrics_directory)
-
-
-def when_ready(server: Any) -> None:
-    """Bound how long a client may keep a thread waiting; connections take this over from what they were accepted on."""
-    for listener in server.LISTENERS:
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _SILENCE_SECONDS, 0))
 
 
 def on_exit(server: Any) -> None:

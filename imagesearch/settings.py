@@ -2,6 +2,7 @@
 
 import os
 import socket
+from math import ceil
 
 from imagesearch.environment import (
     BASE_DIR,
@@ -84,7 +85,9 @@ RATE_PER_ADDRESS = read("IMAGESEARCH_RATE_PER_ADDRESS", "off", rate, _A_RATE)
 RATE_WRONG_LOGINS = read("IMAGESEARCH_RATE_WRONG_LOGINS", "20/min", rate, _A_RATE)
 
 PORT = read("PORT", "5000", whole_number(1, 65535), "a port number from 1 to 65535")
-WEB_PROCESSES = read("WEB_PROCESSES", str(os.cpu_count() or 1), whole_number(1), "a whole number of at least 1")
+# On two cores, one process whose threads share a model of two threads does as much as two, in half the memory.
+_PROCESSES = ceil((os.cpu_count() or 1) / 2)
+WEB_PROCESSES = read("WEB_PROCESSES", str(_PROCESSES), whole_number(1), "a whole number of at least 1")
 WEB_THREADS = read("WEB_THREADS", "4", whole_number(1), "a whole number of at least 1")
 LOG_LEVEL = read("LOG_LEVEL", "INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR")
 API_KEYS = read("IMAGESEARCH_API_KEYS", "off", one_of("off", "required"), "off or required")

@@ -57,7 +57,7 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
     if held and index.file_sha256(held) == hashlib.sha256(content).digest():
         return held, Put.UNCHANGED
     embedder = runtime.embedder_for(index)
-    prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS)
+    prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS, gate=runtime.gate())
     vector = embedder.embed([prepared])[0]
     if held and _shows(index, held, vector):
         return held, Put.UNCHANGED

@@ -88,7 +88,7 @@ def find_similar(
     """
     embedder = runtime.embedder_for(index)
     with stage("decode"):
-        prepared = read_prepared(embedder, image, name=name, max_pixels=settings.MAX_PIXELS)
+        prepared = read_prepared(embedder, image, name=name, max_pixels=settings.MAX_PIXELS, gate=runtime.gate())
     with stage("embed"):
         vector = embedder.embed([prepared])[0]
     return _closest(index, vector, top_k=top_k, filters=filters)

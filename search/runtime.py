@@ -5,10 +5,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from django.conf import settings
+from filelock import FileLock
 from PIL import Image
 
 from search.engine.errors import EngineError, WeightsUnavailable
@@ -17,6 +19,7 @@ from search.engine.model import onnx_model
 from search.engine.model.embedder import Embedder
 from search.engine.model.passport import UNTRAINED
 from search.engine.model.weights import entries_at_hand
+from search.engine.pictures.gates import Lanes
 from search.engine.storage.cache import IndexCache
 from search.monitoring.metrics import CountedCache
 
@@ -55,6 +58,7 @@ class _MadeOnce(Generic[T]):
 
 _configured: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(settings.WEIGHTS))
 _untrained: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(UNTRAINED))
+_gate: _MadeOnce[Lanes] = _MadeOnce(lambda: _make_gate())
 _indexes: _MadeOnce[IndexCache] = _MadeOnce(lambda: CountedCache(settings.CACHE_BYTES))
 
 
@@ -71,8 +75,21 @@ def use_threads(number: int) -> None:
 
 def reset() -> None:
     """Forget the embedders and the indexes, so that the process is as one that has just begun."""
-    for each in (_configured, _untrained, _indexes):
+    for each in (_configured, _untrained, _gate, _indexes):
         each.put(None)
+
+
+def gate() -> Lanes:
+    """Return what lets the pictures of requests be decoded."""
+    return _gate.get()
+
+
+def _make_gate() -> Lanes:
+    cache = Path(settings.CACHE_DIR)
+    with suppress(OSError):  # it is said where the model is exported
+        cache.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cache / "large-picture.lock", thread_local=False) if os.access(cache, os.W_OK) else None
+    return Lanes(lock)
 
 
 def index_cache() -> IndexCache:

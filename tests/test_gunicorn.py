@@ -31,7 +31,7 @@ def test_each_process_runs_the_model_on_its_share_of_the_cores(
         "IMAGESEARCH_WEIGHTS": str(tmp_path / "weights.pth"),
         "WEB_PROCESSES": str(processes),
     }
-    command = ["gunicorn", "--config", "imagesearch/gunicorn_conf.py", "--bind", "127.0.0.1:0", "imagesearch.wsgi"]
+    command = ["gunicorn", "--config", "imagesearch/gunicorn_conf.py", "--bind", "127.0.0.1:0", "imagesearch.asgi"]
     log = tmp_path / "log"
     with log.open("wb") as stderr:
         server = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment, stderr=stderr)

@@ -176,7 +176,7 @@ def test_a_database_that_two_processes_cannot_share_is_refused(code: Path, url: 
 
 def test_gunicorn_ends_when_a_value_is_wrong(code: Path) -> None:
     command = ["-m", "gunicorn", "--config", "imagesearch/gunicorn_conf.py", "--bind", "127.0.0.1:0"]
-    result = start(code, *command, "imagesearch.wsgi", SECRET_KEY="x", WEB_PROCESSES="1", WEB_THREADS="many")
+    result = start(code, *command, "imagesearch.asgi", SECRET_KEY="x", WEB_PROCESSES="1", WEB_THREADS="many")
     assert result.returncode != 0
     assert "WEB_THREADS='many' is not a whole number of at least 1" in result.stderr
 

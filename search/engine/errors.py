@@ -2,6 +2,7 @@
 
 EngineError
 ├── ImageUnreadable      a picture that cannot become a vector: the reason is the message
+├── DecoderBusy          too many large pictures at a time
 ├── PathRefused          a path that no picture can have, or that leads to something else
 ├── WeightsUnavailable   the model's weights can be neither found nor fetched
 ├── DeviceUnavailable    the device asked for is not on this machine
@@ -23,6 +24,17 @@ class EngineError(Exception):
 
 class ImageUnreadable(EngineError):
     """A picture that is refused: broken, mislabelled, not of an allowed format, or too large."""
+
+
+class DecoderBusy(EngineError):
+    """Other large pictures are being decoded; the caller may come again after retry_after seconds."""
+
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"Other large pictures are being read: try again in {self.retry_after} seconds, or send a smaller one"
+        )
 
 
 class PathRefused(EngineError):

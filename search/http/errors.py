@@ -7,12 +7,12 @@ from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.views import defaults
-from gunicorn.http.errors import ParseException
 from rest_framework import status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
 from search.engine.errors import (
+    DecoderBusy,
     DeviceUnavailable,
     ImageUnreadable,
     IndexUnusable,
@@ -34,13 +34,13 @@ STATUS: dict[type[Exception], int] = {
     ImageUnreadable: status.HTTP_400_BAD_REQUEST,
     IndexUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
     WeightsUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
+    DecoderBusy: status.HTTP_503_SERVICE_UNAVAILABLE,
     DeviceUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
     FolderUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
     OperationalError: status.HTTP_503_SERVICE_UNAVAILABLE,
     InterfaceError: status.HTTP_503_SERVICE_UNAVAILABLE,
     LimitExceeded: status.HTTP_429_TOO_MANY_REQUESTS,
     UnreadablePostError: status.HTTP_400_BAD_REQUEST,
-    ParseException: status.HTTP_400_BAD_REQUEST,  # in the middle of a chunked body
     RequestDataTooBig: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
     SuspiciousOperation: status.HTTP_400_BAD_REQUEST,
 }
@@ -54,7 +54,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     """Return the answer to an error of a view; None leaves it to Django, which answers with server_error."""
     for kind, code in STATUS.items():
         if isinstance(error, kind):
-            if code >= 500:
+            if code >= 500 and not isinstance(error, DecoderBusy):
                 logger.error("%s", error)
             return Response(error_body(_own_words(error)), status=code, headers=_headers(error))
     response = drf_exception_handler(error, context)
@@ -69,13 +69,13 @@ def _own_words(error: Exception) -> str:
         return "The company was not found: it has just been deleted"
     if isinstance(error, OperationalError | InterfaceError):
         return "The database is unavailable or busy; try again later"
-    if isinstance(error, UnreadablePostError | ParseException):
+    if isinstance(error, UnreadablePostError):
         return "The request ended before its body was complete"
     return str(error)
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    return {"Retry-After": str(error.retry_after)} if isinstance(error, LimitExceeded) else {}
+    return {"Retry-After": str(error.retry_after)} if isinstance(error, LimitExceeded | DecoderBusy) else {}
 
 
 def _message(detail: Any) -> str:

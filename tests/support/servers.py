@@ -69,7 +69,7 @@ class Gunicorn(Server):
             "WEB_PROCESSES": "1",
         }
         options = ["--config", "tests/support/gunicorn_conf.py", "--bind", "127.0.0.1:0"]
-        command = [sys.executable, "-m", "gunicorn", *options, "imagesearch.wsgi"]
+        command = [sys.executable, "-m", "gunicorn", *options, "imagesearch.asgi"]
         with log.open("wb") as stderr:
             self._master = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
         listens = eventually(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), "gunicorn listens")

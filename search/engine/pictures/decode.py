@@ -1,17 +1,14 @@
 """How a picture file becomes RGB pixels.
 
 Every file is hostile until it is decoded. One decode takes at most about 32 bytes a pixel of max_pixels, the file
-itself once or twice, and a constant 200 MB (see open_image). Pictures that threads decode side by side have at most
-max_pixels together, so that several large ones take no more than one.
+itself once or twice, and a constant 200 MB (see open_image). How many are decoded at a time, a gate decides.
 """
 
 import math
 import os
-import threading
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,7 +21,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from search.engine.errors import ImageUnreadable
+from search.engine.errors import DecoderBusy, ImageUnreadable
+from search.engine.pictures.gates import ONE_LARGE, Gate
 from search.engine.pictures.paths import FORMATS, TYPE_NOT_ALLOWED, extension, has_allowed_extension
 
 MAX_RATIO = 200  # of the sides: the shorter is later enlarged to 256, and the longer with it
@@ -71,51 +69,36 @@ _TURNS = {
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def open_image(source: Path | BinaryIO, *, name: str, max_pixels: int, min_side: int | None = None) -> Image.Image:
+def open_image(
+    source: Path | BinaryIO,
+    *,
+    name: str,
+    max_pixels: int,
+    min_side: int | None = None,
+    gate: Gate = ONE_LARGE,
+) -> Image.Image:
     """Return the picture in source as RGB, upright, on white, its first frame if it has several.
 
     name: its extension must be allowed and agree with the content. source: a seekable file is read from its
     start and left open. With min_side a JPEG may come back smaller, its shorter side still at least min_side:
     many times faster. The result carries no metadata, so nothing can be applied twice.
     TIFF, GIF and WebP are never larger than Pillow's own 179 million pixels, whatever max_pixels says.
-    Raises ImageUnreadable, whatever is wrong; the message is the reason, without the path.
+    Raises ImageUnreadable, whatever is wrong; the message is the reason, without the path; and what
+    the gate raises.
     """
     try:
         with _opened(source) as file:
             picture = _read_header(_MeteredFile(file), _check_kind(file, name), max_pixels)
+            pixels = picture.width * picture.height
             if min_side:
                 picture.draft(None, (min_side, min_side))
-            with _decoding.take(picture.width * picture.height, max_pixels):
+            with gate.pass_through(pixels=pixels, decoded=picture.width * picture.height, limit=max_pixels):
                 picture.load()
                 return _turn_upright(_lay_on_white(picture), picture)
-    except ImageUnreadable:
+    except (ImageUnreadable, DecoderBusy):
         raise
     except Exception as error:  # Pillow raises a dozen unrelated types on broken files, assertions too
         raise ImageUnreadable(_reason(error)) from error
-
-
-class _PixelBudget:
-    """Lets threads in while the pixels that they take together stay within a limit; whoever comes first waits first."""
-
-    def __init__(self) -> None:
-        self._turnstile = threading.Lock()
-        self._changed = threading.Condition()
-        self._taken = 0
-
-    @contextmanager
-    def take(self, pixels: int, limit: int) -> Iterator[None]:
-        with self._turnstile, self._changed:
-            self._changed.wait_for(lambda: self._taken + pixels <= limit)
-            self._taken += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= pixels
-                self._changed.notify()
-
-
-_decoding = _PixelBudget()
 
 
 def _opened(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
@@ -285,8 +268,11 @@ def _lay_on_white(picture: Image.Image) -> Image.Image:
     layer = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     if picture.format == "BMP" and layer.mode == "RGBA" and layer.getextrema()[-1] == (0, 0):
         layer = layer.convert("RGB")  # many programs leave the alpha of a BMP at zero and mean opaque
+    if layer.mode == "RGB":
+        layer.info.clear()
+        return layer
     canvas = Image.new("RGB", layer.size, "white")
-    canvas.paste(layer, mask=layer if layer.mode == "RGBA" else None)
+    canvas.paste(layer, mask=layer)
     return canvas
 
 

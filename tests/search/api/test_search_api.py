@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
@@ -8,12 +9,17 @@ import faiss
 import numpy as np
 import pytest
 from django.conf import settings as django_settings
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from PIL import Image
 
 from search import runtime
+from search.engine.pictures.gates import ORDINARY_PIXELS
 from tenants.models import Company
 from tests.conftest import picture
+from tests.support.encodings import encoded
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.waiting import eventually
 
 MakeCompany = Callable[..., Company]
 
@@ -231,3 +237,19 @@ def test_a_company_never_sees_anothers_pictures(client: Client, acme: Company, m
     make_company("globex", {"theirs.png": RED})
     assert [entry["fullPath"] for entry in search(client, "globex").json()["results"]] == ["theirs.png"]
     assert "theirs.png" not in {entry["fullPath"] for entry in search(client, "acme").json()["results"]}
+
+
+def test_a_third_large_picture_at_a_time_is_told_to_come_again(client: Client, acme: Company) -> None:
+    def wait() -> None:
+        with runtime.gate().pass_through(pixels=ORDINARY_PIXELS + 1, decoded=1, limit=10**8):
+            pass
+
+    large = encoded(Image.new("RGB", (6001, 5000), "red"), "PNG")
+    reading = runtime.gate().pass_through(pixels=ORDINARY_PIXELS + 1, decoded=1, limit=10**8)
+    with ThreadPoolExecutor(2) as threads, reading:
+        others = [threads.submit(wait) for _ in range(2)]
+        eventually(lambda: any(other.done() for other in others), "one waits and one is refused")
+        answer = search(client, "acme", image=SimpleUploadedFile("a.png", large))
+        assert search(client, "acme").status_code == 200
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert "large pictures" in answer.json()["error"]

@@ -188,7 +188,7 @@ class Server:
             "tests/support/gunicorn_conf.py",
             "--bind",
             "127.0.0.1:0",
-            "imagesearch.wsgi",
+            "imagesearch.asgi",
         ]
         with log.open("wb") as stderr:
             self.master = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stderr=stderr)

@@ -1,0 +1,15 @@
+"""What gunicorn serves."""
+
+import re
+
+from django.conf import settings
+
+from imagesearch.wsgi import application as wsgi_application
+from search.http.asgi import BufferedApplication
+
+application = BufferedApplication(
+    wsgi_application,
+    threads=settings.WEB_THREADS,
+    max_body=settings.MAX_BODY_BYTES,
+    large_bodies=re.compile(r"/admin/tenants/company/\d+/upload/"),  # of staff, whose zips are large
+)

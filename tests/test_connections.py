@@ -1,0 +1,72 @@
+"""Connections that send nothing, or next to nothing, to the server as it is started in production."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import pytest
+
+from tenants.models import Company
+from tests.conftest import paint
+from tests.support.fakes import BLUE, RED
+from tests.support.gunicorn_conf import WORKER_CONNECTIONS
+from tests.support.processes import Site
+from tests.support.servers import Gunicorn
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)]
+
+
+@pytest.fixture
+def server(site: Site) -> Iterator[Gunicorn]:
+    company = Company.objects.create(name="acme")
+    for name, colour in {"a.png": RED, "b.png": BLUE}.items():
+        paint(company.image_directory / name, colour)
+    assert site.manage("build_embeddings", "--company=acme").wait() == 0
+    server = Gunicorn(site)
+    yield server
+    server.stop()
+
+
+def connect(server: Gunicorn) -> socket.socket:
+    address = urlsplit(server.url)
+    return socket.create_connection((address.hostname, address.port), timeout=30)
+
+
+def test_nobody_who_sends_slowly_keeps_a_search_waiting(server: Gunicorn) -> None:
+    head = b"POST /api/search/acme HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    with ExitStack() as open_connections:
+        for _ in range(100):
+            open_connections.enter_context(connect(server))  # says nothing at all
+            open_connections.enter_context(connect(server)).sendall(head)  # never ends its head
+            body = open_connections.enter_context(connect(server))
+            body.sendall(head + b"Content-Length: 1000\r\n\r\n--x\r\n")  # never ends its body
+        assert server.found("acme", RED)[0] == "a.png"
+
+
+def test_a_connection_that_says_nothing_is_closed(server: Gunicorn) -> None:
+    with connect(server) as silent:
+        assert silent.recv(1) == b""
+
+
+def test_a_head_that_never_ends_is_hung_up_on(server: Gunicorn) -> None:
+    with connect(server) as trickling:
+        trickling.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        assert trickling.recv(1) == b""
+
+
+def test_one_connection_too_many_is_not_answered(server: Gunicorn) -> None:
+    with ExitStack() as open_connections:
+        for _ in range(WORKER_CONNECTIONS):
+            open_connections.enter_context(connect(server))
+        assert first_byte(open_connections.enter_context(connect(server))) == b""
+    assert server.status("/api/health/live") == 200
+
+
+def first_byte(connection: socket.socket) -> bytes:
+    """Ask for a page; return the first byte of the answer, none where the connection is closed."""
+    try:
+        connection.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return connection.recv(1)
+    except ConnectionError:
+        return b""
