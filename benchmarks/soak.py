@@ -2,7 +2,8 @@
 
 Every company has the same pictures under its own names, so that another company's would be as close as one's own. What
 each search has to find is computed beforehand from the vectors. Searches, hostile uploads, keys of others, pictures
-put and deleted and rebuilds come from eight callers while the cache has room for a third of the companies.
+put and deleted and rebuilds come from eight callers while the cache has room for a third of the companies. Beside them
+connections that say nothing and bodies that trickle come and go.
 
 Usage: python -m benchmarks.soak [--minutes 5] [--requests 1000000] [--weights PATH]
 """
@@ -13,6 +14,7 @@ import os
 import random
 import secrets
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,18 +23,23 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import installation
 from benchmarks.servers import ROOT, Server, gunicorn, memory_of_workers
 
 COMPANIES = [f"company{number:02}" for number in range(12)]
 CALLERS = 8
+SILENT_A_SECOND = 20
+TRICKLING = 20
 TOP_K = 10
 SECONDS_A_SAMPLE = 2
 LEVEL = 1.1  # of memory at the end against that after the first quarter
@@ -82,6 +89,7 @@ class Soak:
         first = self.companies[0]
         self.expected = -np.sort(-(first.vectors @ first.vectors.T), axis=1)  # [query, rank]: the query is a picture
         self.hostile = _hostile_files(self.queries[0])
+        self.large = _large_picture()
 
     def _company(self, number: int, name: str) -> Company:
         from django.core.management import call_command
@@ -117,6 +125,9 @@ class Soak:
                     threading.Thread(target=self._call, args=(server, seed, until, requests, tally))
                     for seed in range(CALLERS)
                 ]
+                threading.Thread(target=_come_and_say_nothing, args=(server,), daemon=True).start()
+                for _ in range(TRICKLING):
+                    threading.Thread(target=_trickle, args=(server,), daemon=True).start()
                 for caller in callers:
                     caller.start()
                 while any(caller.is_alive() for caller in callers):
@@ -142,8 +153,9 @@ class Soak:
                     self._put,
                     self._delete,
                     self._rebuild,
+                    self._large,
                 ],
-                weights=[60, 10, 10, 6, 4, 5, 4, 1],
+                weights=[60, 10, 10, 6, 4, 5, 4, 1, 1],
             )[0]
             company = chance.choice(self.companies)
             try:
@@ -170,6 +182,10 @@ class Soak:
         status, body = _send(server, f"search/{company.name}", image=content, name=name, key=company.key)
         return status, None if status == 400 and body["success"] is False else f"{name}: {body}"
 
+    def _large(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        status, body = _send(server, f"search/{company.name}", image=self.large, name="large.png", key=company.key)
+        return status, None if status in (200, 503) else str(body)
+
     def _foreign(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
         other = chance.choice([each for each in self.companies if each is not company])
         status, body = _send(server, f"search/{company.name}", image=self.queries[0], key=other.key)
@@ -194,6 +210,40 @@ class Soak:
     def _rebuild(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
         status, body = _send(server, f"reindex/{company.name}", method="POST", body=b"", key=company.key)
         return status, None if status == 202 else str(body)
+
+
+def _come_and_say_nothing(server: Server) -> None:
+    address = _address(server)
+    silent = deque[socket.socket](maxlen=20 * SILENT_A_SECOND)
+    with suppress(OSError):  # the server has ended
+        while True:
+            silent.append(socket.create_connection(address))
+            time.sleep(1 / SILENT_A_SECOND)
+
+
+def _trickle(server: Server) -> None:
+    head = b"POST /api/search/x HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    with suppress(ConnectionRefusedError):  # the server has ended
+        while True:
+            with (
+                suppress(BrokenPipeError, ConnectionResetError),
+                socket.create_connection(_address(server)) as trickling,
+            ):
+                trickling.sendall(head)
+                while True:
+                    trickling.sendall(b"a")
+                    time.sleep(1)
+
+
+def _address(server: Server) -> tuple[str, int]:
+    host, _, port = server.address.rpartition("/")[2].partition(":")
+    return host, int(port)
+
+
+def _large_picture() -> bytes:
+    content = BytesIO()
+    Image.new("RGB", (6200, 5000), "red").save(content, "PNG")
+    return content.getvalue()
 
 
 def _wrong_results(status: int, body: dict[str, Any], company: Company, expected: np.ndarray) -> str | None:
