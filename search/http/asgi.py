@@ -27,10 +27,10 @@ WsgiApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 SILENCE_SECONDS = 10  # between two pieces of a body, or of an answer
 BODY_SECONDS = 120  # for a whole body that is buffered
-BUFFER_BYTES = 2**28  # of the bodies that are in memory at a time
+BUFFER_BYTES = 2**28  # of the bodies and answers that are in memory at a time
 MAX_WAITING = 100  # requests that wait for a thread
 RETRY_AFTER_SECONDS = 2
-_ANSWER_BUFFER = 2**20  # bytes of an answer that are kept until its thread is free
+_ANSWER_BUFFER = 2**23  # bytes of an answer that are kept until its thread is free: all but long lists for staff
 
 logger = logging.getLogger(__name__)
 
@@ -106,9 +106,18 @@ class BufferedApplication:
         work.add_done_callback(lambda _: self._free.release())  # not before, even where this task is cancelled
         try:
             await asyncio.shield(work)
-            await answer.send_rest()
+            with self._buffering(answer.size):
+                await answer.send_rest()
         except TimeoutError:
             logger.info("A client that reads too slowly was hung up on")
+
+    @contextmanager
+    def _buffering(self, size: int) -> Iterator[None]:
+        self._buffered += size
+        try:
+            yield
+        finally:
+            self._buffered -= size
 
     async def _take_thread(self, receive: Receive | None) -> bool:
         """Wait for a thread; False: the client has left meanwhile."""
@@ -141,7 +150,7 @@ class BufferedApplication:
         if now - self._said_busy > 60:
             self._said_busy = now
             logger.warning(
-                "Too busy: %d requests wait for a thread, bodies take %d MB; some are answered 503",
+                "Too busy: %d requests wait for a thread, bodies and answers take %d MB; some are answered 503",
                 self._waiting,
                 self._buffered // 2**20,
             )
@@ -232,7 +241,7 @@ async def _awaited(receive: Receive) -> Message:
 
 
 class _Answer:
-    """A WSGI application's answer. A thread makes it; the event loop sends it, its last megabyte after the thread."""
+    """A WSGI application's answer. A thread makes it; the event loop sends it, its last part when the thread is free."""
 
     def __init__(self, send: Send, loop: asyncio.AbstractEventLoop) -> None:
         self._send = send
@@ -240,7 +249,7 @@ class _Answer:
         self._start: Message = {}
         self._is_started = False
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.size = 0  # bytes that are not sent yet
 
     def make(self, application: WsgiApplication, environ: Environ) -> None:
         with _closing(application(environ, self._start_response)) as pieces:
@@ -257,13 +266,13 @@ class _Answer:
 
     def _write(self, piece: bytes) -> None:
         self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > _ANSWER_BUFFER:
+        self.size += len(piece)
+        if self.size > _ANSWER_BUFFER:
             asyncio.run_coroutine_threadsafe(self._send_pieces(more=True), self._loop).result()
 
     async def _send_pieces(self, *, more: bool) -> None:
         body = b"".join(self._pieces)
-        self._pieces, self._size = [], 0
+        self._pieces, self.size = [], 0
         async with asyncio.timeout(SILENCE_SECONDS + len(body) / 10_000):  # at least 10 KB a second
             if not self._is_started:
                 self._is_started = True

@@ -26,6 +26,7 @@ class Client:
     def __init__(self, application: BufferedApplication, path: str = "/", *, headers: Any = (), **scope: Any) -> None:
         self.received: list[dict[str, Any]] = []
         self.asked = 0  # times that the server has wanted more of the body
+        self.wants_to_send = False  # the server has something for it
         self.may_read = asyncio.Event()
         self.may_read.set()
         self._sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -59,6 +60,7 @@ class Client:
         return await self._sent.get()
 
     async def _send(self, message: dict[str, Any]) -> None:
+        self.wants_to_send = True
         await self.may_read.wait()
         self.received.append(message)
 
@@ -129,7 +131,7 @@ async def test_those_who_read_slowly_take_no_thread(wsgi: Application) -> None:
 
 async def test_who_stops_reading_a_long_answer_is_left(wsgi: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asgi, "SILENCE_SECONDS", -1000)
-    wsgi.answer = [bytes(2**20)] * 5
+    wsgi.answer = [bytes(2**22)] * 5
     application = over(wsgi)
     stalled = Client(application)
     stalled.may_read.clear()
@@ -216,6 +218,22 @@ async def test_bodies_take_no_more_memory_than_they_may(wsgi: Application, monke
     after = Client(application)
     after.sends(bytes(99))
     assert (await after.answer())[0] == 200
+
+
+async def test_answers_that_are_not_read_take_no_more_memory_than_they_may(
+    wsgi: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "BUFFER_BYTES", 100)
+    application = over(wsgi)
+    stalled, refused = Client(application), Client(application)
+    stalled.may_read.clear()
+    wsgi.answer = [bytes(101)]
+    stalled.sends(b"")
+    await until(lambda: stalled.wants_to_send)
+    refused.sends(b"")
+    assert (await refused.answer())[0] == 503
+    stalled.may_read.set()
+    assert len((await stalled.answer())[2]) == 101
 
 
 async def test_a_body_that_is_declared_too_long_is_never_asked_for(wsgi: Application) -> None:
