@@ -90,7 +90,8 @@ class BufferedApplication:
             async with asyncio.timeout_at(deadline) as timeout:
                 while not body.is_complete and body.size <= self._max_body and self._buffered <= BUFFER_BYTES:
                     timeout.reschedule(min(deadline, loop.time() + SILENCE_SECONDS))
-                    self._buffered += body.take(await receive())
+                    message = await receive()
+                    self._buffered += body.take(message)
         except TimeoutError:
             body.broke_off = True
 
@@ -241,7 +242,7 @@ async def _awaited(receive: Receive) -> Message:
 
 
 class _Answer:
-    """A WSGI application's answer. A thread makes it; the event loop sends it, its last part when the thread is free."""
+    """A WSGI application's answer. A thread makes it; the event loop sends it, its end when the thread is free."""
 
     def __init__(self, send: Send, loop: asyncio.AbstractEventLoop) -> None:
         self._send = send

@@ -130,7 +130,7 @@ async def test_those_who_read_slowly_take_no_thread(wsgi: Application) -> None:
 
 
 async def test_who_stops_reading_a_long_answer_is_left(wsgi: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "SILENCE_SECONDS", -1000)
+    monkeypatch.setattr(asgi, "SILENCE_SECONDS", -10_000)
     wsgi.answer = [bytes(2**22)] * 5
     application = over(wsgi)
     stalled = Client(application)
