@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 run: .venv/.installed
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@$(BIN)/python manage.py prepare
-	@exec $(BIN)/honcho start
+	@exec $(BIN)/python -m imagesearch.supervise
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import WEIGHTS, paint
-from tests.support.fakes import RED
+from tests.support.fakes import BLUE, RED
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ class Service:
     data: Path
     environment: dict[str, str]
     first_prepare: str
-    honcho: "subprocess.Popen[bytes]"
+    supervisor: "subprocess.Popen[bytes]"
 
     def manage(self, *arguments: str) -> str:
         return manage(self.environment, *arguments)
@@ -51,10 +52,11 @@ class Service:
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         return self._open(urllib.request.Request(self._url(path), body, headers))
 
-    def processes(self) -> set[int]:
-        """Return what runs with this service's environment."""
+    def processes(self, *, of: str = "") -> set[int]:
+        """Return what runs with this service's environment, and with a word of its command line where one is given."""
         mark = f"DATABASE_URL={self.environment['DATABASE_URL']}".encode()
-        return {int(entry.name) for entry in Path("/proc").glob("[0-9]*") if mark in _environment_of(entry)}
+        running = (entry for entry in Path("/proc").glob("[0-9]*") if mark in _environment_of(entry))
+        return {int(entry.name) for entry in running if of.encode() in (entry / "cmdline").read_bytes()}
 
     def _url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.environment['PORT']}{path}"
@@ -124,21 +126,21 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     manage(environment, "migrate", "--verbosity", "0")
     prepared = manage(environment, "prepare")
     with (data / "log").open("wb") as log:
-        honcho = subprocess.Popen(
-            [PYTHON, "-m", "honcho", "start"],
+        supervisor = subprocess.Popen(
+            [PYTHON, "-m", "imagesearch.supervise"],
             cwd=ROOT,
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    started = Service(data, environment, prepared, honcho)
+    started = Service(data, environment, prepared, supervisor)
     try:
         wait_until(lambda: _answers(started), seconds=60, why=(data / "log").read_text)
         yield started
     finally:
-        honcho.terminate()
-        honcho.wait(timeout=30)
+        supervisor.terminate()
+        supervisor.wait(timeout=30)
         for process in started.processes():
             os.kill(process, signal.SIGKILL)
 
@@ -153,7 +155,7 @@ def _answers(service: Service) -> bool:
 def test_the_recipe_is_what_is_tested_here() -> None:
     recipe = (ROOT / "Makefile").read_text().partition("\nrun:")[2].partition("\n\n")[0]
     steps = [line for line in recipe.splitlines()[1:] if line.strip()]
-    for step, wanted in zip(steps, ["manage.py migrate", "manage.py prepare", "honcho start"], strict=True):
+    for step, wanted in zip(steps, ["manage.py migrate", "manage.py prepare", "imagesearch.supervise"], strict=True):
         assert wanted in step
 
 
@@ -285,6 +287,37 @@ def test_a_build_that_is_queued_elsewhere_is_carried_out_and_seen(service: Servi
     assert body["results"][0]["fullPath"] == "New/red.png"
 
 
+def test_a_killed_worker_is_back_for_the_next_build_and_no_search_fails(service: Service) -> None:
+    before = service.get("/api/stats/demo")["stats"]["total_images"]
+    query = next((service.data / "media/demo").rglob("*.jpg"))
+    statuses: list[int] = []
+    end = threading.Event()
+
+    def search() -> None:
+        while not end.is_set():
+            statuses.append(service.post("/api/search/demo", query.read_bytes(), query.name)[0])
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    try:
+        (worker,) = service.processes(of="build_worker")
+        os.kill(worker, signal.SIGKILL)
+        paint(service.data / "media/demo/New/blue.png", BLUE)
+        service.manage(
+            "shell", "-c", "from tenants.models import Company; Company.objects.get(name='demo').queue_build()"
+        )
+        wait_until(
+            lambda: service.get("/api/stats/demo")["stats"]["total_images"] == before + 1,
+            seconds=120,
+            why=(service.data / "log").read_text,
+        )
+    finally:
+        end.set()
+        searching.join()
+    assert service.processes(of="build_worker") - {worker}
+    assert set(statuses) == {200}
+
+
 def test_a_second_start_makes_nothing_twice(service: Service) -> None:
     index = (service.data / "embeddings/demo").resolve()
     started = time.monotonic()
@@ -297,7 +330,7 @@ def test_a_second_start_makes_nothing_twice(service: Service) -> None:
 
 
 def test_ctrl_c_ends_everything_it_started(service: Service) -> None:
-    assert len(service.processes()) >= 4  # honcho, gunicorn, its worker, the builds' worker
-    os.killpg(service.honcho.pid, signal.SIGINT)
-    service.honcho.wait(timeout=30)
+    assert len(service.processes()) >= 4  # the supervisor, gunicorn, its worker, the builds' worker
+    os.killpg(service.supervisor.pid, signal.SIGINT)
+    service.supervisor.wait(timeout=30)
     wait_until(lambda: not service.processes(), seconds=5, why=(service.data / "log").read_text)
