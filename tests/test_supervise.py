@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.support.checkout import copy_code
+from tests.support.processes import ROOT
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
@@ -181,3 +182,11 @@ def test_output_without_a_name_is_written_to_as_under_systemd(start: Callable[..
     finally:
         process.terminate()
         assert process.wait(20) == 0
+
+
+def test_the_units_of_systemd_start_what_make_run_starts() -> None:
+    configuration = (ROOT / "imagesearch/supervisord.conf").read_text()
+    for name in ("web", "worker"):
+        unit = (ROOT / f"deploy/imagesearch-{name}.service").read_text()
+        (started,) = re.findall(r"^ExecStart=/srv/imagesearch/(.+)$", unit, re.MULTILINE)
+        assert re.search(rf"\[program:{name}\]\ncommand = {re.escape(started)}\n", configuration)
