@@ -19,7 +19,8 @@ from search.engine.build.republish import republish
 from search.engine.errors import EngineError, IndexNotBuilt, IndexUnusable, ModelMismatch
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
-from search.heartbeat import Heart, StopRequested, counts, stop_on_signal
+from search.heartbeat import Heart, counts
+from search.stopping import StopRequested, stop_on_signal
 from tenants.models import BuildStopped, Company, IndexBuild, SkippedImage
 from tenants.signals import fold_wanted
 

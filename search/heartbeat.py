@@ -1,22 +1,16 @@
 """Heartbeat of a running build: writes progress to its row about once a second and checks for a request to stop."""
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from search.engine.build.builder import BuildProgress
+from search.stopping import StopRequested
 from tenants.models import IndexBuild
 
 _BEAT_SECONDS = 1.0
 _RATE_SECONDS = 30.0  # window over which pictures per second are averaged
-
-
-class StopRequested(Exception):
-    """The process was asked to stop; the build continues elsewhere, or later."""
 
 
 def counts(progress: BuildProgress) -> dict[str, int]:
@@ -71,33 +65,3 @@ class _Rate:
             self.per_second = (done - self._done) / seconds
             if seconds > _RATE_SECONDS:
                 self._since, self._done = time.monotonic(), done
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM and SIGINT set; the handlers in place before are called as well, save Python's own.
-
-    Outside the main thread, where signals cannot be handled, it is never set.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():  # second signal: stop immediately
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        stop.set()
-        earlier = before[signal.Signals(number)]
-        if callable(earlier) and earlier is not signal.default_int_handler:
-            earlier(number, frame)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)

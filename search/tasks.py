@@ -13,8 +13,8 @@ from search import publication, runtime
 from search.builds import run_build
 from search.companies import removal
 from search.engine.errors import EngineError
-from search.heartbeat import StopRequested
 from search.monitoring.observation import observing
+from search.stopping import StopRequested
 from tenants.models import BuildStopped, Company, IndexBuild
 
 # A fold writes the whole index anew, so it waits until the changes are worth it. Until then every search scans them.

@@ -14,9 +14,9 @@ from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_cr
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
 from search.engine.storage.layout import generations_of_all
-from search.heartbeat import StopRequested
 from search.management.progress import ProgressDisplay
 from search.monitoring.durations import format_seconds
+from search.stopping import StopRequested
 from tenants import audit
 from tenants.models import BuildRunning, BuildStopped, Company
 
