@@ -20,6 +20,7 @@ from search.engine.errors import EngineError, IndexNotBuilt, IndexUnusable, Mode
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
 from search.heartbeat import Heart, counts
+from search.outages import is_outage, outlast
 from search.stopping import StopRequested, stop_on_signal
 from tenants.models import BuildStopped, Company, IndexBuild, SkippedImage
 from tenants.signals import fold_wanted
@@ -40,7 +41,8 @@ def run_build(
 
     build: claimed by the caller with build.start(). options: instead of those of the row.
     Whatever goes wrong is recorded in the row and raised again; searches keep the previous index. On SIGTERM or SIGINT
-    StopRequested is raised, and the build is handed back to the queue, or cancelled where requeue is false.
+    StopRequested is raised, and the build is handed back to the queue, or cancelled where requeue is false. After a
+    time without the database it is handed back as well, and BuildStopped raised.
     Raises BuildCancelled and LeaseLost where the build is no longer the caller's.
     """
     try:
@@ -54,6 +56,9 @@ def run_build(
     except BuildStopped:
         raise
     except BaseException as error:
+        if requeue and is_outage(error):
+            outlast(build.hand_back)
+            raise BuildStopped(f"The build of {build.company} goes on anew: the database was locked or away") from error
         build.fail(_reason(error))  # or say that it is no longer the caller's, whose files others may have removed
         logger.exception("The build of %s failed", build.company)
         raise
@@ -66,11 +71,15 @@ def _carry_out(build: IndexBuild, options: BuildOptions, on_progress: Callable[[
     with stop_on_signal() as stop:
         heart = Heart(build, stop, on_progress)
         outcome = _fold(build, heart) if build.fold else _build(build, heart, options)
-    skipped = (SkippedImage(build=build, path=file.path, reason=file.reason) for file in outcome.skipped_files)
-    with transaction.atomic():
-        SkippedImage.objects.bulk_create(skipped, batch_size=1000)
-        build.succeed(**counts(outcome.progress), total_images=outcome.total_images, full_reason=outcome.full_reason)
+    outlast(partial(_record, build, outcome))
     return outcome
+
+
+@transaction.atomic
+def _record(build: IndexBuild, outcome: BuildOutcome) -> None:
+    skipped = (SkippedImage(build=build, path=file.path, reason=file.reason) for file in outcome.skipped_files)
+    SkippedImage.objects.bulk_create(skipped, batch_size=1000)
+    build.succeed(**counts(outcome.progress), total_images=outcome.total_images, full_reason=outcome.full_reason)
 
 
 def _build(build: IndexBuild, heart: Heart, options: BuildOptions) -> BuildOutcome:

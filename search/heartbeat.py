@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django.db import InterfaceError, OperationalError
+
 from search.engine.build.builder import BuildProgress
+from search.outages import is_outage, outage
 from search.stopping import StopRequested
 from tenants.models import IndexBuild
 
@@ -29,6 +32,7 @@ class Heart:
     def __init__(self, build: IndexBuild, stop: threading.Event, on_progress: Callable[[BuildProgress], None]) -> None:
         self._build, self._stop, self._on_progress = build, stop, on_progress
         self._beat_at = 0.0
+        self._unwritten: dict[str, Any] = {}
         self._rate = _Rate()
 
     def report(self, progress: BuildProgress) -> None:
@@ -43,7 +47,20 @@ class Heart:
             self.beat(**counts(progress), images_per_second=per_second, seconds_left=left)
 
     def beat(self, **values: Any) -> None:
-        self._build.beat(**values)
+        """Write values to the row; while the database is locked or away the build goes on, and a later beat writes all.
+
+        Raises BuildCancelled and LeaseLost.
+        """
+        self._unwritten |= values
+        try:
+            self._build.beat(**self._unwritten)
+        except (OperationalError, InterfaceError) as error:
+            if not is_outage(error):
+                raise
+            outage.met(error)
+        else:
+            outage.over()
+            self._unwritten = {}
         self._beat_at = time.monotonic()
 
 

@@ -14,6 +14,7 @@ from search.builds import run_build
 from search.companies import removal
 from search.engine.errors import EngineError
 from search.monitoring.observation import observing
+from search.outages import outlasting
 from search.stopping import StopRequested
 from tenants.models import BuildStopped, Company, IndexBuild
 
@@ -27,6 +28,7 @@ _LATE = timedelta(minutes=1)  # a task that is so much overdue was lost with its
 
 
 @task()
+@outlasting
 def carry_out_build(build_id: int) -> None:
     """Run a build if it can be claimed, and check on it again after a lease in case its worker is lost.
 
@@ -46,6 +48,7 @@ def carry_out_build(build_id: int) -> None:
 
 
 @task()
+@outlasting
 def fold_live_changes(company_id: int) -> None:
     """Queue the build that makes the live changes part of the index once they are worth it; until then, come back."""
     company = Company.objects.filter(pk=company_id).first()

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -34,6 +36,9 @@ class Cluster:
             os.chown(self._directory, owner.pw_uid, owner.pw_gid)
             self._as_user = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
         self._port = _free_port()
+        self._run(
+            "initdb", "--auth=trust", f"--username={_USER}", "--no-sync", "--encoding=UTF8", f"--pgdata={self._data}"
+        )
         self._server = self._start()
 
     def url(self, database: str = "postgres") -> str:
@@ -45,14 +50,22 @@ class Cluster:
             connection.execute(f"CREATE DATABASE {database} TEMPLATE {template}".encode())
         return self.url(database)
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Shut the server down, which cuts all connections, and start it again at the end of the block."""
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait()
+        try:
+            yield
+        finally:
+            self._server = self._start()
+
     def stop(self) -> None:
         self._server.send_signal(signal.SIGQUIT)  # at once, whoever is still connected
         self._server.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        data = self._directory / "data"
-        self._run("initdb", "--auth=trust", f"--username={_USER}", "--no-sync", "--encoding=UTF8", f"--pgdata={data}")
         settings = {
             "port": self._port,
             "listen_addresses": "127.0.0.1",
@@ -61,15 +74,19 @@ class Cluster:
             "max_connections": 100,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        log = (self._directory / "log").open("wb")
+        log = (self._directory / "log").open("ab")
         server = subprocess.Popen(
-            [*self._as_user, str(self._binaries / "postgres"), "-D", str(data), *options],
+            [*self._as_user, str(self._binaries / "postgres"), "-D", str(self._data), *options],
             cwd=self._directory,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         eventually(self._answers, "PostgreSQL answers")
         return server
+
+    @property
+    def _data(self) -> Path:
+        return self._directory / "data"
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as_user, str(self._binaries / program), *arguments]

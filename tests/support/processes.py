@@ -89,7 +89,8 @@ class Process:
 
     @property
     def output(self) -> str:
-        return (self._desk / "output").read_text()
+        file = self._desk / "output"
+        return file.read_text() if file.exists() else ""
 
     @property
     def status(self) -> int | None:
@@ -159,12 +160,14 @@ def database(url: str) -> Iterator[None]:
     from django.db import connections
 
     # The same options as settings.py gives.
-    configured = {**connections.settings["default"], **environ.Env.db_url_config(url)}
+    given = environ.Env.db_url_config(url)
+    configured = {**connections.settings["default"], **given}
     if configured["ENGINE"].endswith("sqlite3"):
         configured["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+            **given.get("OPTIONS", {}),
         }
     else:
         configured |= {"OPTIONS": {}, "CONN_HEALTH_CHECKS": True}

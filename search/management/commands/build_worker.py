@@ -1,15 +1,36 @@
-from typing import Any
-
 from django.core.management import call_command
+from django.db import InterfaceError, OperationalError
 from django_tasks_db.management.commands import db_worker
 
+from search.outages import is_outage, outage, outlast
 from search.tasks import look_after_companies
+
+
+class Worker(db_worker.Worker):
+    """The worker of django-tasks-db, which first recovers what a crash left unfinished.
+
+    The library's ends where the database is locked or away; this one waits, and begins again with the recovery.
+    """
+
+    def run(self) -> None:
+        while self.running:
+            outlast(_recover)
+            try:
+                super().run()
+                break
+            except (OperationalError, InterfaceError) as error:
+                if not is_outage(error):
+                    raise
+                outage.met(error)
+
+
+def _recover() -> None:
+    look_after_companies()
+    call_command("prune_db_task_results", verbosity=0)
+
+
+db_worker.Worker = Worker  # type: ignore[misc]  # the library's command asks nobody which one to run
 
 
 class Command(db_worker.Command):
     help = "Run queued builds: the worker of django-tasks-db, which first recovers what a crash left unfinished."
-
-    def handle(self, **options: Any) -> None:
-        look_after_companies()
-        call_command("prune_db_task_results", verbosity=0)
-        super().handle(**options)
