@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -69,6 +70,14 @@ def hosts(text: str) -> list[str]:
     if not hosts or not all(re.fullmatch(r"\*|\.?[\w.-]+|\[[\da-fA-F:.]+\]", host) for host in hosts):
         raise ValueError(text)
     return hosts
+
+
+def listen_address(text: str) -> str:
+    """Return the address as it stands before a port: an IPv6 address in brackets."""
+    if text == "localhost":
+        return text
+    address = ip_address(text.removeprefix("[").removesuffix("]"))
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def origins(text: str) -> list[str]:

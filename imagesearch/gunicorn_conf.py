@@ -8,7 +8,7 @@ from typing import Any
 
 from imagesearch import settings
 
-bind = f"0.0.0.0:{settings.PORT}"
+bind = f"{settings.HOST}:{settings.PORT}"
 worker_class = "imagesearch.gunicorn_worker.Worker"
 workers = settings.WEB_PROCESSES
 asgi_lifespan = "off"

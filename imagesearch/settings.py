@@ -12,6 +12,7 @@ from imagesearch.environment import (
     comma_separated,
     database,
     hosts,
+    listen_address,
     one_of,
     origins,
     path,
@@ -84,6 +85,7 @@ RATE_PER_KEY = read("IMAGESEARCH_RATE_PER_KEY", "off", rate, _A_RATE)
 RATE_PER_ADDRESS = read("IMAGESEARCH_RATE_PER_ADDRESS", "off", rate, _A_RATE)
 RATE_WRONG_LOGINS = read("IMAGESEARCH_RATE_WRONG_LOGINS", "20/min", rate, _A_RATE)
 
+HOST = read("HOST", "0.0.0.0", listen_address, "an IP address of this machine, 0.0.0.0 for all, or localhost")  # noqa: S104
 PORT = read("PORT", "5000", whole_number(1, 65535), "a port number from 1 to 65535")
 # On two cores, one process whose threads share a model of two threads does as much as two, in half the memory.
 _PROCESSES = ceil((os.cpu_count() or 1) / 2)

@@ -32,6 +32,7 @@ WRONG_VALUES = {
     "IMAGESEARCH_RATE_PER_KEY": ["120", "0/min"],
     "IMAGESEARCH_RATE_PER_ADDRESS": ["120/week", "many/s"],
     "IMAGESEARCH_RATE_WRONG_LOGINS": ["-1/min"],
+    "HOST": ["example.com", "10.0.0"],
     "PORT": ["http", "0", "65536"],
     "WEB_PROCESSES": ["0", "two"],
     "WEB_THREADS": ["-1"],
@@ -290,6 +291,16 @@ def test_postgresql_by_url(code: Path) -> None:
     }
     assert {name: database[name] for name in expected} == expected
     assert database["CONN_HEALTH_CHECKS"] is True
+
+
+@pytest.mark.parametrize(
+    ("given", "listened_on"),
+    [("", "0.0.0.0"), ("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::", "[::]"), ("[::1]", "[::1]")],
+)
+def test_the_server_listens_on_the_host_and_port_given(code: Path, given: str, listened_on: str) -> None:
+    show = "from imagesearch.gunicorn_conf import bind; print(bind)"
+    result = start(code, "-c", show, SECRET_KEY="x", PORT="7000", HOST=given)
+    assert result.stdout == f"{listened_on}:7000\n", result.stderr
 
 
 def test_dot_env_is_read_and_the_environment_wins(checkout: Path) -> None:
