@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -125,23 +124,11 @@ def _protect_as_before(company: Company) -> None:
         if storage.is_ours(directory):
             logger.warning("%s is inactive until it is activated: its index has no access settings beside it", company)
             company.active = False
-    elif not _is_protection(card):
-        logger.warning("The access settings of %s are not valid, so it is inactive: %s", company, card)
-        company.active = False
     else:
         quotas = [quota for quota in (company.daily_quota, card["daily_quota"]) if quota is not None]
         company.active = company.active and card["active"]
         company.requires_api_key = company.requires_api_key or card["requires_api_key"]
         company.daily_quota = min(quotas, default=None)
-
-
-def _is_protection(card: dict[str, Any]) -> bool:
-    quota = card.get("daily_quota", "missing")
-    return (
-        isinstance(card.get("active"), bool)
-        and isinstance(card.get("requires_api_key"), bool)
-        and (quota is None or type(quota) is int)
-    )
 
 
 def _take_over(company: Company, by: audit.Actor | None) -> list[Company]:
@@ -275,5 +262,5 @@ def record_index(company: Company) -> None:
         images_found=info.total_images,
         images_reused=info.total_images,
         total_images=info.total_images,
-        weights=info.weights or "",
+        weights=(info.weights or "")[:200],
     )

@@ -1,8 +1,10 @@
 """Files that outlast a crash, and files of others that are read without trusting them."""
 
+import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -51,6 +53,19 @@ def sha256(source: Path | IO[bytes], *, beat: Callable[[], None] = lambda: None)
             digest.update(block)
             beat()
     return digest.digest()
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file for reading, without a buffer. Raises OSError, also for what is none, such as a pipe."""
+    file = open(path, "rb", buffering=0, opener=_open_at_once)  # noqa: SIM115  # the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "It is not a plain file", str(path))
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else a pipe is waited for until somebody writes into it
 
 
 class BoundedReads:

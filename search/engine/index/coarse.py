@@ -11,6 +11,7 @@ hundreds of candidates a result for the same recall), two threads (they share on
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ _ROWS_A_BLOCK = 16_384
 _QUERIES = 200
 _CANDIDATES_A_RESULT = (5, 10, 20, 50, 100)
 _SHARES_OF_LISTS = (1 / 8, 2 / 8, 3 / 8, 4 / 8, 6 / 8, 1)
+_largest_file = 0  # of codes that this process has read; guarded by _reading
+_reading = threading.Lock()
 _CODES_A_CANDIDATE = 100  # are scanned in the time that it takes to score one candidate exactly
 
 
@@ -100,15 +103,31 @@ def write_coarse(coarse: CoarseIndex, path: Path) -> None:
 
 
 def read_coarse(path: Path, search: CoarseSearch, *, images: int) -> CoarseIndex:
-    """Return the codes in path. Raises ValueError where they are not those of so many images."""
-    try:
-        codes = faiss.read_index(str(path))
-        lists = faiss.extract_index_ivf(codes).nlist
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
-    if (codes.ntotal, codes.d, lists) != (images, DIMENSION, search.lists):
-        raise ValueError(f"it holds {codes.ntotal} codes in {lists} lists for {images} pictures")
-    return _coarse_index(codes, search, path.stat().st_size)
+    """Return the codes in path. Raises ValueError where they are not of so many images, and all that FAISS raises."""
+    size = path.stat().st_size
+    _let_faiss_read(size)
+    codes = faiss.read_index(str(path))
+    lists = faiss.extract_index_ivf(codes)
+    if (codes.ntotal, codes.d, lists.nlist) != (images, DIMENSION, search.lists):
+        raise ValueError(f"it holds {codes.ntotal} codes in {lists.nlist} lists for {images} pictures")
+    _require_rows(lists.invlists, search.lists, images)
+    return _coarse_index(codes, search, size)
+
+
+def _let_faiss_read(size: int) -> None:
+    """Let no file make FAISS allocate more for one of its parts than the largest file read so far has bytes."""
+    global _largest_file
+    with _reading:
+        _largest_file = max(_largest_file, size)
+        faiss.set_deserialization_vector_byte_limit(_largest_file)  # of the process
+
+
+def _require_rows(lists: Any, count: int, images: int) -> None:
+    """Raise ValueError where the inverted lists lead to rows that are none."""
+    for each in range(count):
+        rows = faiss.rev_swig_ptr(lists.get_ids(each), lists.list_size(each))
+        if len(rows) and not 0 <= rows.min() <= rows.max() < images:
+            raise ValueError(f"it leads to vectors beyond the {images} that there are")
 
 
 def _coarse_index(codes: Any, search: CoarseSearch, nbytes: int) -> CoarseIndex:

@@ -7,12 +7,13 @@ from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.errors import IndexCorrupt
+from search.engine.damage import DamageNamed
 
 Rows = slice | npt.NDArray[np.int64]
 
@@ -133,10 +134,12 @@ class LineRecords(Records):
     text: the file's bytes, uint8. offsets: int64 [N + 1], where each line begins. id_keys: ID_KEY [N], sorted by key.
     """
 
-    def __init__(self, text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], id_keys: np.ndarray) -> None:
-        # Plain views: a slice of a numpy.memmap costs several times as much.
-        self._text, self._offsets = memoryview(text.data), offsets.view(np.ndarray)
-        self._id_keys = id_keys.view(np.ndarray)
+    def __init__(
+        self, path: Path, text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], id_keys: np.ndarray
+    ) -> None:
+        """path: where text lies."""
+        # A plain view: a slice of a numpy.memmap costs several times as much.
+        self._path, self._text, self._offsets, self._id_keys = path, memoryview(text.data), offsets, id_keys
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -147,10 +150,8 @@ class LineRecords(Records):
 
     def at(self, row: int) -> ImageRecord:
         line = self._text[self._offsets[row] : self._offsets[row + 1]].tobytes()
-        try:
+        with DamageNamed(self._path, f"entry {row}"):
             return parse_entry(json.loads(line.lstrip(b",\n")))
-        except ValueError as error:
-            raise IndexCorrupt(f"metadata.json: entry {row} cannot be read: {error}") from error
 
     def rows_of_path(self, path: str) -> list[int]:
         row = self._first_row_from(path)
@@ -181,16 +182,33 @@ def ids_no_path_gives(company: str, records: Iterable[ImageRecord]) -> dict[str,
     """Return, by path, the ids that image_id does not give; the first of a path that is listed twice."""
     given: dict[str, str] = {}
     for record in records:
-        if record.id != image_id(company, record.path):
+        if not _is_text(record.path) or record.id != image_id(company, record.path):
             given.setdefault(record.path, record.id)
     return given
 
 
+def _is_text(path: str) -> bool:
+    """Return whether path can be encoded: names on a disk that are not UTF-8 come as lone surrogates."""
+    try:
+        return bool(path.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def parse_entry(entry: Any) -> ImageRecord:
-    """Return the record of an entry of metadata.json. Raises ValueError."""
+    """Return the record of an entry of metadata.json. Raises ValueError, and whatever else an entry can cause."""
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("fullPath", "id")):
         raise ValueError("an entry needs the texts fullPath and id")
+    if "\0" in entry["fullPath"]:
+        raise ValueError("no path holds a NUL")
     return ImageRecord(entry["fullPath"], entry["id"])
+
+
+def require_text(value: Any) -> str:
+    """Return value where it is a text. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f"{type(value).__name__} stands where a text belongs")
+    return value
 
 
 def metadata_entry(record: ImageRecord) -> dict[str, str]:

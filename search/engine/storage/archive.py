@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from search.engine import durable
+from search.engine.damage import first_words
 from search.engine.durable import BoundedReads
-from search.engine.errors import ArchiveRefused, PathRefused
+from search.engine.errors import ArchiveRefused, EngineError, PathRefused
 from search.engine.pictures.paths import require_path
 from search.engine.storage.layout import PARTS
 
@@ -36,7 +37,6 @@ _VERSION = 1
 
 _CHUNK = 1 << 20
 _LINE = 1 << 20  # bytes that a line of the manifest has at most
-_BROKEN = (tarfile.TarError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,10 +264,12 @@ class Archive:
             self._file.seek(0)
             with tarfile.open(fileobj=cast("IO[bytes]", self._file), mode="r:") as tar:
                 yield tar
-        except _BROKEN as error:
-            raise ArchiveRefused(f"{self._path} cannot be read: {error or type(error).__name__}") from error
         except _Refused as error:
             raise ArchiveRefused(f"{self._path} is refused: {error}") from error
+        except (EngineError, OSError):
+            raise
+        except Exception as error:  # a crafted archive makes tarfile and json raise anything, see DamageNamed
+            raise ArchiveRefused(f"{self._path} cannot be read: {first_words(error)}") from error
 
 
 def _too_long() -> Exception:

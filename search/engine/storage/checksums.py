@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from search.engine import durable
+from search.engine.damage import DamageNamed
 from search.engine.errors import IndexCorrupt
+from search.engine.storage import parts
 from search.engine.storage.layout import EMBEDDINGS, INFO, PARTS, SUMS, resolve
-from search.engine.storage.reading import parse_object, read_whole, unreadable
+from search.engine.storage.reading import read_whole
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
 
@@ -59,25 +61,25 @@ def _damaged_files(generation: Path, compared: frozenset[str], beat: Callable[[]
     damaged += [f"{name} is not in {SUMS}" for name in sorted(present - sums.keys())]
     for name in sorted(present & sums.keys()):
         try:
-            if durable.sha256(generation / name, beat=beat).hex() != sums[name]:
-                damaged.append(f"{name} has changed since it was published")
-        except OSError as error:
-            damaged.append(str(unreadable(generation / name, error)))
+            with DamageNamed(generation / name), durable.open_plain(generation / name) as file:
+                if durable.sha256(file, beat=beat).hex() != sums[name]:
+                    damaged.append(f"{name} has changed since it was published")
+        except IndexCorrupt as error:
+            damaged.append(str(error))
     return damaged
 
 
 def read_sums(generation: Path) -> dict[str, str] | None:
     """Return the checksums by file, None where none were recorded. Raises IndexCorrupt."""
     path = generation / SUMS
-    try:
-        lines = path.read_text(encoding="ascii").splitlines(keepends=True)
+    if not path.exists() and not _has_format(generation, 2):
+        return None
+    content = parts.read_card(path)
+    with DamageNamed(path):
+        lines = content.decode("ascii").splitlines(keepends=True)
         sums = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
         if len(sums) != len(lines) or not sums.keys() <= PARTS:
             raise ValueError("it is not a list of checksums")
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError) and not _has_format(generation, 2):
-            return None
-        raise unreadable(path, error) from error
     return sums
 
 
@@ -88,7 +90,9 @@ def write_sums(generation: Path, sums: dict[str, str]) -> None:
 def _has_format(generation: Path, number: int) -> bool:
     """Return whether index_info.json names this format or a later one; what else is wrong with it others tell."""
     try:
-        found = parse_object((generation / INFO).read_bytes()).get("format")
-    except (OSError, ValueError):
+        card = parts.read_card(generation / INFO)
+        with DamageNamed(generation / INFO):
+            found = parts.parse_object(card).get("format")
+    except IndexCorrupt:
         return False
     return isinstance(found, int) and found >= number

@@ -81,8 +81,8 @@ def _record_problems(index: ImageIndex) -> Iterator[str]:
         try:
             record = index.records[row]
             found = index.records.rows_of_id(record.id)
-        except (IndexCorrupt, IndexError) as error:
-            yield f"{METADATA}: {error}"
+        except IndexCorrupt as error:
+            yield str(error)
             return
         if in_order and row and record.path <= before:
             yield f"{METADATA}: {record.path!r} comes after {before!r}"

@@ -12,8 +12,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from search.engine import durable
+from search.engine.damage import DamageNamed
 from search.engine.errors import IndexCorrupt, IndexUnusable, PublishRefused
 from search.engine.index.index import IndexInfo
+from search.engine.storage import parts
 from search.engine.storage.layout import (
     LOCK,
     NOT_WORTH_KEEPING,
@@ -34,7 +36,7 @@ from search.engine.storage.layout import (
     publication_moment,
     workspaces,
 )
-from search.engine.storage.reading import has_index, parse_object, read_info, unreadable
+from search.engine.storage.reading import has_index, read_info
 
 _LONG_AGO = datetime.fromtimestamp(0, UTC)  # when a plain directory is taken to have been published
 _OF_PLAIN_DIRECTORIES = generation_name(_LONG_AGO + timedelta(microseconds=1))  # theirs are lower than this
@@ -52,7 +54,7 @@ class Generation:
         """When it was made, UTC; None if that was not recorded."""
         try:
             return datetime.fromisoformat(self.info.timestamp or "").astimezone(UTC)
-        except ValueError:
+        except (ValueError, OverflowError):  # in the first or the last hours that there are
             return None
 
 
@@ -302,9 +304,18 @@ def read_company_card(directory: Path) -> dict[str, Any] | None:
     Raises IndexCorrupt where it cannot be read: then nobody knows what to protect.
     """
     path = company_card(directory)
-    try:
-        return parse_object(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(path, error) from error
+    with DamageNamed(path):
+        if not path.exists():
+            return None
+    card = parts.read_card(path)
+    with DamageNamed(path):
+        return _require_protection(parts.parse_object(card))
+
+
+def _require_protection(card: dict[str, Any]) -> dict[str, Any]:
+    quota = card["daily_quota"]
+    if type(card["active"]) is not bool or type(card["requires_api_key"]) is not bool:
+        raise ValueError("active and requires_api_key are not true or false")
+    if quota is not None and (type(quota) is not int or quota < 0):
+        raise ValueError("daily_quota is no number")
+    return card

@@ -5,6 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from search.engine import durable
+from search.engine.damage import DamageNamed
+from search.engine.index.records import require_text
 from search.engine.storage.layout import GIVEN_IDS, resolve
 
 _BLOCK = 1 << 20
@@ -16,14 +19,16 @@ def given_id(directory: Path, path: str) -> str | None:
 
     The published index's given_ids.json tells: it holds those of the generations before it as well. It is searched as
     text, because of a large index it has a hundred megabytes, which are parsed in seconds and searched in a fraction.
+    Raises IndexCorrupt.
     """
-    with suppress(OSError, ValueError), (resolve(directory) / GIVEN_IDS).open("rb") as file:
+    place = resolve(directory) / GIVEN_IDS
+    with DamageNamed(place), suppress(FileNotFoundError), durable.open_plain(place) as file:
         return _value(file, json.dumps(path).encode() + b": ")
     return None
 
 
 def _value(file: IO[bytes], key: bytes) -> str | None:
-    """Return the text that follows key in a JSON object as json.dumps writes it. Raises ValueError."""
+    """Return the text that follows key in a JSON object as json.dumps writes it. Raises ValueError, and more."""
     text = b""
     while block := file.read(_BLOCK):
         text = text[-len(key) :] + block  # a key that two blocks share, and the letter before it
@@ -32,5 +37,5 @@ def _value(file: IO[bytes], key: bytes) -> str | None:
             start = text.find(key, start + 1)
         if start >= 0:
             value = text[start + len(key) :] + file.read(_LONGEST)
-            return str(json.JSONDecoder().raw_decode(value.decode("ascii"))[0])
+            return require_text(json.JSONDecoder().raw_decode(value.decode("ascii"))[0])
     return None

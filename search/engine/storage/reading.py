@@ -12,11 +12,22 @@ from typing import IO, Any, TypeVar
 import faiss
 import numpy as np
 
+from search.engine import durable
+from search.engine.damage import DamageNamed
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable
 from search.engine.index.coarse import CoarseIndex, CoarseSearch, read_coarse
 from search.engine.index.index import ImageIndex, IndexInfo
-from search.engine.index.records import ID_KEY, LineRecords, ListRecords, ids_no_path_gives, parse_entry
+from search.engine.index.records import (
+    ID_KEY,
+    ImageRecord,
+    LineRecords,
+    ListRecords,
+    ids_no_path_gives,
+    parse_entry,
+    require_text,
+)
 from search.engine.index.vector_file import SmallVectorFile, StoredVectors, VectorFile
+from search.engine.storage import parts
 from search.engine.storage.layout import (
     CODES,
     FAISS_INDEX,
@@ -38,8 +49,12 @@ from search.engine.vectors import DIMENSION
 
 logger = logging.getLogger(__name__)
 
+_OFFSET = np.dtype(np.int64)
 _FEW_VECTORS = (64 << 20) // (4 * DIMENSION)
-_POINTER = b"version https://git-lfs"
+_LARGEST = 2**62  # well within what a database holds
+_TEXT_BYTES = 1000
+_WHOLE_NUMBERS = ("total_images", "embedding_dimension", "live_sequence", "scanned_at_ns")
+_TEXTS = ("model", "timestamp", "weights", "fingerprint")
 
 T = TypeVar("T")
 
@@ -83,12 +98,17 @@ def given_ids(directory: Path, company: str, files: Path | None = None) -> dict[
     """
     given: dict[str, str] = {}
     for generation in [*complete_generations(directory), resolve(files or directory)]:
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            if (generation / GIVEN_IDS).exists():
-                given |= parse_object((generation / GIVEN_IDS).read_bytes())
-            else:
-                given |= ids_no_path_gives(company, map(parse_entry, json.loads((generation / METADATA).read_bytes())))
+        with contextlib.suppress(IndexCorrupt):
+            given |= _given_ids(generation, company)
     return given
+
+
+def _given_ids(generation: Path, company: str) -> dict[str, str]:
+    path = generation / GIVEN_IDS
+    with contextlib.suppress(IndexCorrupt), DamageNamed(path):
+        if path.exists():
+            return {path: require_text(each) for path, each in parts.parse_object(parts.read(path)).items()}
+    return ids_no_path_gives(company, _parse_entries(generation / METADATA))
 
 
 @contextlib.contextmanager
@@ -116,10 +136,11 @@ def read_whole(directory: Path, read: Callable[[Path], T]) -> T:
     by the first publication.
     """
     while True:
-        generation = resolve(directory)
+        with DamageNamed(directory):
+            generation = resolve(directory)
         stamp = _stamp(generation)
         try:
-            with _refusals_named():
+            with DamageNamed(generation):
                 found = read(generation)
         except IndexUnusable:
             if (resolve(directory), _stamp(generation)) == (generation, stamp):
@@ -141,13 +162,8 @@ def _stamp(generation: Path) -> str:
 
 def _load_generation(generation: Path) -> ImageIndex:
     index_info, ours = read_info(generation)
-    count, dimension = _flat_shape(generation)
-    if (count, dimension) != (index_info.total_images, index_info.embedding_dimension):
-        raise IndexCorrupt(
-            f"{INFO} says {index_info.total_images} vectors of {index_info.embedding_dimension} numbers, "
-            f"{FAISS_INDEX} holds {count} of {dimension}"
-        )
-    records = _map_records(generation) if ours else _parse_records(generation / METADATA)
+    count = index_info.total_images
+    records = _map_records(generation) if ours else ListRecords(_parse_entries(generation / METADATA))
     if len(records) != count:
         raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {count} vectors")
     signatures = _read_signatures(generation, count)
@@ -156,33 +172,33 @@ def _load_generation(generation: Path) -> ImageIndex:
 
 
 def _map_records(generation: Path) -> LineRecords:
-    offsets, id_keys = _map_array(generation / OFFSETS), _map_array(generation / ID_KEYS)
-    try:
+    offsets = parts.read_array(generation / OFFSETS, _OFFSET)
+    id_keys = parts.read_array(generation / ID_KEYS, ID_KEY)
+    with DamageNamed(generation / METADATA):
         text = np.memmap(generation / METADATA, dtype=np.uint8, mode="r")
-    except (OSError, ValueError) as error:
-        raise unreadable(generation / METADATA, error) from error
-    if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) == 0:
-        raise IndexCorrupt(f"{OFFSETS} holds {offsets.dtype} {offsets.shape}")
+    with DamageNamed(generation / OFFSETS):
+        if not len(offsets) or offsets[0] < 0 or (np.diff(offsets) <= 0).any():
+            raise ValueError("it does not ascend")
     if offsets[-1] + len(METADATA_END) != len(text):
         raise IndexCorrupt(f"{METADATA} has another length than {OFFSETS} says")
-    if id_keys.dtype != ID_KEY or id_keys.shape != (len(offsets) - 1,):
-        raise IndexCorrupt(f"{ID_KEYS} holds {id_keys.dtype} {id_keys.shape}, {OFFSETS} {len(offsets) - 1} entries")
-    return LineRecords(text, offsets, id_keys)
+    count = len(offsets) - 1
+    with DamageNamed(generation / ID_KEYS):
+        if len(id_keys) != count or ((id_keys["row"] < 0) | (id_keys["row"] >= count)).any():
+            raise ValueError(f"it does not list {count} pictures")
+    return LineRecords(generation / METADATA, text, offsets, id_keys)
 
 
-def _parse_records(path: Path) -> ListRecords:
-    try:
-        return ListRecords([parse_entry(entry) for entry in json.loads(path.read_bytes())])
-    except (OSError, ValueError, TypeError) as error:
-        raise unreadable(path, error) from error
+def _parse_entries(path: Path) -> list[ImageRecord]:
+    with DamageNamed(path):
+        return [parse_entry(entry) for entry in json.loads(parts.read(path))]
 
 
 def _read_signatures(generation: Path, count: int) -> Any:
     path = generation / SIGNATURES
     if not path.exists():
         return None
-    signatures = _map_array(path)
-    if signatures.dtype != SIGNATURE or signatures.shape != (count,):
+    signatures = parts.read_array(path, SIGNATURE)
+    if len(signatures) != count:
         raise IndexCorrupt(f"{path.name} does not fit the {count} vectors")
     return signatures
 
@@ -190,70 +206,82 @@ def _read_signatures(generation: Path, count: int) -> Any:
 def _read_codes(generation: Path, index_info: IndexInfo) -> CoarseIndex | None:
     if index_info.coarse is None:
         return None
+    path = generation / CODES
     try:
-        return read_coarse(generation / CODES, index_info.coarse, images=index_info.total_images)
-    except (OSError, ValueError) as error:
-        logger.warning("%s of %s cannot be read, searches scan all vectors: %s", CODES, generation, error)
+        with DamageNamed(path):
+            return read_coarse(path, index_info.coarse, images=index_info.total_images)
+    except IndexCorrupt as error:
+        logger.warning("Searches of %s scan all vectors: %s", generation, error)
         return None
 
 
-@contextlib.contextmanager
-def _refusals_named() -> Iterator[None]:
-    """Raise IndexCorrupt, naming the file, for what the disk refuses, such as to tell whether it is there."""
-    try:
-        yield
-    except OSError as error:
-        raise unreadable(Path(error.filename or "a file"), error) from error
-
-
-@_refusals_named()
 def read_info(generation: Path) -> tuple[IndexInfo, bool]:
     """Return the info and whether the files are ours; the Flask service may have left no info at all."""
-    missing = [name for name in (FAISS_INDEX, METADATA) if not (generation / name).exists()]
+    with DamageNamed(generation):
+        missing = [name for name in (FAISS_INDEX, METADATA) if not (generation / name).exists()]
+        ours = (generation / OFFSETS).exists()
+        has_info = ours or (generation / INFO).exists()
     if len(missing) == 2:
         raise IndexNotBuilt(f"{generation} contains no index")
     if missing:
         raise IndexCorrupt(f"{missing[0]} is missing")
+    count, dimension = _flat_shape(generation)
+    if not has_info:
+        return IndexInfo(count, dimension), False
     path = generation / INFO
-    ours = (generation / OFFSETS).exists()
-    try:
-        entries = parse_object(path.read_bytes())
-        known = {field.name: entries[field.name] for field in fields(IndexInfo) if field.name in entries}
-        numbers = ("total_images", "embedding_dimension", "live_sequence")
-        known |= {name: int(known[name]) for name in numbers if name in known}
-        known["coarse"] = _coarse_search(known.get("coarse"))
-    except (OSError, ValueError, TypeError) as error:
-        if ours or not isinstance(error, FileNotFoundError):
-            raise unreadable(path, error) from error
-        return IndexInfo(*_flat_shape(generation)), False
-    return replace(IndexInfo(*_flat_shape(generation)), **known), ours or "format" in entries
+    card = parts.read_card(path)
+    with DamageNamed(path):
+        entries = parts.parse_object(card)
+        index_info = _parse_info(entries, IndexInfo(count, dimension))
+    if (count, dimension) != (index_info.total_images, index_info.embedding_dimension):
+        raise IndexCorrupt(
+            f"{INFO} says {index_info.total_images} vectors of {index_info.embedding_dimension} numbers, "
+            f"{FAISS_INDEX} holds {count} of {dimension}"
+        )
+    return index_info, ours or "format" in entries
+
+
+def _parse_info(entries: dict[str, Any], missing: IndexInfo) -> IndexInfo:
+    """Return what index_info.json says. Raises ValueError and TypeError where something else was never written there.
+
+    missing: says what the file does not.
+    """
+    known = {field.name: entries[field.name] for field in fields(IndexInfo) if field.name in entries}
+    known |= {name: _whole_number(known[name]) for name in _WHOLE_NUMBERS if known.get(name) is not None}
+    known["libraries"] = dict(known["libraries"]) if known.get("libraries") else None
+    for text in [*(known.get(name) for name in _TEXTS), *(known["libraries"] or {}).values()]:
+        if text is not None and len(require_text(text).encode()) > _TEXT_BYTES:
+            raise ValueError("a text is too long")
+    known["coarse"] = _coarse_search(known.get("coarse"))
+    return replace(missing, **known)
+
+
+def _whole_number(value: Any) -> int:
+    if not 0 <= int(value) <= _LARGEST:
+        raise ValueError(f"{value} is no number of anything")
+    return int(value)
 
 
 def _coarse_search(entry: Any) -> CoarseSearch | None:
     """Return None for one that another version wrote in fields of its own, too: the exact scan serves it."""
-    known = {field.name for field in fields(CoarseSearch)}
-    return CoarseSearch(**entry) if isinstance(entry, dict) and entry.keys() == known else None
-
-
-def parse_object(text: bytes) -> dict[str, Any]:
-    entries = json.loads(text)
-    if not isinstance(entries, dict):
-        raise ValueError("it is not a JSON object")
-    return entries
+    if not isinstance(entry, dict) or entry.keys() != {field.name for field in fields(CoarseSearch)}:
+        return None
+    search = CoarseSearch(**entry)
+    numbers = (search.lists, search.lists_probed, search.candidates_per_result)
+    if any(type(number) is not int or number < 1 for number in numbers) or not 0 <= search.recall_at_10 <= 1:
+        raise ValueError("the first pass is described in numbers that cannot be")
+    return search
 
 
 def _flat_shape(generation: Path) -> tuple[int, int]:
     """Return (vectors, dimension) as the header of faiss_index.bin and its length say."""
     path = generation / FAISS_INDEX
-    try:
-        with path.open("rb") as file:
-            start = file.read(FLAT_HEADER.size)
-            length = os.fstat(file.fileno()).st_size
+    with DamageNamed(path), durable.open_plain(path) as file:
+        start = file.read(FLAT_HEADER.size)
+        length = os.fstat(file.fileno()).st_size
         if not start.startswith(FLAT_IP) or len(start) < FLAT_HEADER.size:
             raise ValueError("it is not an IndexFlatIP of FAISS")
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
-    _, dimension, count, _, _, _, metric, floats = FLAT_HEADER.unpack(start)
+        _, dimension, count, _, _, _, metric, floats = FLAT_HEADER.unpack(start)
     if metric != faiss.METRIC_INNER_PRODUCT or dimension != DIMENSION or floats != count * dimension:
         raise IndexCorrupt(f"{path.name} is not an inner product index of {DIMENSION} numbers a vector")
     if length != FLAT_HEADER.size + 4 * floats:
@@ -263,27 +291,6 @@ def _flat_shape(generation: Path) -> tuple[int, int]:
 
 def _open_vectors(generation: Path, count: int) -> StoredVectors:
     path = generation / FAISS_INDEX
-    try:
+    with DamageNamed(path):
         file = VectorFile(path, start=FLAT_HEADER.size, count=count)
-    except OSError as error:
-        raise unreadable(path, error) from error
     return SmallVectorFile(file) if count <= _FEW_VECTORS else file
-
-
-def _map_array(path: Path) -> Any:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: Exception) -> IndexCorrupt:
-    """Return what is wrong with a file of an index, in words that name it without its directory."""
-    if isinstance(error, FileNotFoundError):
-        return IndexCorrupt(f"{path.name} is missing")
-    if isinstance(error, OSError):
-        return IndexCorrupt(f"{path.name} cannot be read: {error.strerror}")
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            return IndexCorrupt(f"{path.name} is a Git LFS pointer: run `git lfs pull` at its source")
-    return IndexCorrupt(f"{path.name} cannot be read: {error}")

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from search.engine import storage
+from search.engine.errors import IndexCorrupt
 from search.engine.index.index import IndexInfo
 from search.engine.storage.given import given_id
 from tests.support.indexes import flask_directory, some_vectors
@@ -58,5 +59,11 @@ def test_an_index_that_holds_none_gives_none(tmp_path: Path) -> None:
     flask_directory(tmp_path / "flask", some_vectors(1), ["a.png"])
     for target in (tmp_path / "nothing", tmp_path / "flask", published(tmp_path / "acme", {})):
         assert given_id(target, "a.png") is None
-    (tmp_path / "acme/given_ids.json").write_bytes(b'{"a.png": "cut')
-    assert given_id(tmp_path / "acme", "a.png") is None
+
+
+@pytest.mark.parametrize("text", [b'{"a.png": "cut', b'{"a.png": 7}', b'{"a.png": ' + b"[" * 4096])
+def test_an_id_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path, text: bytes) -> None:
+    published(tmp_path / "acme", {})
+    (tmp_path / "acme/given_ids.json").write_bytes(text)
+    with pytest.raises(IndexCorrupt, match=r"given_ids\.json"):
+        given_id(tmp_path / "acme", "a.png")
