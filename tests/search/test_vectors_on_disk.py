@@ -39,7 +39,7 @@ def test_vectors_cut_short_under_a_server_are_a_503_until_they_are_whole_again(
     os.truncate(file, 4 * DIMENSION * 9_000)
     response = search("acme")
     assert (response.status_code, response.json()["success"]) == (503, False)
-    assert "faiss_index.bin ends before vector" in response.json()["error"]
+    assert "faiss_index.bin ends before byte" in response.json()["error"]
     with file.open("r+b") as opened:  # in place, as by somebody who copies it back
         opened.seek(45)
         opened.write(vectors.tobytes())

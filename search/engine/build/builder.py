@@ -215,6 +215,7 @@ class _Build:
                 pass
             # What is kept from it gets checksums of its own: damage must not be handed on as sound.
             storage.require_undamaged(self._files_before, copy=False, beat=self._beat)
+            _ = before.signatures  # are read now, and whole
         except IndexNotBuilt:
             return None, "First build"
         except IndexUnusable:

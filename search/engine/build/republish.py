@@ -42,7 +42,7 @@ def take_over(
     info = IndexInfo(total_images=0, live_sequence=index.info.live_sequence)
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
-    index = replace(index, signatures=None)
+    index = replace(index, read_signatures=None)
     total = republish(index, target, info=info, publish=publish, embeddings_npy=embeddings_npy)
     if move and source.resolve() != target.resolve() and source.exists():
         storage.remove(source)

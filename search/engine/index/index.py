@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -57,7 +57,7 @@ class ImageIndex:
     info: IndexInfo
     records: Records  # in the order of the vectors
     vectors: StoredVectors = field(repr=False)
-    signatures: Any = field(default=None, repr=False)  # storage.SIGNATURE [N]; None where nobody recorded them
+    read_signatures: Callable[[], Any] | None = field(default=None, repr=False)  # see signatures
     coarse: CoarseIndex | None = field(default=None, repr=False)  # None where the exact scan serves
     added: tuple[ImageRecord, ...] = ()  # live pictures, by path
     added_vectors: Vectors = field(default_factory=lambda: np.empty((0, DIMENSION), np.float32), repr=False)
@@ -68,8 +68,16 @@ class ImageIndex:
 
     @property
     def nbytes(self) -> int:
-        """How much memory the index takes at most, its mapped files included."""
+        """How much memory the index takes at most."""
         return self.vectors.nbytes + self.records.nbytes + (self.coarse.nbytes if self.coarse else 0)
+
+    @property
+    def signatures(self) -> Any:
+        """What the picture files looked like, storage.SIGNATURE [N]; None where nobody recorded it.
+
+        Read when first asked for. Raises IndexCorrupt.
+        """
+        return self.read_signatures() if self.read_signatures else None
 
     def require_model(self, passport: ModelPassport) -> None:
         """Raise ModelMismatch unless vectors of this model may be compared with the index's."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.damage import DamageNamed
+from search.engine.index.open_file import OpenFile
 
 Rows = slice | npt.NDArray[np.int64]
 
@@ -53,7 +54,7 @@ class Records(Sequence[ImageRecord]):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """How much memory the records take at most, their mapped files included."""
+        """How much memory the records take at most."""
 
     @abstractmethod
     def at(self, row: int) -> ImageRecord:
@@ -129,27 +130,30 @@ class _Rows:
 
 
 class LineRecords(Records):
-    """Records in a mapped JSON list of one entry a line, sorted by path; an entry is parsed when it is asked for.
+    """Records in a JSON list of one entry a line, sorted by path; an entry is read and parsed when it is asked for.
 
-    text: the file's bytes, uint8. offsets: int64 [N + 1], where each line begins. id_keys: ID_KEY [N], sorted by key.
+    path: of the file. offsets: int64 [N + 1], where each line begins. id_keys: ID_KEY [N], sorted by key.
     """
 
-    def __init__(
-        self, path: Path, text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], id_keys: np.ndarray
-    ) -> None:
-        """path: where text lies."""
-        # A plain view: a slice of a numpy.memmap costs several times as much.
-        self._path, self._text, self._offsets, self._id_keys = path, memoryview(text.data), offsets, id_keys
+    def __init__(self, path: Path, offsets: npt.NDArray[np.int64], id_keys: np.ndarray) -> None:
+        """Raises OSError."""
+        self._path, self._file, self._offsets, self._id_keys = path, OpenFile(path), offsets, id_keys
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     @property
     def nbytes(self) -> int:
-        return self._text.nbytes + self._offsets.nbytes + self._id_keys.nbytes
+        return self._offsets.nbytes + self._id_keys.nbytes
+
+    @property
+    def file_size(self) -> int:
+        """How many bytes the file had when it was opened."""
+        return self._file.size
 
     def at(self, row: int) -> ImageRecord:
-        line = self._text[self._offsets[row] : self._offsets[row + 1]].tobytes()
+        start, stop = self._offsets[row : row + 2].tolist()
+        line = self._file.read(start, stop)
         with DamageNamed(self._path, f"entry {row}"):
             return parse_entry(json.loads(line.lstrip(b",\n")))
 

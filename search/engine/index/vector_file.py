@@ -1,8 +1,6 @@
 """The vectors of an index by row: in a file, and in memory where they are few."""
 
-import os
 import threading
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.errors import IndexCorrupt
+from search.engine.index.open_file import OpenFile
 from search.engine.index.records import Rows
 from search.engine.vectors import DIMENSION, Vector, Vectors
 
@@ -70,15 +68,13 @@ class VectorsInMemory(StoredVectors):
 class VectorFile(StoredVectors):
     """Vectors in a file, read and not mapped.
 
-    A file that is cut short under a mapping kills the process, a mapping of odd alignment is slow, and it brings in
-    the neighbours of each vector too, until the whole file counts as the process's memory.
+    A mapping of odd alignment is slow, and it brings in the neighbours of each vector too, until the whole file counts
+    as the process's memory. See OpenFile as well.
     """
 
     def __init__(self, path: Path, *, start: int, count: int) -> None:
         """start: the byte where the first of count vectors begins. Raises OSError."""
-        self._path, self._start, self._count = path, start, count
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._descriptor)
+        self._file, self._start, self._count = OpenFile(path), start, count
 
     @property
     def nbytes(self) -> int:
@@ -114,15 +110,7 @@ class VectorFile(StoredVectors):
 
     def _read(self, target: memoryview, row: int) -> None:
         """Fill target with the vectors from this row on."""
-        place = self._start + row * _ROW_BYTES
-        while target:
-            try:
-                count = os.preadv(self._descriptor, [target], place)
-            except OSError as error:
-                raise IndexCorrupt(f"{self._path.name} cannot be read: {error.strerror}") from error
-            if not count:
-                raise IndexCorrupt(f"{self._path.name} ends before vector {(place - self._start) // _ROW_BYTES}")
-            target, place = target[count:], place + count
+        self._file.fill(target, self._start + row * _ROW_BYTES)
 
 
 class SmallVectorFile(StoredVectors):

@@ -41,7 +41,7 @@ class IndexCache:
     """The indexes of this process by company, each loaded when first asked for and again when its version changes.
 
     A company is its primary key, so one that was made anew under an old name shares nothing with the first. The
-    indexes hold at most budget_bytes, mapped files included; the least recently used leave first. An index that leaves
+    indexes hold at most budget_bytes of memory; the least recently used leave first. An index that leaves
     stays whole for the searches that still hold it: its memory goes with the last of them.
 
     Shared by all request threads: _lock guards the table and the counts, each entry's lock its own load, so that the

@@ -38,4 +38,6 @@ def _value(file: IO[bytes], key: bytes) -> str | None:
         if start >= 0:
             value = text[start + len(key) :] + file.read(_LONGEST)
             return require_text(json.JSONDecoder().raw_decode(value.decode("ascii"))[0])
+    if not text.endswith(b"}"):
+        raise ValueError("it ends in the middle")
     return None

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -163,7 +164,7 @@ def _stamp(generation: Path) -> str:
 def _load_generation(generation: Path) -> ImageIndex:
     index_info, ours = read_info(generation)
     count = index_info.total_images
-    records = _map_records(generation) if ours else ListRecords(_parse_entries(generation / METADATA))
+    records = _line_records(generation) if ours else ListRecords(_parse_entries(generation / METADATA))
     if len(records) != count:
         raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {count} vectors")
     signatures = _read_signatures(generation, count)
@@ -171,21 +172,21 @@ def _load_generation(generation: Path) -> ImageIndex:
     return ImageIndex(index_info, records, _open_vectors(generation, count), signatures, codes)
 
 
-def _map_records(generation: Path) -> LineRecords:
+def _line_records(generation: Path) -> LineRecords:
     offsets = parts.read_array(generation / OFFSETS, _OFFSET)
     id_keys = parts.read_array(generation / ID_KEYS, ID_KEY)
-    with DamageNamed(generation / METADATA):
-        text = np.memmap(generation / METADATA, dtype=np.uint8, mode="r")
     with DamageNamed(generation / OFFSETS):
         if not len(offsets) or offsets[0] < 0 or (np.diff(offsets) <= 0).any():
             raise ValueError("it does not ascend")
-    if offsets[-1] + len(METADATA_END) != len(text):
+    with DamageNamed(generation / METADATA):
+        records = LineRecords(generation / METADATA, offsets, id_keys)
+    if offsets[-1] + len(METADATA_END) != records.file_size:
         raise IndexCorrupt(f"{METADATA} has another length than {OFFSETS} says")
-    count = len(offsets) - 1
-    with DamageNamed(generation / ID_KEYS):
-        if len(id_keys) != count or ((id_keys["row"] < 0) | (id_keys["row"] >= count)).any():
-            raise ValueError(f"it does not list {count} pictures")
-    return LineRecords(generation / METADATA, text, offsets, id_keys)
+    if len(id_keys) != len(records):
+        raise IndexCorrupt(f"{ID_KEYS} lists {len(id_keys)} pictures, {OFFSETS} {len(records)}")
+    if ((id_keys["row"] < 0) | (id_keys["row"] >= len(records))).any():
+        raise IndexCorrupt(f"{ID_KEYS} leads to entries that {METADATA} does not have")
+    return records
 
 
 def _parse_entries(path: Path) -> list[ImageRecord]:
@@ -193,14 +194,14 @@ def _parse_entries(path: Path) -> list[ImageRecord]:
         return [parse_entry(entry) for entry in json.loads(parts.read(path))]
 
 
-def _read_signatures(generation: Path, count: int) -> Any:
+def _read_signatures(generation: Path, count: int) -> Callable[[], Any] | None:
+    """Return what reads the signatures when they are first asked for: only builds do that."""
     path = generation / SIGNATURES
     if not path.exists():
         return None
-    signatures = parts.read_array(path, SIGNATURE)
-    if len(signatures) != count:
+    if parts.array_length(path, SIGNATURE) != count:
         raise IndexCorrupt(f"{path.name} does not fit the {count} vectors")
-    return signatures
+    return cache(lambda: parts.read_array(path, SIGNATURE))
 
 
 def _read_codes(generation: Path, index_info: IndexInfo) -> CoarseIndex | None:

@@ -150,7 +150,7 @@ def test_codes_that_are_crafted_or_damaged_serve_or_give_way_to_the_exact_scan(
         assert len(matches) == 10
 
 
-@pytest.mark.parametrize("name", ["faiss_index.bin", "index_info.json", "given_ids.json", *ARRAYS])
+@pytest.mark.parametrize("name", ["faiss_index.bin", "index_info.json", "metadata.json", "given_ids.json", *ARRAYS])
 def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(tmp_path: Path, name: str) -> None:
     generation = make_ours(tmp_path / "acme")
     (generation / name).unlink()

@@ -85,7 +85,7 @@ def test_large_index_whose_vectors_are_cut_short_in_use_is_corrupt(tmp_path: Pat
     index = storage.load(tmp_path / "acme")
     assert index.vectors.nbytes == 0
     os.truncate(tmp_path / "acme" / "faiss_index.bin", length)
-    with pytest.raises(IndexCorrupt, match=r"faiss_index\.bin ends before vector \d+"):
+    with pytest.raises(IndexCorrupt, match=r"faiss_index\.bin ends before byte \d+"):
         index.search(vectors[0], 10)
 
 
@@ -96,7 +96,7 @@ def test_small_index_whose_vectors_are_cut_short_is_corrupt_until_it_has_been_se
     searched.search(vectors[0], 1)
     os.truncate(tmp_path / "acme" / "faiss_index.bin", 100)
     assert searched.search(vectors[8], 1)[0].image.path == "Abstract/008.png"
-    with pytest.raises(IndexCorrupt, match=r"faiss_index\.bin ends before vector 0"):
+    with pytest.raises(IndexCorrupt, match=r"faiss_index\.bin ends before byte 100"):
         unsearched.search(vectors[8], 1)
 
 
