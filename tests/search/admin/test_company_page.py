@@ -55,6 +55,19 @@ def test_history_shows_counts_and_reasons(admin_client: Client, acme: Company) -
     assert "The last build failed. out of disk" in shown["overview"]
 
 
+@pytest.mark.parametrize("wish", ["full", "fold"])
+def test_history_does_not_say_of_a_build_that_did_not_finish_what_it_was_to_do(admin_client: Client, wish: str) -> None:
+    acme = Company.objects.create(name="acme")
+    build = acme.queue_build(full=wish == "full", fold=wish == "fold")
+    build.cancel()
+    for _ in ("cancelled", "queued"):
+        history = fragments(admin_client, url("live", acme))["history"]
+        assert "were processed" not in history
+        assert "were merged" not in history
+        assert f"Requested: {build.description}" in history
+        acme.queue_build(full=wish == "full", fold=wish == "fold")
+
+
 def test_untrained_weights_are_said_on_the_page(
     admin_client: Client, make_company: MakeCompany, embedder: FakeEmbedder
 ) -> None:
