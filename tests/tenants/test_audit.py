@@ -140,6 +140,7 @@ def test_commands_are_noted_with_the_systems_user(acme: Company) -> None:
     call_command("build_embeddings", company="acme", full=True)
     call_command("rollback_index", "acme")
     call_command("build_embeddings", company="acme", enqueue=True)
+    call_command("build_embeddings", company="globex", create=True)
     call_command("build_embeddings", company="globex", enqueue=True)
     actions = ["key made", "key revoked", "build asked for", "index rolled back", "build asked for"]
     new = [("company made", "globex"), ("build asked for", "globex")]

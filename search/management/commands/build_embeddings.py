@@ -10,15 +10,16 @@ from django.core.management.base import BaseCommand, CommandError
 
 from search import publication, runtime
 from search.builds import run_build
-from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company
+from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company, has_earlier_index
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError
 from search.engine.storage.layout import generations_of_all
+from search.management.companies import unknown
 from search.management.progress import ProgressDisplay
 from search.monitoring.durations import format_seconds
 from search.stopping import StopRequested
 from tenants import audit
-from tenants.models import BuildRunning, BuildStopped, Company
+from tenants.models import NAME_PATTERN, BuildRunning, BuildStopped, Company
 
 _WISHES = ("full", "checksum", "allow_empty")
 
@@ -27,7 +28,12 @@ class Command(BaseCommand):
     help = "Build a company's index from a folder of pictures."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--company", help="company to build the index for; created if it does not exist")
+        parser.add_argument(
+            "--company", help="company to build the index for; created if it does not exist but its folder does"
+        )
+        parser.add_argument(
+            "--create", action="store_true", help="create a company and an empty folder for its pictures"
+        )
         parser.add_argument("--input_dir", type=Path, help="folder of pictures, instead of the company's own")
         parser.add_argument(
             "--output_dir", type=Path, help="directory to write the index to, instead of the company's own"
@@ -64,6 +70,11 @@ class Command(BaseCommand):
                 raise CommandError(f"{output_dir} is the index directory of company {owner}: use --company {owner}")
             company, output_dir = owner.name, None
         earlier_index = options["earlier_index"]
+        if company and not (input_dir and output_dir) and _nothing_is_there(company, input_dir):
+            if input_dir or not options["create"]:
+                raise CommandError(_how_to_create(company, input_dir))
+            self._create(company)
+            return
         try:
             if options["dry_run"]:
                 self._estimate(company or "", input_dir, output_dir, _options(options))
@@ -82,6 +93,11 @@ class Command(BaseCommand):
         except (StopRequested, KeyboardInterrupt) as error:
             text = str(error) or "The build was stopped; the work done so far is kept"
             raise CommandError(f"{text}. Run the command again to continue.", returncode=130) from error
+
+    def _create(self, name: str) -> None:
+        company = self._company(name, None, None)
+        company.image_directory.mkdir(parents=True)
+        self.stdout.write("Put its pictures there and run the command again")
 
     def _company(self, name: str, input_dir: Path | None, earlier_index: EarlierIndex | None) -> Company:
         company, created, note = get_or_create_company(
@@ -151,6 +167,20 @@ class Command(BaseCommand):
                 + ("" if outcome.published else "; no changes")
             )
         )
+
+
+def _nothing_is_there(name: str, input_dir: Path | None) -> bool:
+    """Return whether the name may be mistyped: no company has it, and no folder of pictures and no index."""
+    if not NAME_PATTERN.fullmatch(name) or Company.objects.filter(name=name).exists() or has_earlier_index(name):
+        return False
+    return not (input_dir or Company(name=name).image_directory).is_dir()
+
+
+def _how_to_create(name: str, input_dir: Path | None) -> str:
+    if input_dir:
+        return f"{unknown(name)} The folder {input_dir} does not exist either"
+    folder = Company(name=name).image_directory
+    return f"{unknown(name)} To create it, put its pictures into {folder}, or use --create"
 
 
 def _is_published(output_dir: Path) -> bool:

@@ -84,6 +84,32 @@ def test_company_that_does_not_exist_is_created_and_said_so(embedder: FakeEmbedd
     require_own_vectors(settings.EMBEDDINGS_DIR / "globex")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"enqueue": True}, {"dry_run": True}, {"output_dir": Path("out")}, {"input_dir": Path("nowhere")}],
+    ids=lambda options: next(iter(options), "build"),
+)
+def test_a_mistyped_name_creates_nothing_and_is_told_the_nearest(
+    acme: Company, settings: Any, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(CommandError, match=r"Company acmee does not exist\. Did you mean acme\?"):
+        build(company="acmee", **options)
+    assert list(Company.objects.all()) == [acme]
+    assert not IndexBuild.objects.exists()
+    assert not (settings.MEDIA_ROOT / "acmee").exists()
+    assert "Traceback" not in caplog.text
+
+
+def test_a_company_without_pictures_is_created_where_that_is_asked_for(embedder: FakeEmbedder, settings: Any) -> None:
+    with pytest.raises(CommandError, match=r"put its pictures into .*/globex, or use --create"):
+        build(company="globex")
+    said = build(company="globex", create=True)
+    assert f"Created company globex with the image folder {settings.MEDIA_ROOT / 'globex'}" in said
+    assert not IndexBuild.objects.exists()
+    paint_all(settings.MEDIA_ROOT / "globex")
+    assert "Indexed 5 of 5" in build(company="globex")
+
+
 @pytest.mark.parametrize("name", ["../etc", "a b", ".hidden", "", "caf\u00e9", "x" * 65])
 def test_name_that_no_company_can_have_is_refused(embedder: FakeEmbedder, tmp_path: Path, name: str) -> None:
     paint_all(tmp_path / "pictures")
@@ -295,7 +321,7 @@ def test_damaged_index_is_mended_by_a_build(acme: Company, name: str) -> None:
 def test_folder_without_pictures_fails_by_its_name(
     embedder: FakeEmbedder, settings: Any, make: Callable[[Path], None]
 ) -> None:
-    folder = settings.MEDIA_ROOT / "globex"
+    folder = Company.objects.create(name="globex").image_directory
     make(folder)
     with pytest.raises(CommandError, match=f"image folder {folder}"):
         build(company="globex")
@@ -426,8 +452,9 @@ def test_process_that_skips_pictures_succeeds_and_one_that_indexes_none_fails(fr
     assert all(f"skipped {path}: " in built.stdout for path in broken)
     require_own_vectors(front_door / "e" / "acme")
 
+    (front_door / "m" / "globex").mkdir()
     failed = manage(front_door, "build_embeddings", "--company", "globex")
     assert failed.returncode == 1
-    assert f"The image folder {front_door / 'm' / 'globex'} cannot be read" in failed.stderr
+    assert f"The image folder {front_door / 'm' / 'globex'} contains no pictures" in failed.stderr
     assert "Indexed" not in failed.stdout
     assert sorted(entry.name for entry in (front_door / "e").iterdir()) == [".generations", "acme"]
