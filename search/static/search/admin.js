@@ -1,15 +1,18 @@
 "use strict";
 /*
  * Keeps what a build changes up to date without a reload: elements with data-fragment are replaced by what the
- * page's data-live-url answers, every two seconds while a build is active and the tab is seen.
+ * page's data-live-url answers, every two seconds while a build is active and the tab is seen. Where there is no such
+ * answer, the page's element of that data-contact says so: "lost" (it tries on), "refused" or "gone" (it does not).
  */
 {
     const EVERY = 2000; // milliseconds
-    const AFTER_AN_ERROR = 10000;
+    const AT_MOST_EVERY = 60000; // after errors, each of which doubles the pause
+    const PATIENCE = 30000; // for an answer
 
     const live = document.querySelector("[data-live-url]");
     const states = new Map(); // company -> "acme: running", as last announced
     let timer = null;
+    let errors = 0; // since the last answer
 
     const activeRows = new Set(); // companies of a list that are known to be active
 
@@ -60,11 +63,30 @@
         }
     }
 
+    function tell(contact) {
+        for (const notice of document.querySelectorAll("[data-contact]")) {
+            const shown = notice.dataset.contact === contact;
+            if (shown && notice.hidden) {
+                document.querySelector("[data-announcements]").textContent = notice.textContent;
+            }
+            notice.hidden = !shown;
+        }
+    }
+
+    /* Returns "", "refused" or "gone"; throws where there is no answer of ours. */
     async function update(everything) {
-        const response = await fetch(address(everything), { headers: { Accept: "application/json" } });
-        if (!response.ok || response.redirected) { // logged out, or deleted: nothing more to follow
-            activeRows.clear();
-            return;
+        const response = await fetch(address(everything), {
+            headers: { Accept: "application/json" },
+            signal: AbortSignal.timeout(PATIENCE),
+        });
+        if (response.redirected || response.status === 401 || response.status === 403) { // to the login
+            return "refused";
+        }
+        if (response.status === 404) {
+            return "gone";
+        }
+        if (!response.ok) {
+            throw new Error(`status ${response.status}`);
         }
         const answer = await response.json();
         for (const [name, html] of Object.entries(answer.fragments)) {
@@ -73,19 +95,26 @@
         announce(answer);
         activeRows.clear();
         answer.active.forEach((company) => activeRows.add(String(company)));
+        return "";
     }
 
-    function later(delay) {
+    function later(delay, options) {
         window.clearTimeout(timer);
-        timer = activeRows.size && !document.hidden ? window.setTimeout(follow, delay) : null;
+        timer = document.hidden ? null : window.setTimeout(follow, delay, options);
     }
 
     async function follow({ everything = false } = {}) {
+        let contact = "lost";
         try {
-            await update(everything);
-            later(EVERY);
+            contact = await update(everything);
+            errors = 0;
         } catch {
-            later(AFTER_AN_ERROR);
+            errors += 1;
+            later(Math.min(EVERY * 2 ** errors, AT_MOST_EVERY), { everything: true }); // one may have ended meanwhile
+        }
+        tell(contact);
+        if (!contact && activeRows.size) {
+            later(EVERY);
         }
     }
 

@@ -1,15 +1,17 @@
 """What the script of the admin's pages asks for while something runs."""
 
+import re
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from search.admin import overview
 from tenants.models import Company, IndexBuild, LiveChange
-from tests.conftest import paint
+from tests.conftest import Colleague, paint
 from tests.support.admin import fragments, running, url
 from tests.support.fakes import GREEN
 
@@ -31,6 +33,36 @@ def test_list_tells_the_script_what_runs(admin_client: Client, acme: Company) ->
 def test_list_answers_for_nonsense_ids(admin_client: Client, db: None) -> None:
     answer = admin_client.get(reverse("admin:tenants_company_live_list") + "?id=x&id=-1&id=99999&id=" + "9" * 30).json()
     assert answer == {"active": [], "states": {}, "fragments": {}}
+
+
+def test_pages_hold_what_their_script_shows_when_it_gets_no_answer(admin_client: Client, acme: Company) -> None:
+    """The script shows one of these, which are hidden, and polls on after "lost" alone."""
+    for page in (reverse("admin:tenants_company_changelist") + "?q=acme", url("change", acme)):
+        html = admin_client.get(page).content.decode()
+        assert re.findall(r'<p class="notice" data-contact="(\w+)" hidden>', html) == ["lost", "refused", "gone"]
+        (login,) = re.findall(r'<a href="([^"]+)">Log in again</a>', html)
+        admin_client.logout()
+        again = admin_client.get(login)
+        assert again.context["next"] == page
+        admin_client.force_login(User.objects.get(username="ann"))
+
+
+@pytest.mark.parametrize("polled", ["one", "list"])
+def test_the_script_can_tell_why_it_gets_no_answer(
+    admin_client: Client, colleague: Colleague, acme: Company, polled: str
+) -> None:
+    page = url("live", acme) if polled == "one" else reverse("admin:tenants_company_live_list") + f"?id={acme.pk}"
+    json = {"Accept": "application/json"}
+    assert admin_client.get(page, headers=json)["Content-Type"] == "application/json"
+    assert colleague().get(page, headers=json).status_code == 403
+    logged_out = Client().get(page, headers=json)
+    assert (logged_out.status_code, logged_out["Location"].startswith("/admin/login/")) == (302, True)
+    acme.delete()
+    gone = admin_client.get(page, headers=json)
+    if polled == "one":
+        assert gone.status_code == 404
+    else:
+        assert gone.json()["active"] == []
 
 
 def test_build_that_waits_asks_for_a_worker(admin_client: Client, db: None) -> None:
