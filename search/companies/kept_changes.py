@@ -8,6 +8,8 @@ import base64
 import logging
 from typing import Any
 
+from django.core.exceptions import ValidationError
+
 from search import publication
 from search.engine import storage
 from search.engine.errors import EngineError
@@ -17,7 +19,7 @@ from tenants.models import NAME_PATTERN, Company, LiveChange
 logger = logging.getLogger(__name__)
 
 _VECTOR_BYTES = 4 * DIMENSION
-_BROKEN = (KeyError, TypeError, ValueError, OSError, RecursionError)
+_BROKEN = (KeyError, TypeError, ValueError, OverflowError, ValidationError, EngineError)
 
 
 def keep(company: Company) -> None:
@@ -39,6 +41,8 @@ def kept_with(company: Company) -> list[LiveChange]:
         if kept is None or kept["generation"] != company.generation:
             return []
         changes = [_change(company, entry) for entry in kept["changes"]]
+        if len({change.path for change in changes} | {change.sequence for change in changes}) < 2 * len(changes):
+            raise ValueError("a path or a number comes twice")
     except _BROKEN as error:
         logger.warning("The live changes kept beside the index of %s cannot be read: %r", company, error)
         return []
@@ -63,11 +67,11 @@ def _entry(change: LiveChange) -> dict[str, Any]:
 
 
 def _change(company: Company, entry: dict[str, Any]) -> LiveChange:
-    """Raises KeyError, TypeError and ValueError."""
+    """Raises KeyError, TypeError, ValueError and ValidationError."""
     vector = None if entry["vector"] is None else base64.b64decode(entry["vector"], validate=True)
     if vector is not None and len(vector) != _VECTOR_BYTES:
         raise ValueError(f"a vector of {len(vector)} bytes")
-    return LiveChange(
+    change = LiveChange(
         company=company,
         sequence=int(entry["sequence"]),
         path=str(entry["path"]),
@@ -75,3 +79,5 @@ def _change(company: Company, entry: dict[str, Any]) -> LiveChange:
         vector=vector,
         fingerprint=str(entry["fingerprint"]),
     )
+    change.clean_fields(exclude=["company"])
+    return change

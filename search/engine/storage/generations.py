@@ -288,10 +288,10 @@ def write_kept_changes(directory: Path, changes: dict[str, Any] | None) -> None:
 
 
 def read_kept_changes(directory: Path) -> dict[str, Any] | None:
-    """Return what was kept there; None where nothing was. Raises OSError, ValueError and RecursionError."""
-    with contextlib.suppress(FileNotFoundError):
-        return parse_object(kept_changes(directory).read_bytes())
-    return None
+    """Return what was kept there; None where nothing was. Raises IndexCorrupt."""
+    path = kept_changes(directory)
+    with DamageNamed(path):
+        return parts.parse_object(parts.read(path)) if path.exists() else None
 
 
 def has_company_card(directory: Path) -> bool:

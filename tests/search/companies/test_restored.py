@@ -1,5 +1,6 @@
 """An index that is back without its row, or with an older one: it is served, and changes count in all processes."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -256,12 +257,24 @@ def test_another_index_than_the_one_that_lacked_the_changes_gets_none_of_them(si
     assert search_names(Company.objects.get()) == {"a.png", "b.png"}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-9],
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"sequence": 1', f'"sequence": {10**30}'),
+        lambda text: text.replace('"image_id": "', f'"image_id": "{"x" * 99}'),
+        lambda text: text.replace('"vector": "', '"vector": "AAAA'),
+        lambda text: json.dumps({**json.loads(text), "changes": 2 * json.loads(text)["changes"]}),
+    ],
+    ids=["cut", "deep", "number", "id", "vector", "twice"],
+)
 def test_changes_that_cannot_be_read_leave_the_index_as_it_is(
-    site: Site, acme: Company, caplog: pytest.LogCaptureFixture
+    site: Site, acme: Company, caplog: pytest.LogCaptureFixture, damage: Callable[[str], str]
 ) -> None:
     delete_company(acme, by=on_command_line())
     kept = site.directory / "embeddings/.generations/acme/.live_changes.json"
-    kept.write_text(kept.read_text()[:-9])
+    kept.write_text(damage(kept.read_text()))
     adopt_companies()
     assert "The live changes kept beside the index of acme cannot be read" in caplog.text
     Company.objects.update(active=True)
