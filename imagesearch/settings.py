@@ -181,6 +181,7 @@ MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "search.http.logins.limit_wrong_logins",
+    "search.http.bodies.bound_bodies",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -220,7 +221,8 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_THROTTLE_CLASSES": ["search.http.limits.CallerThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.MultiPartParser"],
+    "DEFAULT_PARSER_CLASSES": ["search.http.bodies.SmallMultiPartParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "search.http.negotiation.FirstUnlessAsked",
     "UNICODE_JSON": False,  # as Flask: a name that is not UTF-8 has letters that UTF-8 cannot hold
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "search.http.errors.exception_handler",

@@ -197,7 +197,7 @@ def test_a_demo_picture_finds_itself_and_then_its_family(service: Service) -> No
 def test_a_body_over_16_mb_is_refused_in_the_shape_of_the_api(service: Service) -> None:
     status, body = service.post("/api/search/demo", bytes(16 * 2**20 + 1), "large.png")
     assert status == 413
-    assert body == {"success": False, "error": "The image is too large: at most 16 MB are accepted"}
+    assert body["error"] == "The image is too large: at most 16 MB are accepted"
 
 
 PICTURE_FORM = (

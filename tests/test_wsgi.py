@@ -78,4 +78,5 @@ def test_a_body_that_breaks_off_is_no_fault_of_ours(ask: Any, make_company: Any,
     kind = "multipart/form-data; boundary=x"
     status, body = ask("/api/search/acme", method="POST", body=BrokenOff(error), CONTENT_TYPE=kind)
     assert status == 400
-    assert body == {"success": False, "error": "The request ended before its body was complete"}
+    assert body["error"] == "The request ended before its body was complete"
+    assert body["code"] == "body_incomplete"

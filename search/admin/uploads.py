@@ -17,6 +17,7 @@ from search.admin.access import to_page
 from search.admin.actions import IndexActions
 from search.companies.uploads import store_uploads, summary
 from search.engine.pictures.intake import Intake, Upload
+from search.http import bodies
 from tenants import audit
 from tenants.models import Company
 
@@ -38,10 +39,12 @@ class Uploads(IndexActions):
             raise PermissionDenied
         if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_UPLOAD_BYTES:
             return self._upload_refused(request, company, f"at most {MAX_UPLOAD_BYTES // 2**20} MB per upload")
+        # A hundred files, and the fields beside them.
+        bodies.accept_more(request, most_bytes=MAX_UPLOAD_BYTES, most_parts=2 * bodies.MAX_PARTS)
         request.upload_handlers = [MemoryFileUploadHandler(request), TemporaryFileUploadHandler(request)]
         try:
             return csrf_protect(require_POST(self._receive_upload))(request, company)
-        except TooManyFilesSent:
+        except (TooManyFilesSent, bodies.TooManyParts):
             limit = settings.DATA_UPLOAD_MAX_NUMBER_FILES
             return self._upload_refused(request, company, f"at most {limit} files per upload; upload a zip instead")
 

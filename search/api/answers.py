@@ -45,7 +45,9 @@ def index_info(info: IndexInfo) -> dict[str, Any]:
 
 class ErrorBody(serializers.Serializer[Any]):
     success = serializers.BooleanField(help_text="Always false.")
-    error = serializers.CharField()
+    error = serializers.CharField(help_text="What is wrong, for people.")
+    code = serializers.CharField(help_text="What is wrong, for programs: stays the same when the words change.")
+    hint = serializers.CharField(required=False, help_text="What may have been forgotten.")
 
 
 class ImageBody(serializers.Serializer[Any]):

@@ -62,7 +62,9 @@ class SearchForm(SimilarForm):
 
     def validate_image(self, image: Any) -> Any:
         if not has_allowed_extension(image.name):
-            raise serializers.ValidationError(f"File type not allowed. Allowed types: {', '.join(ALLOWED_EXTENSIONS)}")
+            raise serializers.ValidationError(
+                f"File type not allowed. Allowed types: {', '.join(ALLOWED_EXTENSIONS)}", "file_type_not_allowed"
+            )
         return image
 
 

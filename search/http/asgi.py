@@ -155,7 +155,8 @@ class BufferedApplication:
                 self._waiting,
                 self._buffered // 2**20,
             )
-        body = {"success": False, "error": f"The server is busy; try again in {RETRY_AFTER_SECONDS} seconds"}
+        message = f"The server is busy; try again in {RETRY_AFTER_SECONDS} seconds"
+        body = {"success": False, "error": message, "code": "busy"}
         headers = [
             (b"content-type", b"application/json"),
             (b"retry-after", b"%d" % RETRY_AFTER_SECONDS),

@@ -1,13 +1,14 @@
-"""Turns errors into {"success": false, "error": "..."} with their HTTP status."""
+"""Turns errors into {"success": false, "error": "...", "code": "..."} with their HTTP status."""
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.views import defaults
-from rest_framework import status
+from rest_framework import exceptions as drf
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
@@ -15,52 +16,125 @@ from search.engine.errors import (
     DecoderBusy,
     DeviceUnavailable,
     ImageUnreadable,
+    IndexCorrupt,
+    IndexNotBuilt,
     IndexUnusable,
+    ModelMismatch,
     PathRefused,
     WeightsUnavailable,
 )
-from search.http.limits import LimitExceeded
+from search.http.bodies import BodyTooLarge, TooManyParts, UploadTooLarge
+from search.http.limits import LimitExceeded, QuotaExceeded
 from search.pictures import FolderUnusable
 from search.queries import CompanyNotFound, ImageNotFound
 from tenants.models import Company
 
 logger = logging.getLogger(__name__)
 
-STATUS: dict[type[Exception], int] = {
-    CompanyNotFound: status.HTTP_400_BAD_REQUEST,
-    Company.DoesNotExist: status.HTTP_400_BAD_REQUEST,  # deleted since it was found
-    ImageNotFound: status.HTTP_404_NOT_FOUND,
-    PathRefused: status.HTTP_400_BAD_REQUEST,
-    ImageUnreadable: status.HTTP_400_BAD_REQUEST,
-    IndexUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
-    WeightsUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
-    DecoderBusy: status.HTTP_503_SERVICE_UNAVAILABLE,
-    DeviceUnavailable: status.HTTP_503_SERVICE_UNAVAILABLE,
-    FolderUnusable: status.HTTP_503_SERVICE_UNAVAILABLE,
-    OperationalError: status.HTTP_503_SERVICE_UNAVAILABLE,
-    InterfaceError: status.HTTP_503_SERVICE_UNAVAILABLE,
-    LimitExceeded: status.HTTP_429_TOO_MANY_REQUESTS,
-    UnreadablePostError: status.HTTP_400_BAD_REQUEST,
-    RequestDataTooBig: status.HTTP_413_REQUEST_ENTITY_TOO_LARGE,
-    SuspiciousOperation: status.HTTP_400_BAD_REQUEST,
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the API answers to one kind of error."""
+
+    status: int
+    code: str  # for programs: stays, whatever becomes of the words
+    hint: str | None = None  # what may have been forgotten; never depends on what the caller must not learn
+
+
+# The first kind that an error is an instance of counts.
+KINDS: dict[type[Exception], Kind] = {
+    CompanyNotFound: Kind(
+        400,
+        "company_not_found",
+        hint="A company that is inactive, or needs an API key that was not sent, looks the same: send a key of the "
+        "company as `X-API-Key: KEY` or `Authorization: Bearer KEY`",
+    ),
+    Company.DoesNotExist: Kind(400, "company_deleted"),  # since it was found
+    ImageNotFound: Kind(404, "image_not_found"),
+    PathRefused: Kind(400, "path_refused"),
+    ImageUnreadable: Kind(400, "image_unreadable"),
+    IndexNotBuilt: Kind(503, "index_not_built"),
+    IndexCorrupt: Kind(503, "index_damaged"),
+    ModelMismatch: Kind(503, "model_mismatch"),
+    IndexUnusable: Kind(503, "index_unusable"),
+    WeightsUnavailable: Kind(503, "weights_unavailable"),
+    DecoderBusy: Kind(503, "busy"),
+    DeviceUnavailable: Kind(503, "device_unavailable"),
+    FolderUnusable: Kind(503, "folder_unusable"),
+    OperationalError: Kind(503, "database_unavailable"),
+    InterfaceError: Kind(503, "database_unavailable"),
+    QuotaExceeded: Kind(429, "quota_exceeded"),
+    LimitExceeded: Kind(429, "rate_exceeded"),
+    UnreadablePostError: Kind(400, "body_incomplete"),
+    RequestDataTooBig: Kind(413, "body_too_large"),
+    TooManyParts: Kind(400, "too_many_parts"),
+    SuspiciousOperation: Kind(400, "bad_request"),
+    # With a status of their own:
+    UploadTooLarge: Kind(413, "image_too_large"),
+    BodyTooLarge: Kind(413, "body_too_large"),
+    drf.ParseError: Kind(400, "body_malformed"),
+    drf.AuthenticationFailed: Kind(401, "credentials_invalid"),
+    drf.NotAuthenticated: Kind(401, "credentials_missing"),
+    drf.PermissionDenied: Kind(403, "permission_denied"),
+    drf.NotFound: Kind(404, "not_found"),
+    drf.MethodNotAllowed: Kind(405, "method_not_allowed"),
+    drf.UnsupportedMediaType: Kind(415, "media_type_not_supported"),
+}
+_IMAGE_CODES = {  # by DRF's
+    "required": "image_missing",
+    "invalid": "image_missing",
+    "empty": "image_empty",
+    "file_type_not_allowed": "file_type_not_allowed",
 }
 
 
-def error_body(message: str) -> dict[str, Any]:
-    return {"success": False, "error": message}
+def error_body(message: str, code: str, hint: str | None = None) -> dict[str, Any]:
+    return {"success": False, "error": message, "code": code, **({"hint": hint} if hint else {})}
+
+
+def body_of(error: Exception) -> dict[str, Any]:
+    """Return the body of the answer to an error; one that is in no table says itself what is wrong."""
+    kind = _kind(error) or Kind(500, "failed")
+    return error_body(_own_words(error), kind.code, kind.hint)
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Return the answer to an error of a view; None leaves it to Django, which answers with server_error."""
-    for kind, code in STATUS.items():
-        if isinstance(error, kind):
-            if code >= 500 and not isinstance(error, DecoderBusy):
-                logger.error("%s", error)
-            return Response(error_body(_own_words(error)), status=code, headers=_headers(error))
+    kind = _kind(error)
+    if kind is None or isinstance(error, drf.APIException):
+        return _drf_answer(error, context)
+    if kind.status >= 500 and not isinstance(error, DecoderBusy):
+        logger.error("%s", error)
+    return Response(body_of(error), status=kind.status, headers=_headers(error))
+
+
+def _kind(error: Exception) -> Kind | None:
+    return next((kind for cls, kind in KINDS.items() if isinstance(error, cls)), None)
+
+
+def _drf_answer(error: Exception, context: dict[str, Any]) -> Response | None:
     response = drf_exception_handler(error, context)
     if response is not None:
-        response.data = error_body(_message(response.data))
+        field, detail = _first(response.data)
+        response.data = error_body(str(detail), _drf_code(error, field, detail))
     return response
+
+
+def _drf_code(error: Exception, field: str, detail: drf.ErrorDetail) -> str:
+    """Return the code that was given to the error, or that of its kind, or that of the parameter."""
+    if isinstance(error, drf.ValidationError):
+        return _IMAGE_CODES.get(str(detail.code), "image_invalid") if field == "image" else f"{field}_invalid"
+    kind = _kind(error)
+    default = getattr(error, "default_code", None)
+    return kind.code if kind and detail.code == default else str(detail.code)
+
+
+def _first(data: Any) -> tuple[str, drf.ErrorDetail]:
+    """Return the first of DRF's nested error details, and the name of its field."""
+    field = ""
+    while isinstance(data, dict | list):
+        field, data = next(iter(data.items())) if isinstance(data, dict) else (field, data[0])
+    return field, data
 
 
 def _own_words(error: Exception) -> str:
@@ -78,37 +152,33 @@ def _headers(error: Exception) -> dict[str, str]:
     return {"Retry-After": str(error.retry_after)} if isinstance(error, LimitExceeded | DecoderBusy) else {}
 
 
-def _message(detail: Any) -> str:
-    """Return the first message of DRF's nested error details."""
-    while isinstance(detail, dict | list):
-        detail = next(iter(detail.values() if isinstance(detail, dict) else detail))
-    return str(detail)
-
-
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, RequestDataTooBig | TooManyParts):
+        return refusal(request, exception)
     if _is_api(request):
-        return JsonResponse(error_body("Bad request"), status=400)
+        return JsonResponse(error_body("Bad request", KINDS[SuspiciousOperation].code), status=400)
     return defaults.bad_request(request, exception)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _is_api(request):
-        return JsonResponse(error_body(f"No such page: {request.path}"), status=404)
+        return JsonResponse(error_body(f"No such page: {request.path}", "page_not_found"), status=404)
     return defaults.page_not_found(request, exception)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if _is_api(request):
-        return JsonResponse(error_body("Internal error; see the server log"), status=500)
+        return JsonResponse(error_body("Internal error; see the server log", "internal_error"), status=500)
     return defaults.server_error(request)
 
 
-def limit_exceeded(request: HttpRequest, error: LimitExceeded) -> HttpResponse:
-    """Return the response for a request that has not reached a view."""
-    code, headers = STATUS[LimitExceeded], _headers(error)
+def refusal(request: HttpRequest, error: Exception) -> HttpResponse:
+    """Return the answer to an error of the table in a request that has not reached a view."""
+    kind = _kind(error) or KINDS[SuspiciousOperation]
     if _is_api(request):
-        return JsonResponse(error_body(str(error)), status=code, headers=headers)
-    return HttpResponse(str(error), status=code, headers=headers, content_type="text/plain; charset=utf-8")
+        return JsonResponse(body_of(error), status=kind.status, headers=_headers(error))
+    plain = "text/plain; charset=utf-8"
+    return HttpResponse(str(error), status=kind.status, headers=_headers(error), content_type=plain)
 
 
 def _is_api(request: HttpRequest) -> bool:

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
-from search.http.errors import limit_exceeded
+from search.http.errors import refusal
 from search.http.limits import Rate, RateExceeded, client_address
 
 
@@ -29,7 +29,7 @@ def limit_wrong_logins(get_response: Callable[[HttpRequest], HttpResponse]) -> C
             if _is_refused(request, response):
                 rate.count(who)
         except RateExceeded as error:
-            return limit_exceeded(request, error)
+            return refusal(request, error)
         return response
 
     return middleware

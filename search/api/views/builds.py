@@ -75,7 +75,8 @@ class CancelBuildView(APIView):
         """Cancel a queued or running build and its follow-up; searches keep using the current index."""
         build = _find_build(request, build_id)
         if not build.cancel(by=actor_of(request)):
-            return Response(error_body(f"Build {build.pk} has already finished: {build.status}"), status=409)
+            body = error_body(f"Build {build.pk} has already finished: {build.status}", "build_finished")
+            return Response(body, status=409)
         return Response(_answer(build))
 
 
@@ -85,7 +86,7 @@ def _find_build(request: Request, build_id: int) -> IndexBuild:
     key = caller_key(request)
     build = (builds.filter(company=key.company) if key else builds).first()
     if build is None:
-        raise NotFound(f"No build {build_id}")
+        raise NotFound(f"No build {build_id}", "build_not_found")
     return build
 
 

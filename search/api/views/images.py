@@ -46,7 +46,7 @@ class ImagesView(APIView):
         records, total = index.page(start, start + IMAGES_A_PAGE, location=form["location"])
         pages = max(1, ceil(total / IMAGES_A_PAGE))
         if form["page"] > pages:
-            raise NotFound(f"There is no page {form['page']}: the last page is {pages}")
+            raise NotFound(f"There is no page {form['page']}: the last page is {pages}", "page_out_of_range")
         return Response(
             {
                 "success": True,

@@ -27,7 +27,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not settings.METRICS_TOKEN:
         raise Http404
     if not constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"):
-        answer = error_body("Send the header `Authorization: Bearer <METRICS_TOKEN>`")
+        answer = error_body("Send the header `Authorization: Bearer <METRICS_TOKEN>`", "credentials_missing")
         return JsonResponse(answer, status=401, headers={"WWW-Authenticate": "Bearer"})
     text = generate_latest(_processes()) + generate_latest(_database())
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)

@@ -61,5 +61,6 @@ class ReadyView(_ProbeView):
         checks = health.checks()
         missing = [name for name, says in checks.items() if says != health.OK]
         if missing:
-            return Response({**error_body(f"Not ready: {', '.join(missing)}"), "checks": checks}, status=503)
+            body = error_body(f"Not ready: {', '.join(missing)}", "not_ready")
+            return Response({**body, "checks": checks}, status=503)
         return Response({"status": "ready", "checks": checks})

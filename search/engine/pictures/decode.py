@@ -134,6 +134,15 @@ def _check_kind(file: BinaryIO, name: str) -> str:
     return kind
 
 
+def extension_of(head: bytes) -> str:
+    """Return the extension that a file which begins like this should have; "" where it is no picture of ours.
+
+    head: at least 12 bytes.
+    """
+    kind = _sniff(head)
+    return next((ending for ending, promised in FORMATS.items() if promised == kind), "")
+
+
 def _sniff(head: bytes) -> str | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"

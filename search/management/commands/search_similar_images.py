@@ -12,14 +12,14 @@ from search.api.answers import result
 from search.engine import storage
 from search.engine.errors import EngineError
 from search.engine.timestamps import timestamp
-from search.http.errors import error_body
+from search.http.errors import body_of, error_body
 
 
 class Command(BaseCommand):
     help = "Print the pictures most similar to a given one as a JSON object in the format of the API."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.error = self._fail  # type: ignore[method-assign]  # usage errors in JSON as well
+        parser.error = self._fail_usage  # type: ignore[method-assign]  # in JSON as well
         parser.add_argument("--query_image", type=Path, required=True)
         where = parser.add_mutually_exclusive_group(required=True)
         where.add_argument("--company", help="company to search")
@@ -44,8 +44,13 @@ class Command(BaseCommand):
                 search = partial(queries.search, queries.find_company(company or ""))
             with query_image.open("rb") as image:
                 matches = search(image, name=query_image.name, top_k=top_k)
-        except (EngineError, LookupError, OSError, ValueError) as error:
-            self._fail(str(error))
+        except OSError as error:
+            message = f"{error.filename or query_image} cannot be read: {error.strerror}"
+            self._fail(error_body(message, "file_unreadable"))
+        except (EngineError, LookupError, ValueError) as error:
+            body = body_of(error)
+            body.pop("hint", None)  # of keys, which nobody needs here
+            self._fail(body)
         results = [result(match) for match in matches]
         if images_base_dir:
             for entry in results:
@@ -60,8 +65,11 @@ class Command(BaseCommand):
         }
         self.stdout.write(json.dumps(body, indent=2))
 
-    def _fail(self, message: str) -> NoReturn:
-        self.stdout.write(json.dumps(error_body(message)))
+    def _fail_usage(self, message: str) -> NoReturn:
+        self._fail(error_body(message, "usage"))
+
+    def _fail(self, body: dict[str, Any]) -> NoReturn:
+        self.stdout.write(json.dumps(body))
         sys.exit(1)
 
 

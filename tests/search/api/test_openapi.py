@@ -48,7 +48,7 @@ def test_schema_tells_the_shape_of_every_error(document: Any) -> None:
                 assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
                 assert answer["description"]
     error = document["components"]["schemas"]["ErrorBody"]
-    assert set(error["required"]) == {"success", "error"}
+    assert set(error["required"]) == {"success", "error", "code"}
     assert error["properties"]["success"]["type"] == "boolean"
 
 

@@ -146,7 +146,11 @@ def test_a_key_that_is_no_use_is_a_401_that_says_how_to_come(client: Client, key
         for headers in (headers_of(caller, keys), {"Authorization": f"Api-Key {keys[caller]}"}):
             response = client.get(f"/api/stats/{OPEN}", headers=headers)
             assert response.status_code == 401, caller
-            assert response.json() == {"success": False, "error": "The API key is invalid, expired or revoked"}
+            assert response.json() == {
+                "success": False,
+                "error": "The API key is invalid, expired or revoked",
+                "code": "credentials_invalid",
+            }
             assert response["WWW-Authenticate"] == 'Api-Key realm="api"'
         writing = client.post(f"/api/reindex/{OPEN}", headers=headers_of(caller, keys))
         assert writing["WWW-Authenticate"] == 'Api-Key realm="api", Basic realm="api"'

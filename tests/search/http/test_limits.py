@@ -70,7 +70,7 @@ def search(client: Client, **headers: str) -> Any:
 
 def assert_refused(response: Any, error: str, retry_after: int) -> None:
     assert response.status_code == 429
-    assert response.json() == {"success": False, "error": error}
+    assert (response.json()["success"], response.json()["error"]) == (False, error)
     assert response["Retry-After"] == str(retry_after)
 
 

@@ -89,7 +89,7 @@ def test_paths_become_absolute_below_the_base_directory(
 def require_error(answer: tuple[dict[str, Any], int], part: str) -> None:
     body, code = answer
     assert code != 0
-    assert set(body) == {"success", "error"}
+    assert set(body) == {"success", "error", "code"}
     assert body["success"] is False
     assert part in body["error"]
 
