@@ -149,7 +149,9 @@ def _own_words(error: Exception) -> str:
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    return {"Retry-After": str(error.retry_after)} if isinstance(error, LimitExceeded | DecoderBusy) else {}
+    if isinstance(error, LimitExceeded | DecoderBusy):
+        return {"Retry-After": str(error.retry_after)}
+    return {"Retry-After": "2"} if isinstance(error, OperationalError | InterfaceError) else {}
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

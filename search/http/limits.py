@@ -24,10 +24,12 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from tenants.models import ApiKey, Company, SearchUsage
+from tenants.models.patience import waiting_at_most
 
 logger = logging.getLogger(__name__)
 
 UNIT_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+COUNT_SECONDS = 1.0  # so long a search with a quota waits for who writes to the database
 AWAY_SECONDS = 10.0  # so long a cache that fails is not asked again
 
 
@@ -165,13 +167,15 @@ def counted_search(company: Company) -> Iterator[None]:
     """Count the search that is done in the block; one that is refused or fails, with whatever exception, costs nothing.
 
     It is counted before it is done, so that among any number of processes no more are done than the quota allows.
-    Without a quota nothing is counted: a search then does not wait for who writes to the database.
+    Without a quota nothing is counted: a search then does not wait for who writes to the database. With one it waits
+    for a second and raises OperationalError: a search that nobody can count is not done.
     Raises QuotaExceeded, until midnight UTC.
     """
     if company.daily_quota is None:
         yield
         return
-    day = SearchUsage.objects.count_one(company, quota=company.daily_quota)
+    with waiting_at_most(COUNT_SECONDS):
+        day = SearchUsage.objects.count_one(company, quota=company.daily_quota)
     if day is None:
         raise _quota_exceeded(company)
     try:
@@ -183,7 +187,8 @@ def counted_search(company: Company) -> Iterator[None]:
 
 def _give_back(company: Company, day: date) -> None:
     try:
-        SearchUsage.objects.give_back(company, day)
+        with waiting_at_most(COUNT_SECONDS):
+            SearchUsage.objects.give_back(company, day)
     except Error:  # why the search failed is what its caller has to hear
         logger.exception("A search of %s that was counted could not be given back", company)
 

@@ -1,15 +1,20 @@
 import logging
 import re
 import secrets
-from datetime import timedelta
+import threading
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import DatabaseError, models, transaction
+from django.core.signals import request_finished
+from django.db import Error, models, transaction
 from django.db.models.functions import Now
+from django.dispatch import receiver
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tenants.models.audit import Actor, AuditEvent, record
+from tenants.models.patience import waiting_at_most
 from tenants.models.rows import SavedOnce
 
 logger = logging.getLogger(__name__)
@@ -91,22 +96,12 @@ class ApiKey(SavedOnce):
         """Tell whether the secret is the key's, in a time that tells nothing about it; note that the key is used."""
         for secret_key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
             if constant_time_compare(self.digest, _digest(secret, secret_key)):
-                self._note_use(secret)
+                if not self.last_used or self.last_used <= timezone.now() - self.USE_NOTED_EVERY:
+                    # Where the digest was a fallback's, that one can go.
+                    digest = _digest(secret, settings.SECRET_KEY)
+                    _unwritten.note(_Use(self.pk, timezone.now(), self.digest, digest))
                 return True
         return False
-
-    def _note_use(self, secret: str) -> None:
-        # Also where two processes find the minute over at once, it is written once: the condition is asked in SQL.
-        due = timezone.now() - self.USE_NOTED_EVERY
-        if self.last_used and self.last_used > due:
-            return
-        try:
-            ApiKey.objects.filter(models.Q(last_used=None) | models.Q(last_used__lte=due), pk=self.pk).update(
-                last_used=Now(),
-                digest=_digest(secret, settings.SECRET_KEY),  # where it was a fallback's, that one can go
-            )
-        except DatabaseError:  # busy or full: a search does not fail over it
-            logger.warning("The use of the key %s could not be noted", self.prefix, exc_info=True)
 
     def revoke(self, *, by: Actor | None = None) -> bool:
         """Have the key refused from the next request on; False where it was revoked before."""
@@ -116,6 +111,61 @@ class ApiKey(SavedOnce):
                 record(by, AuditEvent.Action.KEY_REVOKED, self.company, str(self))
         self.refresh_from_db(fields=["revoked"])
         return bool(revoked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """That a key was used, and what is to be kept of its secret from now on."""
+
+    key: int
+    at: datetime
+    digest_before: str
+    digest: str
+
+    def write(self) -> None:
+        # Also where two processes find the minute over at once, it is written once: the condition is asked in SQL.
+        due = models.Q(last_used=None) | models.Q(last_used__lte=self.at - ApiKey.USE_NOTED_EVERY)
+        same = ApiKey.objects.filter(due, pk=self.key, digest=self.digest_before)
+        same.update(last_used=self.at, digest=self.digest)
+
+
+class _Unwritten:
+    """The uses of keys that this process has yet to write, the last one of each key.
+
+    Requests add to them; whichever has been answered takes them all and writes them. lock guards the table.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._uses: dict[int, _Use] = {}
+
+    def note(self, use: _Use) -> None:
+        with self._lock:
+            self._uses[use.key] = use
+
+    def write(self) -> None:
+        """Write them unless somebody else writes to the database at the moment: then a later request does it."""
+        with self._lock:
+            uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            with waiting_at_most(0), transaction.atomic():
+                for use in uses.values():
+                    use.write()
+        except Error as error:
+            logger.info("The use of %d keys is noted later: %s", len(uses), error)
+            with self._lock:
+                self._uses = uses | self._uses
+
+
+_unwritten = _Unwritten()
+
+
+@receiver(request_finished, dispatch_uid="tenants.write_uses")
+def _write_uses(sender: object, **_: object) -> None:
+    """Write the uses of keys once the answer is out, so that no search waits for who writes to the database."""
+    _unwritten.write()
 
 
 def _digest(secret: str, secret_key: str) -> str:

@@ -3,6 +3,7 @@
 import errno
 import os
 import sqlite3
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,7 +19,7 @@ from django.test import Client
 from search import runtime
 from search.engine.pictures import shelf
 from search.tasks import carry_out_build
-from tenants.models import Company, IndexBuild, LiveChange
+from tenants.models import Company, IndexBuild, LiveChange, SearchUsage
 from tests.conftest import paint, picture
 from tests.search.management.test_check_index import check
 from tests.support.databases import on_postgresql, on_sqlite
@@ -48,8 +49,8 @@ def staff_user() -> dict[str, str]:
     return {"Authorization": f"Basic {b64encode(b'ann:secret').decode()}"}
 
 
-def search(company: str = "acme") -> Any:
-    return Client(raise_request_exception=False).post(f"/api/search/{company}", {"image": picture(RED)})
+def search(company: str = "acme", **options: Any) -> Any:
+    return Client(raise_request_exception=False).post(f"/api/search/{company}", {"image": picture(RED)}, **options)
 
 
 def put(headers: dict[str, str], name: str = "green.png") -> Any:
@@ -204,6 +205,39 @@ def test_a_locked_database_lets_searches_through_and_tells_writers_to_come_back(
         assert not (site.directory / "media/acme/green.png").exists()
         assert put(staff).status_code == 201
     assert set(paths(search())) == {"red.png", "blue.png", "green.png"}
+
+
+@on_sqlite
+def test_a_search_with_a_key_does_not_wait_for_a_locked_database_and_its_use_is_noted_later(
+    site: Site, embedder: FakeEmbedder
+) -> None:
+    key, text = company_of(site).issue_key("shop")
+    with closing(sqlite3.connect(site.directory / "db.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        assert paths(search(headers={"X-API-Key": text})) == ["red.png", "blue.png"]
+        assert time.monotonic() - began < 5  # others wait for 20
+        other.execute("ROLLBACK")
+    key.refresh_from_db()
+    assert key.last_used is None
+    assert paths(search()) == ["red.png", "blue.png"]
+    key.refresh_from_db()
+    assert key.last_used is not None
+
+
+@on_sqlite
+def test_a_search_that_cannot_be_counted_is_refused_after_a_second(site: Site, embedder: FakeEmbedder) -> None:
+    company_of(site)
+    Company.objects.update(daily_quota=5)
+    with closing(sqlite3.connect(site.directory / "db.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        response = search()
+        assert (response.status_code, response.json(), response["Retry-After"]) == (503, BUSY, "2")
+        assert time.monotonic() - began < 5
+        other.execute("ROLLBACK")
+    assert paths(search()) == ["red.png", "blue.png"]
+    assert SearchUsage.objects.get().searches == 1
 
 
 @on_sqlite
