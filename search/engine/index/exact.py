@@ -8,6 +8,7 @@ from search.engine.index.vector_file import StoredVectors
 from search.engine.vectors import Vector, Vectors
 
 ROUNDING = 1e-5  # of a product of unit vectors in float32, many times over
+SCORE_DIGITS = 6
 
 _PART = 4096  # rows of which a copy is made at a time
 
@@ -32,6 +33,17 @@ def exact_products(vectors: Vectors, vector: Vector) -> Vector:
     """
     products: Vector = np.einsum("ij,j->i", vectors, vector)
     return products
+
+
+def shown_scores(vectors: Vectors, vector: Vector) -> list[float]:
+    """Return the products of a few vectors with vector as people see them: to SCORE_DIGITS, from -1 to 1.
+
+    In double precision, so that the same vectors always score 1: what is left is what float32 has rounded in each
+    component, half of what would show.
+    """
+    products = np.einsum("ij,j->i", vectors, vector, dtype=np.float64)
+    scores: list[float] = np.clip(np.round(products, SCORE_DIGITS), -1, 1).tolist()
+    return scores
 
 
 def contenders(scores: Vector, top_k: int) -> npt.NDArray[np.int64]:

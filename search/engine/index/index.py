@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.index.coarse import CoarseIndex, CoarseSearch
-from search.engine.index.exact import contenders, exact_products, exact_scores, scan
+from search.engine.index.exact import SCORE_DIGITS, contenders, exact_products, exact_scores, scan, shown_scores
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, ListRecords, Records, Rows
 from search.engine.index.vector_file import StoredVectors, VectorsInMemory
@@ -117,7 +117,8 @@ class ImageIndex:
 
         vector: float32 [960], unit length. location: only images in this folder and those below it.
         min_score: only images that score at least this. without_id: this image is left out.
-        Fewer than top_k matches come back when fewer images qualify. Safe to call from many threads.
+        Fewer than top_k matches come back when fewer images qualify. Scores have SCORE_DIGITS, and min_score counts
+        to as many: whatever has the same vector scores at least 1. Safe to call from many threads.
         Raises DimensionMismatch if vector is not [960].
         """
         if vector.shape != (self.info.embedding_dimension,):
@@ -125,12 +126,12 @@ class ImageIndex:
                 f"The vector's shape is {vector.shape}, the index's dimension {self.info.embedding_dimension}"
             )
         wanted = top_k + 1 if without_id else top_k
-        matches = self._search_built(vector, wanted, location) + self._search_added(vector, location)
+        matches = self._search_built(vector, wanted, location) + self._search_added(vector, wanted, location)
         matches.sort(key=lambda match: -match.score)  # stable: equal scores keep the index's order
         return [
             match
             for match in matches
-            if match.image.id != without_id and (min_score is None or match.score >= min_score)
+            if match.image.id != without_id and (min_score is None or match.score >= round(min_score, SCORE_DIGITS))
         ][:top_k]
 
     def find_path(self, path: str) -> ImageRecord | None:
@@ -170,8 +171,9 @@ class ImageIndex:
         else:
             rows = self._best_of_all(vector, top_k, location)
             exact = exact_scores(self.vectors, rows, vector)
-        best = np.lexsort((rows, -exact))[:top_k]
-        return [Match(self.records[int(rows[place])], float(exact[place])) for place in best]
+        best = rows[np.lexsort((rows, -exact))[:top_k]]
+        scores = shown_scores(self.vectors[best], vector)
+        return [Match(self.records[int(row)], score) for row, score in zip(best, scores, strict=True)]
 
     def _best_of_proposed(
         self, coarse: CoarseIndex, vector: Vector, top_k: int
@@ -211,13 +213,12 @@ class ImageIndex:
             return self.hidden[(self.hidden >= rows.start) & (self.hidden < rows.stop)] - rows.start
         return np.flatnonzero(np.isin(rows, self.hidden))
 
-    def _search_added(self, vector: Vector, location: str) -> list[Match]:
-        scores = exact_products(self.added_vectors, vector)  # [added]
-        return [
-            Match(record, float(score))
-            for record, score in zip(self.added, scores, strict=True)
-            if record.lies_below(location)
-        ]
+    def _search_added(self, vector: Vector, top_k: int, location: str) -> list[Match]:
+        below = np.array([place for place, record in enumerate(self.added) if record.lies_below(location)], np.int64)
+        vectors = self.added_vectors[below]
+        best = contenders(exact_products(vectors, vector), min(top_k, len(below)))
+        scores = shown_scores(vectors[best], vector)
+        return [Match(self.added[int(place)], score) for place, score in zip(below[best], scores, strict=True)]
 
 
 def empty_index() -> ImageIndex:

@@ -6,4 +6,4 @@ from search.engine.index.records import ImageRecord
 @dataclass(frozen=True, slots=True)
 class Match:
     image: ImageRecord
-    score: float  # cosine similarity, -1..1, higher is closer
+    score: float  # cosine similarity, -1..1, higher is closer; to six digits

@@ -11,7 +11,7 @@ import pytest
 
 from search.engine import storage
 from search.engine.errors import DimensionMismatch, ModelMismatch
-from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.index import ImageIndex, IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, ListRecords
 from search.engine.index.vector_file import VectorFile, VectorsInMemory
 from search.engine.model.passport import ModelPassport
@@ -55,6 +55,26 @@ def with_components(rows: list[list[float]]) -> Vectors:
     for vector, numbers in zip(vectors, rows, strict=True):
         vector[: len(numbers)] = numbers
     return vectors
+
+
+@pytest.mark.parametrize("power", [1, 2, 3, 6])
+def test_the_same_vector_scores_exactly_one(make_index: MakeIndex, power: int) -> None:
+    """Whatever float32 rounds: of vectors as the model makes them, and of some with few large numbers."""
+    vectors = unit_length(np.abs(random_vectors(120)) ** power)
+    index = make_index(vectors)
+    live = index.with_changes([LiveImage(record, vectors[row]) for row, record in enumerate(index.records)][:60])
+    for searched in (index, live):
+        for row, vector in enumerate(vectors):
+            found = searched.search(vector, 120, min_score=1)
+            assert [(match.image, match.score) for match in found] == [(index.records[row], 1.0)]
+
+
+def test_a_score_as_it_is_shown_is_a_min_score_that_includes_it(make_index: MakeIndex) -> None:
+    vectors = unit_length(np.abs(random_vectors(200)))
+    index = make_index(vectors)
+    for match in index.search(vectors[0], 50):
+        assert match.score == round(match.score, 6)
+        assert match in index.search(vectors[0], 50, min_score=match.score)
 
 
 def one_hot(place: int = 0) -> Vector:
