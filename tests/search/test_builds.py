@@ -337,6 +337,11 @@ def listed(*arguments: str) -> list[str]:
     return out.getvalue().splitlines()
 
 
+def test_a_list_without_builds_says_so(db: None) -> None:
+    assert listed() == ["No build is queued or running: --all lists earlier ones"]
+    assert listed("--all") == ["There are no builds"]
+
+
 def test_builds_lists_what_is_queued_and_running(acme: Company) -> None:
     command()
     globex = Company.objects.create(name="globex")
@@ -354,7 +359,7 @@ def test_builds_lists_the_finished_ones_when_asked(acme: Company) -> None:
     failed = acme.queue_build()
     failed.start()
     failed.fail("the disk is full")
-    assert listed() == []
+    assert "No build" in listed()[0]
     newest, oldest = listed("--all")
     assert newest.endswith("the disk is full")
     assert "succeeded" in oldest

@@ -208,6 +208,11 @@ def test_a_key_made_by_command_is_printed_alone_and_once(acme: Company) -> None:
     assert text.partition(".")[2] not in run("api_keys")
 
 
+def test_a_list_without_keys_says_so(acme: Company) -> None:
+    Company.objects.create(name="globex").issue_key("Elsewhere")
+    assert "no API keys of acme" in run("api_keys", "--company=acme")
+
+
 def test_keys_are_listed_and_revoked_by_command(acme: Company) -> None:
     other = Company.objects.create(name="globex")
     other.issue_key("Elsewhere")
@@ -230,7 +235,8 @@ def test_keys_are_listed_and_revoked_by_command(acme: Company) -> None:
         (["create_api_key", "--company=acme", "--name="], "cannot be blank"),
         (["create_api_key", "--company=acme", f"--name={'x' * 101}"], "at most 100"),
         (["create_api_key", "--company=acme", "--name=x", "--expires=2020-01-31"], "2020-01-31 is in the past"),
-        (["create_api_key", "--company=acme", "--name=x", "--expires=soon"], "expires"),
+        (["create_api_key", "--company=acme", "--name=x", "--expires=soon"], "'soon' is not a day such as 2027-01-31"),
+        (["create_api_key", "--company=acme", "--name=x", "--expires=9999-12-31"], "the last day"),
         (["revoke_api_key", "0123"], "No API key has the prefix 0123"),
     ],
 )

@@ -18,8 +18,8 @@ class Command(BaseCommand):
         keys = ApiKey.objects.select_related("company")
         if company:
             keys = keys.filter(company=find_company(company))
-        for key in keys:
-            self.stdout.write(_line(key))
+        nothing = f"There are no API keys{f' of {company}' if company else ''}: see manage.py create_api_key"
+        self.stdout.write("\n".join([_line(key) for key in keys] or [nothing]))
 
 
 def _line(key: ApiKey) -> str:

@@ -15,8 +15,9 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         builds = IndexBuild.objects.select_related("company")
-        for build in builds if options["all"] else builds.active():
-            self.stdout.write(_line(build))
+        lines = [_line(build) for build in (builds if options["all"] else builds.active())]
+        nothing = "There are no builds" if options["all"] else "No build is queued or running: --all lists earlier ones"
+        self.stdout.write("\n".join(lines or [nothing]))
 
 
 def _line(build: IndexBuild) -> str:

@@ -1,4 +1,4 @@
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ class Command(BaseCommand):
         parser.add_argument("--name", required=True, help="who uses the key, or what for")
         parser.add_argument("--write", action="store_true", help="also allow changing pictures and starting builds")
         parser.add_argument(
-            "--expires", metavar="2027-01-31", type=date.fromisoformat, help="last day (UTC) on which the key is valid"
+            "--expires", metavar="2027-01-31", type=_day, help="last day (UTC) on which the key is valid"
         )
 
     def handle(self, *, company: str, name: str, write: bool, expires: date | None, **options: Any) -> None:
@@ -32,3 +32,13 @@ class Command(BaseCommand):
             raise CommandError("; ".join(error.messages)) from error
         self.stderr.write(f"API key {key} of {found}: store it now; it will not be shown again")
         self.stdout.write(text)
+
+
+def _day(text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not a day such as 2027-01-31") from error
+    if day == date.max:  # the key ends with the day after
+        raise ArgumentTypeError(f"{text} is the last day of the calendar: leave --expires out for a key that stays")
+    return day
