@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from django.conf import settings
@@ -117,9 +117,18 @@ def company_index(company: Company) -> ImageIndex:
 
 
 def company_info(company: Company) -> IndexInfo:
-    """Return what the company's index says of itself, without loading it. Raises IndexNotBuilt and IndexCorrupt."""
-    with _told_how_to_build(company):
-        return publication.info(company)
+    """Return what the company's index says of itself, without loading it. Raises IndexNotBuilt and IndexCorrupt.
+
+    Where there are only pictures that were put, and no build yet, they are the index.
+    """
+    try:
+        with _told_how_to_build(company):
+            return publication.info(company)
+    except IndexNotBuilt:
+        if company.generation is not None or not company.live_sequence:
+            raise
+        index = company_index(company)
+        return replace(index.info, total_images=len(index))
 
 
 @contextmanager

@@ -212,6 +212,8 @@ def test_the_first_picture_of_a_company_without_index(
     company = Company.objects.create(name="acme")
     assert put(client, "g.png", GREEN, staff).status_code == 201
     assert found(client, RED) == ["g.png"]
+    stats = client.get("/api/stats/acme").json()["stats"]
+    assert (stats["total_images"], stats["index_info"]["total_images"]) == (1, 1)
     carry_out_build.func(company.queue_build(fold=True).pk)
     assert storage.load(company.embeddings_directory).info.fingerprint == embedder.passport.fingerprint
     assert found(client, RED) == ["g.png"]
@@ -387,7 +389,11 @@ def test_similar_to_an_unknown_or_foreign_picture_is_a_404(
 ) -> None:
     make_company("globex", {"theirs.png": RED})
     foreign = client.get("/api/images/globex/theirs.png").json()["image"]["id"]
-    assert client.get(f"/api/search/acme/{foreign}").status_code == 404
+    for unknown in (foreign, "not-a-uuid", "a/b"):
+        response = client.get(f"/api/search/acme/{unknown}")
+        assert response.status_code == 404
+        assert response.json()["code"] == "image_not_found"
+        assert client.get(f"/api/search/nobody/{unknown}").json()["code"] == "company_not_found"
 
 
 def test_filters_come_before_top_k(client: Client, make_company: MakeCompany, staff: dict[str, str]) -> None:
