@@ -1,4 +1,5 @@
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
@@ -6,6 +7,7 @@ from search.api.views.metrics import metrics
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="docs")),
+    path("favicon.ico", RedirectView.as_view(url=static("search/favicon.svg"))),
     path("api/", include("search.api.urls")),
     path("metrics", metrics),
     path("admin/", admin.site.urls),

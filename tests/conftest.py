@@ -17,7 +17,7 @@ from django.test import Client
 from PIL import Image
 
 from search import runtime
-from tenants.models import Company
+from tenants.models import Company, keys
 from tests.support.checkout import copy_code
 from tests.support.fakes import FakeEmbedder
 from tests.support.postgres import Cluster, binaries
@@ -62,6 +62,7 @@ def _own_directories(settings: Any, tmp_path: Path) -> Iterator[None]:
     shared_cache.clear()  # rates
     yield
     runtime.reset()
+    keys.reset()
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
 from typing import Any
 
-from django.urls import URLPattern, path, register_converter
+from django.urls import URLPattern, path, re_path, register_converter
 from django.urls.converters import IntConverter, StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from search.api.views.builds import BuildView, CancelBuildView, ReindexView
 from search.api.views.companies import CompaniesView, StatsView
+from search.api.views.elsewhere import NoSuchPageView
 from search.api.views.images import ImagesView, ImageView
 from search.api.views.probes import HealthView, LiveView, ReadyView
-from search.api.views.search import SearchView, SimilarView
+from search.api.views.search import NoIdView, SearchView, SimilarView
 
 
 def _with_and_without_slash(route: str, view: Any, name: str | None = None) -> list[URLPattern]:
@@ -42,12 +43,16 @@ urlpatterns = [
     *_with_and_without_slash("companies", CompaniesView.as_view()),
     *_with_and_without_slash("stats/<name:company>", StatsView.as_view()),
     *_with_and_without_slash("search/<str:company>/<uuid:image_id>", SimilarView.as_view()),
+    *_with_and_without_slash("search/<str:company>/<name:image_id>", NoIdView.as_view()),
     *_with_and_without_slash("search/<name:company>", SearchView.as_view()),
     *_with_and_without_slash("images/<str:company>/<name:image_path>", ImageView.as_view()),
     *_with_and_without_slash("images/<str:company>", ImagesView.as_view()),
     *_with_and_without_slash("reindex/<name:company>", ReindexView.as_view()),
     *_with_and_without_slash("builds/<number:build_id>", BuildView.as_view(), name="build"),
     *_with_and_without_slash("builds/<number:build_id>/cancel", CancelBuildView.as_view()),
+    path("schema", SpectacularAPIView.as_view()),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs", ApiDocsView.as_view(url_name="schema")),
     path("docs/", ApiDocsView.as_view(url_name="schema"), name="docs"),
+    re_path("", NoSuchPageView.as_view()),
 ]

@@ -1,14 +1,15 @@
 """Who calls and what they may see: all access of the API to companies passes through here.
 
-The caller is the holder of a company's key or anonymous; cookies and sessions are ignored. A caller with a key
-sees the key's own company and nothing else, in every mode. A caller without one sees the companies that require no
-key, unless IMAGESEARCH_API_KEYS is required. To everybody else a company does not exist: the response, and the
-work done for it, is the same for a hidden company and an unknown one.
+The caller is the holder of a company's key, a user with a password (HTTP Basic) or anonymous; cookies and sessions are
+ignored. Credentials that are wrong are refused wherever they are sent. A caller with a key sees the key's own company
+and nothing else, in every mode; staff who may view companies see all. Everybody else sees the companies that require no
+key, unless IMAGESEARCH_API_KEYS is required. Other companies do not exist for a caller: the response, and the work done
+for it, is the same for a hidden company and an unknown one.
 """
 
 from django.conf import settings
 from rest_framework.authentication import BaseAuthentication, BasicAuthentication
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
@@ -17,10 +18,14 @@ from tenants import audit
 from tenants.models import ApiKey, Company, CompanyQuerySet
 
 SCHEME = "Api-Key"
+_SCHEMES = {SCHEME.lower(), "bearer"}
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """`Authorization: Api-Key <key>` or `X-API-Key: <key>`: request.auth is the ApiKey then, request.user is None."""
+    """`X-API-Key: <key>`, `Authorization: Bearer <key>` or `Authorization: Api-Key <key>`.
+
+    request.auth is the ApiKey then, request.user is None.
+    """
 
     def authenticate(self, request: Request) -> tuple[None, ApiKey] | None:
         """Return nothing for a caller without a key. Raises AuthenticationFailed."""
@@ -29,6 +34,8 @@ class ApiKeyAuthentication(BaseAuthentication):
             return None
         if len(texts) > 1:
             raise AuthenticationFailed("Authorization and X-API-Key contain different keys: send only one")
+        if _scheme(request) == "basic":  # a wrong password is refused beside a right key as well
+            BasicAuthentication().authenticate(request)
         key = ApiKey.objects.find(texts.pop())
         if key is None:  # in the same words whatever is wrong with it, so that they tell nothing about other keys
             raise AuthenticationFailed("The API key is invalid, expired or revoked")
@@ -51,6 +58,16 @@ def actor_of(request: Request) -> audit.Actor:
     return audit.Actor(request.user.get_username(), audit.Channel.BASIC, request.user)
 
 
+def may_view_companies(request: Request) -> bool:
+    """Return whether the caller is a user who sees all companies."""
+    return _is_staff_with(request, "tenants.view_company")
+
+
+def _is_staff_with(request: Request, permission: str) -> bool:
+    user = request.user
+    return bool(user and user.is_active and user.is_staff and user.has_perm(permission))
+
+
 def staff_or_key(permission: str, *, writes: bool = True) -> type[BasePermission]:
     """Return the DRF permission of active staff users who have Django's permission, and of holders of a key.
 
@@ -61,14 +78,16 @@ def staff_or_key(permission: str, *, writes: bool = True) -> type[BasePermission
         def has_permission(self, request: Request, view: object) -> bool:
             if key := caller_key(request):
                 return key.can_write or not writes
-            user = request.user
-            return bool(user and user.is_active and user.is_staff and user.has_perm(permission))
+            return _is_staff_with(request, permission)
 
     return StaffOrKey
 
 
 def readable_company(request: Request, name: str) -> Company:
-    """Return the company of this name if the caller may search it. Raises CompanyNotFound and NotAuthenticated."""
+    """Return the company of this name if the caller may search it.
+
+    Raises CompanyNotFound, NotAuthenticated and PermissionDenied.
+    """
     require_key(request)
     return find_company(name, among=visible_companies(request))
 
@@ -83,19 +102,29 @@ def visible_companies(request: Request) -> CompanyQuerySet:
     companies = Company.objects.active()
     if key := caller_key(request):
         return companies.filter(pk=key.company_id)
+    if may_view_companies(request):
+        return companies
     return companies.none() if settings.API_KEYS == "required" else companies.filter(requires_api_key=False)
 
 
 def require_key(request: Request) -> None:
-    """Raise NotAuthenticated if keys are required and the caller sent none."""
-    if settings.API_KEYS == "required" and not caller_key(request):
-        raise NotAuthenticated("An API key is required: send it as `X-API-Key: ...` or `Authorization: Api-Key ...`")
+    """Raise NotAuthenticated if keys are required and the caller sent none, nor is staff who need none."""
+    if settings.API_KEYS != "required" or caller_key(request) or may_view_companies(request):
+        return
+    if request.user:
+        raise PermissionDenied("You lack the permission to view companies: send an API key instead of a password")
+    raise NotAuthenticated("An API key is required: send it as `X-API-Key: ...` or `Authorization: Bearer ...`")
 
 
 def _sent_keys(request: Request) -> set[str]:
     """Return the texts that the request gives as keys, whatever they hold."""
-    scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    texts = {text.strip()} if scheme.lower() == SCHEME.lower() else set()
+    text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")[2]
+    texts = {text.strip()} if _scheme(request) in _SCHEMES else set()
     if "HTTP_X_API_KEY" in request.META:
         texts.add(request.META["HTTP_X_API_KEY"].strip())
     return texts
+
+
+def _scheme(request: Request) -> str:
+    scheme: str = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")[0]
+    return scheme.lower()

@@ -9,6 +9,7 @@ from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.views import defaults
 from rest_framework import exceptions as drf
+from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
@@ -100,7 +101,9 @@ def body_of(error: Exception) -> dict[str, Any]:
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Return the answer to an error of a view; None leaves it to Django, which answers with server_error."""
-    kind = _kind(error)
+    request, kind = context["request"], _kind(error)
+    # Also of views whose answers are a page or YAML.
+    request.accepted_renderer, request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
     if kind is None or isinstance(error, drf.APIException):
         return _drf_answer(error, context)
     if kind.status >= 500 and not isinstance(error, DecoderBusy):

@@ -143,6 +143,10 @@ class _Unwritten:
         with self._lock:
             self._uses[use.key] = use
 
+    def forget(self) -> None:
+        with self._lock:
+            self._uses.clear()
+
     def write(self) -> None:
         """Write them unless somebody else writes to the database at the moment: then a later request does it."""
         with self._lock:
@@ -160,6 +164,11 @@ class _Unwritten:
 
 
 _unwritten = _Unwritten()
+
+
+def reset() -> None:
+    """Forget what is unwritten, so that the process is as one that has just begun."""
+    _unwritten.forget()
 
 
 @receiver(request_finished, dispatch_uid="tenants.write_uses")

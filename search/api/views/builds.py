@@ -2,7 +2,6 @@
 
 from django.urls import reverse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
-from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -11,7 +10,7 @@ from rest_framework.views import APIView
 from search.api.answers import BuildAnswer, ErrorBody, build_body
 from search.api.forms import ReindexForm, validated
 from search.api.responses import FAULT, FORBIDDEN, NOT_FOUND, UNAUTHORISED
-from search.http.access import ApiKeyAuthentication, actor_of, caller_key, staff_or_key, writable_company
+from search.http.access import actor_of, caller_key, staff_or_key, writable_company
 from search.http.bodies import SmallFormParser, SmallJSONParser, SmallMultiPartParser
 from search.http.errors import error_body
 from tenants.models import IndexBuild
@@ -20,7 +19,6 @@ _NO_BUILD = OpenApiResponse(ErrorBody, "No such build")
 
 
 class ReindexView(APIView):
-    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
     permission_classes = [staff_or_key("tenants.reindex_company")]
     parser_classes = [SmallJSONParser, SmallFormParser, SmallMultiPartParser]
 
@@ -47,7 +45,6 @@ class ReindexView(APIView):
 
 
 class BuildView(APIView):
-    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
     permission_classes = [staff_or_key("tenants.view_indexbuild", writes=False)]
 
     @extend_schema(responses={200: BuildAnswer, 401: UNAUTHORISED, 403: FORBIDDEN, 404: _NO_BUILD, 500: FAULT})
@@ -57,7 +54,6 @@ class BuildView(APIView):
 
 
 class CancelBuildView(APIView):
-    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
     permission_classes = [staff_or_key("tenants.reindex_company")]
 
     @extend_schema(

@@ -3,7 +3,6 @@
 from math import ceil
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
-from rest_framework.authentication import BasicAuthentication
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -15,7 +14,7 @@ from search.api.answers import ErrorBody, ImageAnswer, ImageListAnswer, PutAnswe
 from search.api.forms import ImageForm, ImageListForm, validated
 from search.api.responses import FAULT, FORBIDDEN, NO_KEY, NOT_FOUND, UNAUTHORISED, UNUSABLE
 from search.engine.index.records import metadata_entry
-from search.http.access import ApiKeyAuthentication, actor_of, readable_company, staff_or_key, writable_company
+from search.http.access import actor_of, readable_company, staff_or_key, writable_company
 from search.http.bodies import ImageBodyParser, ImageFormParser
 from search.queries import ImageNotFound
 
@@ -60,7 +59,6 @@ class ImagesView(APIView):
 
 
 class ImageView(APIView):
-    authentication_classes = [ApiKeyAuthentication, BasicAuthentication]
     parser_classes = [ImageFormParser, ImageBodyParser]
 
     def get_permissions(self) -> list[BasePermission]:

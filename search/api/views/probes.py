@@ -34,15 +34,14 @@ class HealthView(APIView):
 
 
 class _ProbeView(APIView):
-    """Needs no key and has no rate limit."""
+    """Needs no key, though a wrong one is refused, and has no rate limit."""
 
-    authentication_classes = []
     permission_classes = []
     throttle_classes = []
 
 
 class LiveView(_ProbeView):
-    @extend_schema(responses={200: LiveBody, 500: FAULT})
+    @extend_schema(responses={200: LiveBody, 401: NO_KEY, 500: FAULT})
     def get(self, request: Request) -> Response:
         """Return that the process is alive."""
         return Response({"status": "alive"})
@@ -52,6 +51,7 @@ class ReadyView(_ProbeView):
     @extend_schema(
         responses={
             200: ReadyBody,
+            401: NO_KEY,
             500: FAULT,
             503: OpenApiResponse(ErrorBody, "Something that searches need is unavailable; see `checks`"),
         }

@@ -14,6 +14,7 @@ from search.api.responses import FAULT, NO_KEY, UNUSABLE
 from search.http.access import readable_company
 from search.http.bodies import ImageFormParser
 from search.http.limits import counted_search
+from search.queries import ImageNotFound
 
 
 class SearchView(APIView):
@@ -49,7 +50,6 @@ class SimilarView(APIView):
             400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is invalid"),
             401: NO_KEY,
             404: OpenApiResponse(ErrorBody, "The company has no picture with this id"),
-            405: OpenApiResponse(ErrorBody, "The id is not a UUID"),
             500: FAULT,
             503: UNUSABLE,
         },
@@ -61,3 +61,15 @@ class SimilarView(APIView):
         with counted_search(found):
             matches = queries.search_like(found, str(image_id), top_k=form["top_k"], filters=filters(form))
         return Response(search_body(found, matches))
+
+
+@extend_schema(exclude=True)
+class NoIdView(SearchView):
+    """A path below a company that ends in no UUID, which no picture has, nor has a company a slash in its name."""
+
+    def get(self, request: Request, company: str, image_id: str) -> Response:
+        readable_company(request, company)
+        raise ImageNotFound(f"No picture with the id {image_id}")
+
+    def post(self, request: Request, company: str, image_id: str) -> Response:  # type: ignore[override]
+        return super().post(request, f"{company}/{image_id}")

@@ -16,7 +16,7 @@ from schemathesis.config import SchemathesisConfig
 
 from tenants.models import Company
 from tests.conftest import picture
-from tests.support.fakes import BLUE, GREEN, RED
+from tests.support.fakes import BLUE, GREEN, RED, WHITE
 
 MakeCompany = Callable[..., Company]
 
@@ -59,6 +59,34 @@ def test_schema_tells_that_the_image_is_a_file(document: Any) -> None:
     assert form["properties"]["image"]["format"] == "binary"
     assert (form["properties"]["top_k"]["default"], form["properties"]["top_k"]["minimum"]) == (10, 1)
     assert form["required"] == ["image"]
+
+
+def test_schema_shows_errors_as_they_come(document: Any) -> None:
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    example = answer["content"]["application/json"]["example"]
+                    assert (example["success"], bool(example["error"]), bool(example["code"])) == (False, True, True)
+
+
+def test_trying_a_search_out_finds_something(client: Client, acme: Company, document: Any) -> None:
+    """With what Swagger fills in: the example of a field, its default, or the highest of its numbers."""
+    operation = document["paths"]["/api/search/{company}"]["post"]
+    name = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"].rpartition("/")[2]
+    fields = document["components"]["schemas"][name]["properties"]
+    form = {each: fields[each].get("example", fields[each].get("default")) for each in fields if each != "image"}
+    assert None not in form.values()
+    response = client.post("/api/search/acme", {**form, "image": picture(WHITE)})
+    assert len(response.json()["results"]) == 3
+
+
+def test_search_comes_first_and_everything_has_a_summary(document: Any) -> None:
+    assert next(iter(document["paths"])) == "/api/search/{company}"
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert 10 < len(operation["summary"]) < 120
+            assert not operation["summary"].endswith(".")
 
 
 def _load(configuration: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.core import checks
 from django.db import OperationalError, connection
 from django.test import Client
@@ -143,7 +143,8 @@ def test_lists_tell_callers_of_their_own_companies(
 
 def test_a_key_that_is_no_use_is_a_401_that_says_how_to_come(client: Client, keys: dict[str, str]) -> None:
     for caller in BAD:
-        for headers in (headers_of(caller, keys), {"Authorization": f"Api-Key {keys[caller]}"}):
+        schemes = [{"Authorization": f"{scheme} {keys[caller]}"} for scheme in ("Api-Key", "Bearer")]
+        for headers in (headers_of(caller, keys), *schemes):
             response = client.get(f"/api/stats/{OPEN}", headers=headers)
             assert response.status_code == 401, caller
             assert response.json() == {
@@ -151,12 +152,16 @@ def test_a_key_that_is_no_use_is_a_401_that_says_how_to_come(client: Client, key
                 "error": "The API key is invalid, expired or revoked",
                 "code": "credentials_invalid",
             }
-            assert response["WWW-Authenticate"] == 'Api-Key realm="api"'
-        writing = client.post(f"/api/reindex/{OPEN}", headers=headers_of(caller, keys))
-        assert writing["WWW-Authenticate"] == 'Api-Key realm="api", Basic realm="api"'
+            assert response["WWW-Authenticate"] == 'Api-Key realm="api", Basic realm="api"'
 
 
-HOSTILE = ["Api-Key", "Api-Key ", "API-KEY a b", "Api-Key \x00", "Api-Key é", "Api-Key ." * 9000]
+HOSTILE = [
+    *(f"{scheme}{rest}" for scheme in ("Api-Key", "Bearer") for rest in ("", " ", " \x00", " é", " ." * 9000)),
+    "API-KEY a b",
+    "Basic",
+    "Basic \xff",
+    "Basic " + "A" * 9000,
+]
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
@@ -172,7 +177,11 @@ def test_either_header_carries_a_key_and_two_keys_are_refused(client: Client, ke
         ({"X-API-Key": mine, "Authorization": f"Api-Key {mine}"}, 200),
         ({"X-API-Key": mine, "Authorization": f"Api-Key {other}"}, 401),
         ({"X-API-Key": mine, "Authorization": "Api-Key"}, 401),
-        ({"X-API-Key": mine, "Authorization": f"Bearer {other}"}, 200),  # nothing of ours
+        ({"Authorization": f"Bearer {mine}"}, 200),
+        ({"Authorization": f"bearer {mine}"}, 200),
+        ({"X-API-Key": mine, "Authorization": f"Bearer {mine}"}, 200),
+        ({"X-API-Key": mine, "Authorization": f"Bearer {other}"}, 401),
+        ({"X-API-Key": mine, "Authorization": "Digest something"}, 200),  # nothing of ours
     ):
         assert client.get(f"/api/stats/{LOCKED}", headers=headers).status_code == status, headers
 
@@ -201,16 +210,103 @@ def test_builds_of_other_companies_do_not_exist_for_a_key(client: Client, keys: 
     assert other.status == "queued"
 
 
+def basic_of(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+PATHS = (
+    *(f"/api/stats/{name}" for name in COMPANIES),
+    *(f"/api/search/{name}" for name in COMPANIES),
+    f"/api/images/{OPEN}/a.png",
+    f"/api/reindex/{UNKNOWN}",
+    "/api/companies",
+    "/api/health",
+    "/api/health/live",
+    "/api/health/ready",
+    "/api/schema/",
+    "/api/docs/",
+    "/api/builds/99",
+    "/api/no-such-page",
+)
+
+
+@pytest.mark.parametrize("method", ["get", "post", "options", "delete", "head"])
+def test_wrong_credentials_are_a_401_on_every_path(client: Client, keys: dict[str, str], method: str) -> None:
+    User.objects.create_superuser("ann", password="secret")
+    right = headers_of(f"key of {LOCKED}", keys)
+    for headers in (
+        headers_of("altered", keys),
+        {"Authorization": f"Bearer {keys['revoked']}"},
+        basic_of("ann", "wrong"),
+        {**right, **basic_of("ann", "wrong")},
+        {**headers_of("altered", keys), **basic_of("ann", "secret")},
+    ):
+        for path in PATHS:
+            response = getattr(client, method)(path, headers=headers)
+            assert response.status_code == 401, (path, headers)
+            if method != "head":
+                assert response.json()["code"] == "credentials_invalid"
+
+
+def test_who_sends_nothing_is_asked_for_nothing_by_probes_and_lost_pages(client: Client, db: None) -> None:
+    assert client.get("/api/health/live").status_code == 200
+    assert client.get("/api/no-such-page").json() == {
+        "success": False,
+        "error": "No such page: /api/no-such-page",
+        "code": "page_not_found",
+    }
+
+
+@pytest.mark.parametrize("setting", ["off", "required"])
+def test_staff_who_may_view_companies_search_by_basic(
+    client: Client, keys: dict[str, str], settings: Any, setting: str
+) -> None:
+    settings.API_KEYS = setting
+    viewer = User.objects.create_user("vic", password="secret", is_staff=True)
+    viewer.user_permissions.add(Permission.objects.get(codename="view_company"))
+    for name in (OPEN, LOCKED):
+        for endpoint in ("stats", "search", "list", "get"):
+            assert ENDPOINTS[endpoint](client, name, basic_of("vic", "secret")).status_code == 200, endpoint
+        assert ENDPOINTS["put"](client, name, basic_of("vic", "secret")).status_code == 403
+    assert observed("stats", client, OFF, basic_of("vic", "secret")) == observed(
+        "stats", client, UNKNOWN, basic_of("vic", "secret")
+    )
+    listed = client.get("/api/companies", headers=basic_of("vic", "secret")).json()["companies"]
+    assert [entry["name"] for entry in listed] == [LOCKED, OPEN]
+
+
+@pytest.mark.parametrize("options", [{"is_staff": True}, {"is_staff": False}])
+@pytest.mark.parametrize("setting", ["off", "required"])
+def test_a_password_without_the_permission_shows_no_more_than_none(
+    client: Client, keys: dict[str, str], settings: Any, setting: str, options: dict[str, bool]
+) -> None:
+    settings.API_KEYS = setting
+    User.objects.create_user("joe", password="secret", **options)
+    basic = basic_of("joe", "secret")
+    for endpoint in set(ENDPOINTS) - WRITES:
+        answers = [observed(endpoint, client, name, basic) for name in (LOCKED, OFF, UNKNOWN)]
+        assert answers[0] == answers[1] == answers[2], endpoint
+        assert answers[0][0] == (403 if setting == "required" else 400), endpoint
+
+
+def test_who_asks_for_a_company_in_vain_is_told_that_a_key_may_be_missing(client: Client, keys: dict[str, str]) -> None:
+    for name in (LOCKED, OFF, UNKNOWN):
+        for headers in ({}, headers_of(f"key of {OPEN}", keys)):
+            body = client.get(f"/api/stats/{name}", headers=headers).json()
+            assert body["error"] == f"Company '{name}' not found"
+            assert body["code"] == "company_not_found"
+            assert "X-API-Key" in body["hint"]
+
+
 @pytest.mark.parametrize("setting", ["off", "required"])
 def test_staff_write_by_basic_and_sessions_are_never_enough(
     client: Client, keys: dict[str, str], settings: Any, setting: str
 ) -> None:
     settings.API_KEYS = setting
     user = User.objects.create_superuser("ann", password="secret")
-    basic = {"Authorization": f"Basic {base64.b64encode(b'ann:secret').decode()}"}
+    basic = basic_of("ann", "secret")
     for endpoint in sorted(WRITES, reverse=True):
         assert ENDPOINTS[endpoint](client, LOCKED, basic).status_code in (200, 201, 202), endpoint
-    assert ENDPOINTS["get"](client, LOCKED, basic).status_code == (401 if setting == "required" else 400)
     client.force_login(user)
     for endpoint in ENDPOINTS:
         assert observed(endpoint, client, LOCKED, {})[:2] == observed(endpoint, Client(), LOCKED, {})[:2]
