@@ -25,6 +25,7 @@ from imagesearch.environment import (
     weights,
     whole_number,
 )
+from imagesearch.sqlite import PrivateConnection
 
 ENVIRONMENT_ERRORS = ERRORS  # for the system check search.E001
 
@@ -143,6 +144,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         # Writers queue for the lock at BEGIN instead of failing half-way with "database is locked".
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
+        "factory": PrivateConnection,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         **DATABASES["default"].get("OPTIONS", {}),
     }

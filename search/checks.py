@@ -47,6 +47,27 @@ def weights_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 @register()
+def secrets_are_private(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Warning(
+            f"{file} can be read by other users of this machine: it holds password hashes, sessions or keys.",
+            hint=f"Run `chmod 600 {file}`. What the service makes itself is its owner's alone.",
+            id="search.W002",
+        )
+        for file in _secret_files()
+        if file.is_file() and file.stat().st_mode & 0o077
+    ]
+
+
+def _secret_files() -> list[Path]:
+    files = [settings.BASE_DIR / ".secret_key", settings.BASE_DIR / ".env"]
+    database = settings.DATABASES["default"]
+    if database["ENGINE"] == "django.db.backends.sqlite3":
+        files += [Path(f"{database['NAME']}{ending}") for ending in ("", "-wal", "-shm")]
+    return files
+
+
+@register()
 def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     directories = {
         "IMAGESEARCH_EMBEDDINGS_DIR": settings.EMBEDDINGS_DIR,

@@ -255,6 +255,35 @@ def test_sqlite_runs_in_wal_mode(checkout: Path) -> None:
     assert result.stdout.split() == ["wal", str(checkout / "db.sqlite3")], result.stderr
 
 
+SHOW_RIGHTS = """
+import os
+from django.db import connection
+from django.conf import settings
+with connection.cursor() as cursor:
+    cursor.execute("CREATE TABLE t (x)")
+for ending in ("", "-wal", "-shm"):
+    print(oct(os.stat(settings.DATABASES["default"]["NAME"] + ending).st_mode & 0o777))
+"""
+
+
+def test_the_files_of_a_database_are_its_owners_alone(checkout: Path) -> None:
+    result = start(checkout, "-c", SHOW_RIGHTS, DJANGO_SETTINGS_MODULE="imagesearch.settings")
+    assert result.stdout.split() == ["0o600"] * 3, result.stderr
+
+
+def test_a_check_warns_of_secrets_that_others_can_read(checkout: Path) -> None:
+    for name in ("db.sqlite3", "db.sqlite3-wal", ".secret_key", ".env"):
+        (checkout / name).write_text("")
+        (checkout / name).chmod(0o640)
+    (checkout / ".secret_key").write_text("x" * 64)
+    said = start(checkout, "manage.py", "check").stderr
+    assert said.count("search.W002") == 4
+    for name in ("db.sqlite3", "db.sqlite3-wal", ".secret_key", ".env"):
+        assert f"chmod 600 {checkout / name}`" in said
+        (checkout / name).chmod(0o600)
+    assert "search.W002" not in start(checkout, "manage.py", "check").stderr
+
+
 def test_a_relative_path_lies_below_the_project_wherever_a_process_starts(checkout: Path, tmp_path: Path) -> None:
     (checkout / "media/weights.pth").touch()
     settings = read_settings(
