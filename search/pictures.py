@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import transaction
 
 from search import overlay, publication, runtime
-from search.engine.errors import IndexNotBuilt
+from search.engine.errors import IndexNotBuilt, PathRefused
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
@@ -24,6 +24,7 @@ from search.engine.pictures.paths import require_new_path, require_path
 from search.engine.pictures.shelf import Shelf
 from search.engine.storage.given import given_id
 from search.engine.vectors import Vector
+from search.storage_limits import count_stored, require_room
 from tenants import audit
 from tenants.models import Company, LiveChange
 from tenants.signals import fold_wanted
@@ -46,7 +47,7 @@ class Put(StrEnum):
 def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -> tuple[ImageRecord, Put]:
     """Store a picture under path in the company's folder and make it searchable; tell what that changed.
 
-    Raises PathRefused, FolderUnusable, ImageUnreadable, and what embedding raises.
+    Raises PathRefused, FolderUnusable, LimitReached, ImageUnreadable, and what embedding raises.
     """
     require_path(path)
     index = overlay.live_index_or_empty(company)
@@ -56,6 +57,9 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
     held = known if known and _holds(company, path, content) else None
     if held and index.file_sha256(held) == hashlib.sha256(content).digest():
         return held, Put.UNCHANGED
+    before = _size(company, path)
+    growth = {"pictures": int(before is None), "size": len(content) - (before or 0)}
+    require_room(company, **growth)
     embedder = runtime.embedder_for(index)
     prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS, gate=runtime.gate())
     vector = embedder.embed([prepared])[0]
@@ -67,6 +71,7 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
         staged.sync()
         with transaction.atomic():
             sequence = company.next_live_sequence(at_least=counted)
+            count_stored(company, **growth)
             _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
             audit.record(by, audit.Action.PICTURE_PUT, company, path)
             staged.place(path, replace=True, durable=True)  # last: without its file the row is rolled back
@@ -87,6 +92,8 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
     record, counted = record or _identify(company, path, index), _changes_counted(company, index)
     with _writing_to(company), transaction.atomic():
         sequence = company.next_live_sequence(at_least=counted)
+        if (size := _size(company, path)) is not None:
+            count_stored(company, pictures=-1, size=-size)
         _write_change(company, record, sequence, None, "")
         audit.record(by, audit.Action.PICTURE_DELETED, company, path)
         _remove_file(company, path)  # last: while its file is there the row is rolled back
@@ -142,6 +149,13 @@ def _shows(index: ImageIndex, record: ImageRecord, vector: Vector) -> bool:
     """Return whether the index has this vector for the picture: the file may be newer than the index."""
     indexed = index.find_vector(record.id)
     return indexed is not None and float(indexed @ vector) >= _SAME_VECTOR
+
+
+def _size(company: Company, path: str) -> int | None:
+    """Return the bytes of the picture's file; None where there is none."""
+    with suppress(OSError, PathRefused), Shelf(company.image_directory) as shelf:
+        return shelf.size(path)
+    return None
 
 
 def _has_file(company: Company, path: str) -> bool:

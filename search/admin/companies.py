@@ -52,7 +52,17 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
     list_display = ("name", *CELLS, "searches_today", "active")
     list_per_page = 50
     search_fields = ("name", "notes")
-    fields = ("name", "active", "image_folder", "daily_quota", "searches_today", "requires_api_key", "notes")
+    fields = (
+        "name",
+        "active",
+        "image_folder",
+        "daily_quota",
+        "searches_today",
+        "max_pictures",
+        "max_bytes",
+        "requires_api_key",
+        "notes",
+    )
     actions = ("reindex", "rebuild", "roll_back")
 
     Media = Assets

@@ -13,6 +13,7 @@ from django.urls import URLPattern, path
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST
 
+from search import storage_limits
 from search.admin.access import to_page
 from search.admin.actions import IndexActions
 from search.companies.uploads import store_uploads, summary
@@ -67,8 +68,13 @@ class Uploads(IndexActions):
             return self._upload_refused(request, company, f"{company.image_directory}: {error.strerror}")
         if build:
             self.log_change(request, company, summary(intake))
+            self._tell_of_limits(request, company)
             self.tell_of_build(request, build, before=before)
         return self._show_intake(request, company, intake)
+
+    def _tell_of_limits(self, request: HttpRequest, company: Company) -> None:
+        for excess in storage_limits.excesses(company):
+            self.message_user(request, excess, messages.WARNING)
 
     def _show_intake(self, request: HttpRequest, company: Company, intake: Intake) -> HttpResponse:
         context = {

@@ -9,6 +9,7 @@ from search.engine.index.match import Match
 from search.engine.index.records import metadata_entry
 from search.engine.storage import info_entries
 from search.engine.timestamps import timestamp
+from search.http.server_paths import without_server_paths
 from tenants.models import Company, IndexBuild
 
 
@@ -25,8 +26,11 @@ def search_body(company: Company, matches: list[Match]) -> dict[str, Any]:
 
 
 def build_body(build: IndexBuild) -> dict[str, Any]:
-    """Return a build as the API shows it."""
-    return dict(BuildBody(build).data)
+    """Return a build as the API shows it: without what its texts tell of the server's directories."""
+    body = dict(BuildBody(build).data)
+    for text in ("error", "full_reason"):
+        body[text] = without_server_paths(body[text], build.image_folder, str(build.company.image_directory))
+    return body
 
 
 def result(match: Match) -> dict[str, Any]:

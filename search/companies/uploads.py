@@ -28,6 +28,7 @@ def store_uploads(
     )
     if not intake.stored:
         return intake, None
+    Company.objects.filter(pk=company.pk).forget_stored()
     with transaction.atomic():
         audit.record(by, audit.Action.PICTURES_UPLOADED, company, summary(intake))
         return intake, company.queue_build(by=by)

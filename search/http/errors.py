@@ -26,8 +26,10 @@ from search.engine.errors import (
 )
 from search.http.bodies import BodyTooLarge, TooManyParts, UploadTooLarge
 from search.http.limits import LimitExceeded, QuotaExceeded
+from search.http.server_paths import without_server_paths
 from search.pictures import FolderUnusable
 from search.queries import CompanyNotFound, ImageNotFound
+from search.storage_limits import PictureLimitReached, SpaceLimitReached
 from tenants.models import Company
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ KINDS: dict[type[Exception], Kind] = {
     DecoderBusy: Kind(503, "busy"),
     DeviceUnavailable: Kind(503, "device_unavailable"),
     FolderUnusable: Kind(503, "folder_unusable"),
+    PictureLimitReached: Kind(413, "picture_limit_reached"),
+    SpaceLimitReached: Kind(413, "space_limit_reached"),
     OperationalError: Kind(503, "database_unavailable"),
     InterfaceError: Kind(503, "database_unavailable"),
     QuotaExceeded: Kind(429, "quota_exceeded"),
@@ -106,9 +110,11 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     request.accepted_renderer, request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
     if kind is None or isinstance(error, drf.APIException):
         return _drf_answer(error, context)
+    body = body_of(error)
     if kind.status >= 500 and not isinstance(error, DecoderBusy):
         logger.error("%s", error)
-    return Response(body_of(error), status=kind.status, headers=_headers(error))
+        body["error"] = without_server_paths(body["error"])  # the others name what the caller has sent
+    return Response(body, status=kind.status, headers=_headers(error))
 
 
 def _kind(error: Exception) -> Kind | None:

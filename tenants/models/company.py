@@ -21,6 +21,10 @@ class CompanyQuerySet(models.QuerySet["Company"]):
     def active(self) -> "CompanyQuerySet":
         return self.filter(active=True)
 
+    def forget_stored(self) -> None:
+        """Have what lies in their folders counted again."""
+        self.exclude(stored_pictures=None).update(stored_pictures=None, stored_bytes=None)
+
     def switch_generation(self, made_from: str | None, generation: str | None) -> bool:
         """Switch searches to another generation unless made_from has been replaced meanwhile; return whether it did.
 
@@ -62,6 +66,22 @@ class Company(models.Model):
         validators=[MinValueValidator(1)],
         help_text="Maximum searches per day (UTC). Empty: no limit.",
     )
+    max_pictures = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        default=None,
+        db_default=None,
+        validators=[MinValueValidator(1)],
+        help_text="Maximum pictures in the folder that the API adds to. Uploads here may exceed it. Empty: no limit.",
+    )
+    max_bytes = models.PositiveBigIntegerField(
+        null=True,
+        blank=True,
+        default=None,
+        db_default=None,
+        validators=[MinValueValidator(1)],
+        help_text="Maximum bytes of pictures in the folder that the API adds to. Empty: no limit.",
+    )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     live_sequence = models.PositiveBigIntegerField(default=0, editable=False)
@@ -87,6 +107,15 @@ class Company(models.Model):
         editable=False,
         help_text="When a task checks whether the live changes should be merged into the index.",
     )
+
+    stored_pictures = models.PositiveBigIntegerField(
+        null=True,
+        default=None,
+        db_default=None,
+        editable=False,
+        help_text="Pictures in the folder. Empty: to be counted, because others may have written to it.",
+    )
+    stored_bytes = models.PositiveBigIntegerField(null=True, default=None, db_default=None, editable=False)
 
     PROTECTION = ("active", "requires_api_key", "daily_quota")  # what company.json keeps beside the index
 
@@ -144,7 +173,12 @@ class Company(models.Model):
         """Save what somebody has set. detail: what that was."""
         with transaction.atomic():
             self.save()
+            Company.objects.filter(pk=self.pk).forget_stored()  # the folder may be another
             record(by, AuditEvent.Action.COMPANY_CHANGED, self, detail)
+
+    @property
+    def limits_storage(self) -> bool:
+        return self.max_pictures is not None or self.max_bytes is not None
 
     @property
     def image_directory(self) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from tenants.models import AuditEvent, Company
+from tenants.models import AuditEvent
 from tests.support.processes import Site
 
 
@@ -36,9 +36,10 @@ def test_what_was_to_follow_a_build_is_kept(site: Site) -> None:
 
 
 def test_events_are_those_of_the_company_that_had_the_name_then(site: Site) -> None:
-    events = migrate("0005_follow_ups").get_model("tenants", "AuditEvent").objects
+    models = migrate("0005_follow_ups")
+    events = models.get_model("tenants", "AuditEvent").objects
     events.create(company="acme", detail="before")
-    acme = Company.objects.create(name="acme")
+    acme = models.get_model("tenants", "Company").objects.create(name="acme")
     events.create(company="globex", detail="another's")
     events.create(company="acme", detail="since")
 

@@ -82,7 +82,7 @@ class ImageView(APIView):
             400: NOT_FOUND,
             401: UNAUTHORISED,
             403: FORBIDDEN,
-            413: OpenApiResponse(ErrorBody, "The image is larger than 16 MB"),
+            413: OpenApiResponse(ErrorBody, "The image is larger than 16 MB, or the company may store no more"),
             500: FAULT,
             503: UNUSABLE,
         },

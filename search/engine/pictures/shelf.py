@@ -74,6 +74,12 @@ class Shelf:
         with self._open_folder(path) as (folder, name):
             _require_file(name, folder)
 
+    def size(self, path: str) -> int:
+        """Return the bytes of the file of path. Raises FileNotFoundError where there is none."""
+        with self._open_folder(path) as (folder, name):
+            _require_file(name, folder)
+            return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+
     def holds(self, path: str, content: bytes) -> bool:
         """Return whether the file of path can be read and has this content."""
         with contextlib.suppress(OSError, PathRefused), self._open_folder(path) as (folder, name):
