@@ -225,6 +225,32 @@ def test_a_search_with_a_key_does_not_wait_for_a_locked_database_and_its_use_is_
     assert key.last_used is not None
 
 
+@on_postgresql
+def test_a_search_with_a_key_does_not_wait_for_who_changes_the_key_and_its_use_is_noted_later(
+    site: Site, embedder: FakeEmbedder
+) -> None:
+    key, text = company_of(site).issue_key("shop")
+    with psycopg.connect(site.database_url) as other:
+        other.execute("UPDATE tenants_apikey SET name = name")
+        assert paths(search(headers={"X-API-Key": text})) == ["red.png", "blue.png"]  # else it would wait for ever
+        other.rollback()
+    key.refresh_from_db()
+    assert key.last_used is None
+    assert paths(search()) == ["red.png", "blue.png"]
+    key.refresh_from_db()
+    assert key.last_used is not None
+
+
+def test_a_search_is_counted_and_the_use_of_its_key_noted_on_each_database(site: Site, embedder: FakeEmbedder) -> None:
+    company = company_of(site)
+    key, text = company.issue_key("shop")
+    Company.objects.update(daily_quota=1)
+    assert paths(search(headers={"X-API-Key": text})) == ["red.png", "blue.png"]
+    assert search(headers={"X-API-Key": text}).json()["code"] == "quota_exceeded"
+    key.refresh_from_db()
+    assert key.last_used is not None
+
+
 @on_sqlite
 def test_a_search_that_cannot_be_counted_is_refused_after_a_second(site: Site, embedder: FakeEmbedder) -> None:
     company_of(site)

@@ -214,11 +214,12 @@ class ImageIndex:
         return np.flatnonzero(np.isin(rows, self.hidden))
 
     def _search_added(self, vector: Vector, top_k: int, location: str) -> list[Match]:
-        below = np.array([place for place, record in enumerate(self.added) if record.lies_below(location)], np.int64)
-        vectors = self.added_vectors[below]
-        best = contenders(exact_products(vectors, vector), min(top_k, len(below)))
-        scores = shown_scores(vectors[best], vector)
-        return [Match(self.added[int(place)], score) for place, score in zip(below[best], scores, strict=True)]
+        scores = exact_products(self.added_vectors, vector)  # [added]
+        elsewhere = [place for place, record in enumerate(self.added) if not record.lies_below(location)]
+        scores[elsewhere] = -np.inf
+        best = contenders(scores, min(top_k, len(scores) - len(elsewhere)))
+        shown = shown_scores(self.added_vectors[best], vector)
+        return [Match(self.added[int(place)], score) for place, score in zip(best, shown, strict=True)]
 
 
 def empty_index() -> ImageIndex:

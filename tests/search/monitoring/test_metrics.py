@@ -69,7 +69,7 @@ def test_without_a_token_set_there_is_no_such_page(client: Client) -> None:
 def test_who_does_not_bear_the_token_learns_nothing(client: Client, sent: str | None) -> None:
     response = client.get("/metrics", headers={} if sent is None else {"Authorization": sent})
     assert (response.status_code, response["WWW-Authenticate"]) == (401, "Bearer")
-    assert set(response.json()) == {"success", "error"}
+    assert set(response.json()) == {"success", "error", "code"}
     assert TOKEN not in response.content.decode()
 
 
