@@ -158,7 +158,7 @@ class _Unwritten:
                 for use in uses.values():
                     use.write()
         except Error as error:
-            logger.info("The use of %d keys is noted later: %s", len(uses), error)
+            logger.debug("The use of %d keys is noted later: %s", len(uses), error)
             with self._lock:
                 self._uses = uses | self._uses
 
