@@ -3,9 +3,10 @@
 Every company has the same pictures under its own names, so that another company's would be as close as one's own. What
 each search has to find is computed beforehand from the vectors. Searches, hostile uploads, keys of others, pictures
 put and deleted and rebuilds come from eight callers while the cache has room for a third of the companies. Beside them
-connections that say nothing and bodies that trickle come and go.
+connections that say nothing and bodies that trickle come and go. Twice a minute something breaks: by turns the build
+worker is killed, and the database locked for longer than anybody waits for it (SQLite) or restarted (PostgreSQL).
 
-Usage: python -m benchmarks.soak [--minutes 5] [--requests 1000000] [--weights PATH]
+Usage: python -m benchmarks.soak [--minutes 5] [--requests 1000000] [--weights PATH] [--postgresql]
 """
 
 import argparse
@@ -14,9 +15,10 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import socket
+import sqlite3
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,9 +26,12 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter, deque
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +39,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import installation
-from benchmarks.servers import ROOT, Server, gunicorn, memory_of_workers
+from benchmarks.servers import Service, memory_of_workers, service
+from tests.support.postgres import Cluster, binaries
 
 COMPANIES = [f"company{number:02}" for number in range(12)]
 CALLERS = 8
@@ -42,6 +48,10 @@ SILENT_A_SECOND = 20
 TRICKLING = 20
 TOP_K = 10
 SECONDS_A_SAMPLE = 2
+SECONDS_A_MISHAP = 30
+SECONDS_LOCKED = 45  # a process waits for 20
+SECONDS_RESTARTING = 6
+SECONDS_FOR_BUILDS = 180  # that are still to do at the end: a lease, and the builds themselves
 LEVEL = 1.1  # of memory at the end against that after the first quarter
 ROUNDING = 1e-4
 
@@ -55,6 +65,53 @@ class Company:
     guarded: bool  # requires a key
     vectors: np.ndarray  # [pictures, 960], of those that nobody removes
     ids: list[str]
+
+
+class Mishaps:
+    """What breaks, by turns, and when the database was away."""
+
+    def __init__(self, outage: Callable[[], AbstractContextManager[None]]) -> None:
+        self.workers_killed = self.outages = 0
+        self._outage = outage
+        self._away = threading.Lock()  # held while the database is
+        self._back_at = 0.0
+
+    def excuse(self, status: int, *, since: float) -> bool:
+        """Return whether a request made then may have been answered so: the database was away while it was served."""
+        return status == 503 and (self._away.locked() or self._back_at > since)
+
+    def go_on(self, server: Service, end: threading.Event) -> None:
+        for mishap in cycle([self._kill_worker, self._take_database]):
+            if end.wait(SECONDS_A_MISHAP):
+                return
+            mishap(server)
+
+    def _kill_worker(self, server: Service) -> None:
+        worker = server.process("build_worker")
+        if worker is not None:
+            os.kill(worker, signal.SIGKILL)
+            self.workers_killed += 1
+
+    def _take_database(self, server: Service) -> None:
+        with self._away:
+            with self._outage():
+                self.outages += 1
+            self._back_at = time.monotonic()
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=60)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        time.sleep(SECONDS_LOCKED)
+        yield
+
+
+@contextmanager
+def _restarted(cluster: Cluster) -> Iterator[None]:
+    with cluster.away():
+        time.sleep(SECONDS_RESTARTING)
+    yield
 
 
 @dataclass
@@ -77,8 +134,10 @@ class Tally:
 
 
 class Soak:
-    def __init__(self, scratch: Path, weights: str) -> None:
-        installation.set_up(scratch, weights, IMAGESEARCH_FOLD_SECONDS="10")
+    def __init__(self, scratch: Path, weights: str, cluster: Cluster | None) -> None:
+        database = {"DATABASE_URL": cluster.create("soak")} if cluster else {}
+        installation.set_up(scratch, weights, IMAGESEARCH_FOLD_SECONDS="10", **database)
+        self.mishaps = Mishaps(partial(_restarted, cluster) if cluster else partial(_locked, scratch / "db.sqlite3"))
         from search.companies import demo
 
         self.scratch = scratch
@@ -117,30 +176,31 @@ class Soak:
         one = storage.load(models.Company.objects.get(name=COMPANIES[0]).embeddings_directory).nbytes
         environment = {"IMAGESEARCH_CACHE_BYTES": str(len(COMPANIES) // 3 * one), "METRICS_TOKEN": _METRICS_TOKEN}
         tally, samples = Tally(), []
-        worker = subprocess.Popen([sys.executable, "manage.py", "build_worker"], cwd=ROOT)
-        try:
-            with gunicorn(["--config", "imagesearch/gunicorn_conf.py", "imagesearch.asgi"], environment) as server:
-                until = time.monotonic() + 60 * minutes
-                callers = [
-                    threading.Thread(target=self._call, args=(server, seed, until, requests, tally))
-                    for seed in range(CALLERS)
-                ]
-                threading.Thread(target=_come_and_say_nothing, args=(server,), daemon=True).start()
-                for _ in range(TRICKLING):
-                    threading.Thread(target=_trickle, args=(server,), daemon=True).start()
-                for caller in callers:
-                    caller.start()
-                while any(caller.is_alive() for caller in callers):
-                    time.sleep(SECONDS_A_SAMPLE)
-                    samples.append(memory_of_workers(server.pid)["together_mb"])
-                evictions = _evictions(server)
-        finally:
-            worker.terminate()
-            worker.wait(60)
-        builds = Counter(models.IndexBuild.objects.values_list("status", flat=True))
-        return _report(tally, samples, evictions, dict(builds), minutes)
+        with service(environment) as server:
+            until = time.monotonic() + 60 * minutes
+            callers = [
+                threading.Thread(target=self._call, args=(server, seed, until, requests, tally))
+                for seed in range(CALLERS)
+            ]
+            threading.Thread(target=_come_and_say_nothing, args=(server,), daemon=True).start()
+            for _ in range(TRICKLING):
+                threading.Thread(target=_trickle, args=(server,), daemon=True).start()
+            end = threading.Event()
+            mishaps = threading.Thread(target=self.mishaps.go_on, args=(server, end))
+            for thread in (*callers, mishaps):
+                thread.start()
+            web = server.process("gunicorn")
+            while any(caller.is_alive() for caller in callers):
+                time.sleep(SECONDS_A_SAMPLE)
+                samples.append(memory_of_workers(web)["together_mb"])
+            end.set()
+            mishaps.join()
+            evictions = _evictions(server)
+            builds = _builds_in_the_end()
+            same = web == server.process("gunicorn")
+        return _report(tally, samples, evictions, builds, minutes, self.mishaps, same)
 
-    def _call(self, server: Server, seed: int, until: float, requests: int, tally: Tally) -> None:
+    def _call(self, server: Service, seed: int, until: float, requests: int, tally: Tally) -> None:
         chance = random.Random(seed)
         while time.monotonic() < until and tally.requests < requests:
             what = chance.choices(
@@ -157,62 +217,62 @@ class Soak:
                 ],
                 weights=[60, 10, 10, 6, 4, 5, 4, 1, 1],
             )[0]
-            company = chance.choice(self.companies)
+            company, begun = chance.choice(self.companies), time.monotonic()
             try:
                 status, fault = what(server, company, chance)
             except Exception as error:  # a connection that broke is a wrong answer too
                 status, fault = 0, repr(error)
-            tally.note(what.__name__.strip("_"), status, fault)
+            tally.note(what.__name__.strip("_"), status, None if self.mishaps.excuse(status, since=begun) else fault)
 
     # Requests: each returns the status and what is wrong with the answer
 
-    def _search(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _search(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         query = chance.randrange(len(self.queries))
         key = company.key if company.guarded or chance.random() < 0.5 else None
         status, body = _send(server, f"search/{company.name}", image=self.queries[query], key=key)
         return status, _wrong_results(status, body, company, self.expected[query])
 
-    def _similar(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _similar(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         query = chance.randrange(len(self.queries))
         status, body = _send(server, f"search/{company.name}/{company.ids[query]}", key=company.key)
         return status, _wrong_results(status, body, company, self.expected[query][1:])
 
-    def _hostile(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _hostile(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         name, content = chance.choice(self.hostile)
         status, body = _send(server, f"search/{company.name}", image=content, name=name, key=company.key)
         return status, None if status == 400 and body["success"] is False else f"{name}: {body}"
 
-    def _large(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _large(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         status, body = _send(server, f"search/{company.name}", image=self.large, name="large.png", key=company.key)
         return status, None if status in (200, 503) else str(body)
 
-    def _foreign(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _foreign(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         other = chance.choice([each for each in self.companies if each is not company])
         status, body = _send(server, f"search/{company.name}", image=self.queries[0], key=other.key)
         return status, None if status == 400 and "results" not in body else str(body)
 
-    def _page(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _page(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         status, body = _send(server, f"images/{company.name}", key=company.key)
         paths = [image["fullPath"] for image in body.get("images", [])]
         own = all(path.startswith(f"{company.name}/") for path in paths)
         return status, None if status == 200 and len(paths) >= len(self.photos) and own else str(body)[:500]
 
-    def _put(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _put(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         path, content = f"{company.name}/live{chance.randrange(5)}.jpg", chance.choice(self.queries)
         status, body = _send(server, f"images/{company.name}/{path}", method="PUT", body=content, key=company.key)
         return status, None if status in (200, 201) else str(body)
 
-    def _delete(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _delete(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         path = f"{company.name}/live{chance.randrange(5)}.jpg"
         status, body = _send(server, f"images/{company.name}/{path}", method="DELETE", key=company.key)
         return status, None if status in (200, 404) else str(body)
 
-    def _rebuild(self, server: Server, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _rebuild(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
         status, body = _send(server, f"reindex/{company.name}", method="POST", body=b"", key=company.key)
         return status, None if status == 202 else str(body)
 
 
-def _come_and_say_nothing(server: Server) -> None:
+def _come_and_say_nothing(server: Service) -> None:
     address = _address(server)
     silent = deque[socket.socket](maxlen=20 * SILENT_A_SECOND)
     with suppress(OSError):  # the server has ended
@@ -221,7 +281,7 @@ def _come_and_say_nothing(server: Server) -> None:
             time.sleep(1 / SILENT_A_SECOND)
 
 
-def _trickle(server: Server) -> None:
+def _trickle(server: Service) -> None:
     head = b"POST /api/search/x HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
     with suppress(ConnectionRefusedError):  # the server has ended
         while True:
@@ -235,7 +295,7 @@ def _trickle(server: Server) -> None:
                     time.sleep(1)
 
 
-def _address(server: Server) -> tuple[str, int]:
+def _address(server: Service) -> tuple[str, int]:
     host, _, port = server.address.rpartition("/")[2].partition(":")
     return host, int(port)
 
@@ -278,7 +338,7 @@ def _hostile_files(photo: bytes) -> list[tuple[str, bytes]]:
 
 
 def _send(
-    server: Server,
+    server: Service,
     path: str,
     *,
     method: str | None = None,
@@ -300,7 +360,7 @@ def _send(
         return error.code, json.load(error)
 
 
-def _evictions(server: Server) -> int:
+def _evictions(server: Service) -> int:
     request = urllib.request.Request(f"{server.address}/metrics", headers={"Authorization": f"Bearer {_METRICS_TOKEN}"})
     with urllib.request.urlopen(request, timeout=60) as response:
         lines = response.read().decode().splitlines()
@@ -308,8 +368,27 @@ def _evictions(server: Server) -> int:
     return int(sum(map(float, counted)))
 
 
+def _builds_in_the_end() -> dict[str, int]:
+    """Return how many builds there are of each status, once the worker has carried out all of them."""
+    from django.db import close_old_connections
+
+    from tenants import models
+
+    until = time.monotonic() + SECONDS_FOR_BUILDS
+    close_old_connections()
+    while models.IndexBuild.objects.active().exists() and time.monotonic() < until:
+        time.sleep(1)
+    return dict(Counter(models.IndexBuild.objects.values_list("status", flat=True)))
+
+
 def _report(
-    tally: Tally, samples: list[float], evictions: int, builds: dict[str, int], minutes: float
+    tally: Tally,
+    samples: list[float],
+    evictions: int,
+    builds: dict[str, int],
+    minutes: float,
+    mishaps: Mishaps,
+    same_server: bool,
 ) -> dict[str, Any]:
     quarter = max(1, len(samples) // 4)
     early, late = statistics.median(samples[quarter : 2 * quarter] or samples), statistics.median(samples[-quarter:])
@@ -322,9 +401,21 @@ def _report(
         "first_wrong_answers": tally.wrong[:20],
         "evictions": evictions,
         "builds": builds,
+        "workers_killed": mishaps.workers_killed,
+        "outages": mishaps.outages,
+        "same_server": same_server,
         "memory_mb": {"second_quarter": round(early), "last_quarter": round(late), "most": round(max(samples))},
-        "passed": not tally.wrong and evictions > 0 and late <= LEVEL * early,
+        "passed": (
+            not tally.wrong and evictions > 0 and late <= LEVEL * early and set(builds) == {"succeeded"} and same_server
+        ),
     }
+
+
+def _cluster() -> Cluster:
+    directory = binaries()
+    if directory is None:
+        sys.exit("PostgreSQL is not installed here: no /usr/lib/postgresql/*/bin/initdb")
+    return Cluster(directory)
 
 
 def main() -> None:
@@ -332,11 +423,15 @@ def main() -> None:
     parser.add_argument("--weights", default=os.environ.get("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1"))
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("--postgresql", action="store_true", help="on a PostgreSQL server of its own, not on SQLite")
     options = parser.parse_args()
+    cluster = _cluster() if options.postgresql else None
     scratch = Path(tempfile.mkdtemp(prefix="imagesearch-soak-"))
     try:
-        result = Soak(scratch, options.weights).run(options.minutes, options.requests)
+        result = Soak(scratch, options.weights, cluster).run(options.minutes, options.requests)
     finally:
+        if cluster:
+            cluster.stop()
         shutil.rmtree(scratch, ignore_errors=True)
     print(json.dumps(result, indent=2))
     sys.exit(0 if result["passed"] else 1)
