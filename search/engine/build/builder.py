@@ -22,7 +22,7 @@ from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.model.transform import Pixels
-from search.engine.pictures.folder import SkippedFile
+from search.engine.pictures.folder import SkippedFile, modified_ns
 from search.engine.storage import SIGNATURE
 from search.engine.vectors import DIMENSION, Vectors
 
@@ -361,7 +361,7 @@ class _Build:
             with (self._folder / path).open("rb") as file:
                 stat = os.fstat(file.fileno())
                 sha256 = durable.sha256(file)
-                signature["size"], signature["mtime_ns"] = stat.st_size, stat.st_mtime_ns
+                signature["size"], signature["mtime_ns"] = stat.st_size, modified_ns(stat)
                 signature["sha256"] = np.frombuffer(sha256, np.uint8)
                 if (row := self._rows_by_content.find(sha256)) is not None:
                     return _Read(number, signature, known_row=row)
@@ -374,8 +374,9 @@ class _Build:
                 return _Read(number, signature, pixels=pixels)
         except ImageUnreadable as error:
             return _Read(number, signature, reason=str(error))
-        except OSError as error:
-            return _Read(number, signature, reason=f"The file cannot be read: {error.strerror}")
+        except Exception as error:  # whatever one file does, the others are indexed
+            why = getattr(error, "strerror", None) or type(error).__name__
+            return _Read(number, signature, reason=f"The file cannot be read: {why}")
 
     def _prepare(self, file: BinaryIO, path: str) -> Pixels:
         return read_prepared(self._embedder, file, name=path, max_pixels=self._options.max_pixels)

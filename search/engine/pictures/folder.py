@@ -9,6 +9,8 @@ from pathlib import Path
 from search.engine.errors import PathRefused
 from search.engine.pictures.paths import NOT_UTF8, has_allowed_extension, is_utf8, require_path
 
+_LATEST_NS = 2**63 - 1  # what an index holds of a time: the year 2262
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
@@ -16,7 +18,7 @@ class ImageFile:
 
     path: str  # posix, relative to the folder
     size: int  # bytes
-    mtime_ns: int
+    mtime_ns: int  # see modified_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,13 @@ class SkippedFile:
 
     path: str  # printable: bytes that are not UTF-8 stand as \\xff
     reason: str
+
+
+def modified_ns(found: os.stat_result) -> int:
+    """Return when a file was changed, in ns. A time that 64 bits cannot hold, however early, becomes the latest that
+    they can: one that never proves a file unchanged, so that its content is compared.
+    """
+    return found.st_mtime_ns if abs(found.st_mtime_ns) < _LATEST_NS else _LATEST_NS
 
 
 def find_images(folder: Path) -> Iterator[ImageFile | SkippedFile]:
@@ -57,10 +66,17 @@ def _children(root: Path, parent: str) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if _is_folder(entry):
                 yield f"{parent}{entry.name}/"
             elif has_allowed_extension(entry.name) or _is_link_to_folder(entry):
                 yield f"{parent}{entry.name}"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False  # _examine tells why, where it is named like a picture
 
 
 def _is_link_to_folder(entry: os.DirEntry[str]) -> bool:
@@ -87,7 +103,7 @@ def _examine(root: Path, path: str) -> ImageFile | SkippedFile:
         require_path(path)
     except PathRefused as error:
         return _skipped(path, error.reason)
-    return ImageFile(path, found.st_size, found.st_mtime_ns)
+    return ImageFile(path, found.st_size, modified_ns(found))
 
 
 def _skipped(path: str, reason: str) -> SkippedFile:

@@ -2,6 +2,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from search.engine import storage
 from search.engine.build import builder
@@ -17,6 +19,7 @@ from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgres
 from search.engine.errors import NotEnoughSpace, NothingToIndex, PublishRefused
 from search.engine.index.index import ImageIndex
 from search.engine.model.embedder import read_prepared
+from search.engine.model.transform import Pixels
 from search.engine.storage.layout import METADATA
 from search.engine.vectors import Vectors, unit_length
 from tests.conftest import paint
@@ -621,6 +624,50 @@ def test_hundreds_of_broken_pictures_are_all_listed_and_none_is_fatal(acme: Coll
     ]
     assert all(file.reason for file in outcome.skipped_files)
     assert len(acme.index()) == 300
+
+
+ODD_YEARS = {1969: -1, 2300: 10_413_792_000, 2440: 14_831_769_600}
+
+
+@pytest.mark.parametrize("when", ODD_YEARS.values(), ids=map(str, ODD_YEARS))
+def test_a_picture_of_any_year_is_indexed_and_a_change_of_it_is_found(acme: Collection, when: int) -> None:
+    acme.paint("a.bmp", RED)
+    acme.paint("b.bmp", BLUE, mtime_ns=when * 10**9)
+    assert acme.build().progress == BuildProgress(found=2, embedded=2)
+    assert not acme.build().published
+    acme.paint("b.bmp", GREEN, mtime_ns=when * 10**9 + 1_000_000_000)
+    acme.build()
+    np.testing.assert_allclose(acme.vector("b.bmp"), colour_vector(GREEN), atol=1e-6)
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no file system here that keeps every time")
+@pytest.mark.parametrize("when", [-(2**60), -11_644_473_600, 10_413_792_000, 2**60])
+def test_a_time_that_no_index_can_hold_never_proves_a_picture_unchanged(acme: Collection, when: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        shop = Collection(Path(folder), acme.target, acme.embedder)
+        shop.paint("a.bmp", RED, mtime_ns=when * 10**9)
+        assert (shop.folder / "a.bmp").stat().st_mtime_ns == when * 10**9
+        shop.build()
+        assert not shop.build().published
+        shop.paint("a.bmp", GREEN, mtime_ns=when * 10**9)
+        shop.build()
+        np.testing.assert_allclose(shop.vector("a.bmp"), colour_vector(GREEN), atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [OSError("no number"), OverflowError("too large"), MemoryError(), RecursionError()])
+def test_whatever_one_picture_makes_of_its_reading_the_others_are_indexed(acme: Collection, error: Exception) -> None:
+    class Stumbling(FakeEmbedder):
+        def prepare(self, image: Image.Image) -> Pixels:
+            if image.getpixel((0, 0)) == WHITE:
+                raise error
+            return super().prepare(image)
+
+    acme.embedder = Stumbling()
+    acme.paint_many(5)
+    acme.paint("white.bmp", WHITE)
+    outcome = acme.build()
+    assert outcome.progress == BuildProgress(found=6, embedded=5, skipped=1)
+    assert [(file.path, "cannot be read" in file.reason) for file in outcome.skipped_files] == [("white.bmp", True)]
 
 
 def after_the_scan(change: Callable[[], object]) -> Callable[[BuildProgress], None]:

@@ -153,6 +153,15 @@ def add_picture_of_path(company: Company, length: int) -> None:
     assert path in found(company.name)
 
 
+def test_a_picture_of_the_year_2300_comes_back(acme: Company, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
+    os.utime(acme.image_directory / "red.png", (10_413_792_000, 10_413_792_000))
+    before = pictures(acme)
+    export(tmp_path / "acme.tar", "--with-images")
+    elsewhere()
+    import_(tmp_path / "acme.tar")
+    assert pictures(Company.objects.get()) == before
+
+
 def test_without_pictures_the_index_comes_alone(acme: Company, tmp_path: Path, elsewhere: Callable[[], None]) -> None:
     files = index_files()
     export(tmp_path / "a.tar")
