@@ -4,8 +4,8 @@ Every file is hostile until it is decoded. One decode takes at most about 32 byt
 itself once or twice, and a constant 200 MB (see open_image). How many are decoded at a time, a gate decides.
 """
 
-import math
 import os
+import re
 import warnings
 import zlib
 from contextlib import AbstractContextManager, nullcontext
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from search.engine.errors import DecoderBusy, ImageUnreadable
+from search.engine.pictures import jpeg, tiff
 from search.engine.pictures.gates import ONE_LARGE, Gate
 from search.engine.pictures.paths import FORMATS, TYPE_NOT_ALLOWED, extension, has_allowed_extension
 
@@ -30,7 +30,6 @@ MAX_READS = 500_000  # of small pieces, from Python, 1 to 3 s: ends endless head
 MAX_WHOLE_FILE = 256 * 2**20  # bytes, of the formats that are read whole
 MAX_FULL_SCANS = 40  # of a progressive JPEG of max_pixels; a real one has about 10, each takes 1 ns a pixel
 MAX_RLE_PIXELS = 2_000_000  # Pillow unpacks a run-length BMP in Python, 0.6 us a pixel
-MAX_TAG_BYTES = 2**19  # of one list in a TIFF: each entry becomes about 400 bytes of Python objects
 
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -48,10 +47,10 @@ _SIGNATURES = {
 # and stays as it is: in the GIF, TIFF and WebP readers it stops what they allocate before we see a size.
 _READERS: dict[str, Any] = {
     "PNG": PngImageFile,
-    "JPEG": JpegImageFile,
+    "JPEG": jpeg.read_header,
     "GIF": GifImageFile,
     "BMP": BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": tiff.TiffFile,
     "WEBP": WebPImageFile,
 }
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
@@ -64,6 +63,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# What Pillow says of files that may well be good.
+_UNSUPPORTED = re.compile(
+    r"unknown (pixel|raw) mode|samples per pixel|not yet supported|cannot handle \d|^Unsupported BMP|not available"
+)
 
 # Once and for all: warnings.catch_warnings is not safe between threads. What matters is raised as an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -113,6 +117,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "The picture needs more memory than is available"
     # A cause, or another type, means a stumble over nonsense, whose text ("256") says nothing to people.
+    if _UNSUPPORTED.search(str(error)):
+        return f"This kind of picture is not supported: {error}"
     told = isinstance(error, OSError | EOFError | SyntaxError | ValueError) and not error.__cause__
     return f"The file is incomplete or damaged: {error}" if told else "The file is incomplete or damaged"
 
@@ -172,7 +178,7 @@ def _read_header(metered: _MeteredFile, kind: str, max_pixels: int) -> Image.Ima
     if kind in ("PNG", "JPEG", "WEBP") and file.seek(0, os.SEEK_END) > MAX_WHOLE_FILE:
         raise ImageUnreadable(f"The {kind} file is larger than {MAX_WHOLE_FILE} bytes")
     if kind == "TIFF":
-        _check_tiff_layout(file, max_pixels)
+        tiff.check_layout(file, max_pixels)
     if kind == "PNG":
         file = _essential_png(file)
     file.seek(0)
@@ -195,8 +201,6 @@ def _prepare(picture: Image.Image, file: BinaryIO, max_pixels: int) -> None:
     pixels = picture.width * picture.height
     if isinstance(picture, PngImageFile):
         _scale_transparency(picture, file)
-    elif isinstance(picture, TiffImagePlugin.TiffImageFile):
-        picture.is_animated = True  # or Pillow decodes all EXIF directories too, broken or endless ones as well
     elif isinstance(picture, BmpImageFile) and picture.tile[0].codec_name == "bmp_rle":
         if pixels > MAX_RLE_PIXELS:
             raise ImageUnreadable(f"A run-length BMP of {pixels} pixels, more than the {MAX_RLE_PIXELS} allowed")
@@ -216,6 +220,8 @@ def _essential_png(file: BinaryIO) -> BytesIO:
     kept.write(file.read(8))
     while len(header := file.read(8)) == 8:
         length, kind = int.from_bytes(header[:4]), header[4:]
+        if kind == b"CgBI":
+            raise ImageUnreadable("This kind of PNG is not supported: one that Xcode has changed for an iPhone")
         if kind not in _PNG_CHUNKS:
             file.seek(length + 4, os.SEEK_CUR)
             continue
@@ -240,38 +246,9 @@ def _scale_transparency(picture: PngImageFile, file: BinaryIO) -> None:
         picture.info["transparency"] = tuple(level >> 8 for level in transparent)
 
 
-def _check_tiff_layout(file: BinaryIO, max_pixels: int) -> None:
-    """Refuse tiles far larger than the picture, and lists of strips or tiles longer than it needs."""
-    tags = _first_tiff_directory(file)
-    tile = tags.get(TiffImagePlugin.TILEWIDTH, 0), tags.get(TiffImagePlugin.TILELENGTH, 0)
-    if tile[0] * tile[1] > max_pixels:
-        raise ImageUnreadable(f"Its tiles of {tile[0]} x {tile[1]} have more than the {max_pixels} pixels allowed")
-    width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
-    if TiffImagePlugin.STRIPOFFSETS in tags:
-        tile = width, tags.get(TiffImagePlugin.ROWSPERSTRIP, height)
-    pieces = 6 * math.ceil(width / tile[0]) * math.ceil(height / tile[1])  # 6: the most planes Pillow reads
-    for tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS):
-        if len(tags._tagdata.get(tag, b"")) > min(8 * pieces, MAX_TAG_BYTES):
-            raise ImageUnreadable("The file lists more strips or tiles than its size needs")
-
-
-def _first_tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
-    file.seek(0)
-    header = file.read(8)
-    header += file.read(8) if header[2] == 43 else b""
-    tags = TiffImagePlugin.ImageFileDirectory_v2(header)
-    file.seek(tags.next)
-    tags.load(file)
-    for tag, data in tags._tagdata.items():
-        if len(data) > MAX_TAG_BYTES and tags.tagtype[tag] not in (1, 2, 7):  # these stay bytes
-            raise ImageUnreadable(f"Tag {tag} of its header has {len(data)} bytes")
-    return tags
-
-
 def _lay_on_white(picture: Image.Image) -> Image.Image:
     """Return the decoded picture as RGB, in a new image without its metadata."""
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        picture = _grey_to_8_bits(picture)
+    picture = _in_8_bits(picture)
     if picture.mode == "La":
         picture = picture.convert("LA")
     layer = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
@@ -285,28 +262,44 @@ def _lay_on_white(picture: Image.Image) -> Image.Image:
     return canvas
 
 
-def _grey_to_8_bits(picture: Image.Image) -> Image.Image:
-    """Return 16-bit, 32-bit and floating point grey as L, scaled (Pillow would clip)."""
-    values = np.asarray(picture)  # [height, width]
-    if values.dtype.itemsize == 2:
-        tags = getattr(picture, "tag_v2", {})
-        grey = values >> (tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 8)
-    else:
-        grey = _stretch(values)
-    levels = grey.astype(np.uint8)
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """Return grey of 16 and 32 bits, of floating point and with a sign as L, scaled (Pillow would clip)."""
+    if isinstance(picture, tiff.TiffFile) and (picture.mode in ("I", "F") or picture.signed or picture.white_is_zero):
+        return _tiff_grey_to_8_bits(picture)
+    if not picture.mode.startswith("I;16"):
+        return picture
+    values = np.asarray(picture)  # uint16 [height, width]
+    levels = (values >> ((picture.bits if isinstance(picture, tiff.TiffFile) else 16) - 8)).astype(np.uint8)
     transparent = picture.info.get("transparency")
     if transparent is not None:
         levels[values == transparent] = 255
     return Image.fromarray(levels)
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Return values as 0..255. White is 1 (of floats), 255 or 65535, the first that holds them all; values
-    beyond these or below zero are taken from their own minimum to their maximum."""
+def _tiff_grey_to_8_bits(picture: tiff.TiffFile) -> Image.Image:
+    """Return grey of a TIFF as L, of the type and the direction that its header says."""
+    if picture.mode in ("1", "L") and not picture.signed:
+        return picture  # turned already
+    values = np.asarray(picture)  # [height, width]
+    usual: tuple[float, ...] = (255, 65535)
+    if picture.mode == "F":
+        usual = (1, 255, 65535)
+    elif picture.signed and picture.bits < 32:
+        values = values.view(np.int8) if picture.bits == 8 else values
+        usual = (127,) if picture.bits == 8 else (255, 32767)
+    elif picture.mode == "I" and not picture.signed:
+        values = values.view(np.uint32)  # which Pillow hands on as if it had a sign
+        usual = (255, 65535, 2**32 - 1) if values.max() >= 2**31 else usual  # else counts of something: see _stretch
+    levels = _stretch(values, usual).astype(np.uint8)
+    return Image.fromarray(255 - levels if picture.white_is_zero else levels)
+
+
+def _stretch(values: np.ndarray, usual: tuple[float, ...]) -> np.ndarray:
+    """Return values as 0..255. White is the first of the usual ones that holds them all; values beyond these or below
+    zero are taken from their own minimum to their maximum."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if low >= 0:
-        usual = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
         low, high = 0.0, next((white for white in usual if high <= white), high)
     scale = 255 / ((high - low) or 1)
     with np.errstate(all="ignore"):
@@ -315,10 +308,25 @@ def _stretch(values: np.ndarray) -> np.ndarray:
 
 
 def _turn_upright(canvas: Image.Image, picture: Image.Image) -> Image.Image:
-    """Return canvas turned as the EXIF of picture says. TIFFs need no turn: Pillow turns them in load()."""
+    """Return canvas turned as the EXIF, or the TIFF, of picture says."""
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+        turn = _TURNS.get(_orientation(picture))
     except Exception:  # broken EXIF is no reason to refuse a good picture
         return canvas
-    turn = _TURNS.get(orientation or 1)
     return canvas if turn is None else canvas.transpose(turn)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the orientation, whatever its type. That of XMP does not count: programs leave it behind that have turned
+    the pixels, and browsers pass it over."""
+    if isinstance(picture, tiff.TiffFile):
+        found, little = picture.orientation, picture.tag_v2.prefix == b"II"
+    else:
+        exif = Image.Exif()
+        exif.load(picture.info.get("exif") or b"")
+        found, little = exif.get(ExifTags.Base.Orientation), exif.endian == "<"
+    if isinstance(found, tuple):
+        found = found[0]
+    if isinstance(found, bytes):
+        return int.from_bytes(found, "little" if little else "big")
+    return int(found or 1)

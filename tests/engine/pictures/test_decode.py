@@ -321,6 +321,32 @@ def test_one_pixel_too_many_is_refused_with_both_numbers(extension: str) -> None
     assert "63 allowed" in reason
 
 
+def bitmap(bits: int, compression: int, masks: tuple[int, int, int] = (0, 0, 0), header_bytes: int = 56) -> bytes:
+    header = struct.pack("<IiiHHIIiiIIIII", header_bytes, 2, 1, 1, bits, compression, 8, 0, 0, 0, 0, *masks)
+    return b"BM" + struct.pack("<IHHI", 78, 0, 0, 70) + header + bytes(12)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bitmap(32, 3, (0x3FF00000, 0xFFC00, 0x3FF)),
+        bitmap(16, 3, (0xF00, 0xF0, 0xF)),
+        bitmap(64, 0),
+        bitmap(32, 4),
+        bitmap(32, 5),
+        bitmap(32, 6),
+        bitmap(24, 0, header_bytes=16),
+    ],
+)
+def test_a_good_bmp_of_an_unsupported_kind_is_not_called_damaged(data: bytes) -> None:
+    assert "not supported" in reason_for(data, "x.bmp")
+
+
+def test_a_png_that_was_changed_for_an_iphone_is_not_called_damaged() -> None:
+    data = png((1, 1), 8, 2, pixels=b"\0\1\2\3")
+    assert "not supported" in reason_for(data[:8] + chunk(b"CgBI", b"\x50\0\x20\2") + data[8:], "x.png")
+
+
 def test_a_picture_far_longer_than_wide_is_refused() -> None:
     assert opened(encoded(plain("L", 0, (1, 200)), "PNG"), "x.png").size == (1, 200)
     for size in ((1, 201), (201, 1)):
