@@ -20,7 +20,7 @@ from search.engine.errors import IndexNotBuilt, PathRefused
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import read_prepared
-from search.engine.pictures.paths import require_new_path, require_path
+from search.engine.pictures.paths import new_path, require_path, spellings
 from search.engine.pictures.shelf import Shelf
 from search.engine.storage.given import given_id
 from search.engine.vectors import Vector
@@ -44,16 +44,21 @@ class Put(StrEnum):
     UNCHANGED = "unchanged"
 
 
+def find_picture(index: ImageIndex, path: str) -> ImageRecord | None:
+    """Return the picture of this path, however it is written; None where there is none."""
+    return next(filter(None, map(index.find_path, spellings(path))), None)
+
+
 def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -> tuple[ImageRecord, Put]:
     """Store a picture under path in the company's folder and make it searchable; tell what that changed.
 
+    A picture that is not there yet gets the path that paths.new_path makes of path.
     Raises PathRefused, FolderUnusable, LimitReached, ImageUnreadable, and what embedding raises.
     """
-    require_path(path)
     index = overlay.live_index_or_empty(company)
-    known = index.find_path(path)
-    if known is None:
-        require_new_path(path)
+    known = find_picture(index, path)
+    path = known.path if known else new_path(path)
+    require_path(path)
     held = known if known and _holds(company, path, content) else None
     if held and index.file_sha256(held) == hashlib.sha256(content).digest():
         return held, Put.UNCHANGED
@@ -84,9 +89,10 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
 
     Raises PathRefused and FolderUnusable.
     """
-    require_path(path)
     index = overlay.live_index_or_empty(company)
-    record = index.find_path(path)
+    record = find_picture(index, path)
+    path = record.path if record else path
+    require_path(path)
     if record is None and not _has_file(company, path):
         return None
     record, counted = record or _identify(company, path, index), _changes_counted(company, index)

@@ -21,6 +21,13 @@ def _whole_number_message(name: str) -> dict[str, Any]:
     return {"invalid": message, "min_value": message, "max_string_length": message}
 
 
+class LocationField(serializers.CharField):
+    """A folder below the company's, with or without slashes around it."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return str(super().to_internal_value(data)).strip("/")
+
+
 class SimilarForm(serializers.Serializer[Any]):
     top_k = serializers.IntegerField(
         default=DEFAULT_TOP_K,
@@ -37,7 +44,7 @@ class SimilarForm(serializers.Serializer[Any]):
         ),
         help_text="Return only pictures with at least this score.",
     )
-    location = serializers.CharField(
+    location = LocationField(
         default="",
         allow_blank=True,
         trim_whitespace=False,
@@ -49,9 +56,6 @@ class SimilarForm(serializers.Serializer[Any]):
         if not -1 <= score <= 1:  # not a number passes the field's own limits
             raise serializers.ValidationError("min_score must be a number from -1 to 1")
         return score
-
-    def validate_location(self, location: str) -> str:
-        return location.strip("/")
 
 
 class SearchForm(SimilarForm):

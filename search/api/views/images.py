@@ -1,6 +1,7 @@
 """A company's pictures one at a time, under /api/images/."""
 
 from math import ceil
+from urllib.parse import unquote_to_bytes
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.exceptions import NotFound
@@ -13,7 +14,9 @@ from search import pictures, queries
 from search.api.answers import ErrorBody, ImageAnswer, ImageListAnswer, PutAnswer
 from search.api.forms import ImageForm, ImageListForm, validated
 from search.api.responses import FAULT, FORBIDDEN, NO_KEY, NOT_FOUND, UNAUTHORISED, UNUSABLE
+from search.engine.errors import PathRefused
 from search.engine.index.records import metadata_entry
+from search.engine.pictures.paths import NOT_UTF8
 from search.http.access import actor_of, readable_company, staff_or_key, writable_company
 from search.http.bodies import ImageBodyParser, ImageFormParser
 from search.queries import ImageNotFound
@@ -21,6 +24,14 @@ from search.queries import ImageNotFound
 IMAGES_A_PAGE = 100
 
 _NO_IMAGE = OpenApiResponse(ErrorBody, "The company has no such picture")
+
+
+def _require_utf8(path: str) -> None:
+    """Raise PathRefused where the URL's bytes are no UTF-8: in the place of such Django leaves three letters, %E9."""
+    try:
+        unquote_to_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise PathRefused(path, NOT_UTF8) from error
 
 
 class ImagesView(APIView):
@@ -69,7 +80,7 @@ class ImageView(APIView):
     def get(self, request: Request, company: str, image_path: str) -> Response:
         """Return a picture's entry."""
         found = readable_company(request, company)
-        record = queries.company_index(found).find_path(image_path)
+        record = pictures.find_picture(queries.company_index(found), image_path)
         if record is None:
             raise ImageNotFound(f"No picture {image_path}")
         return Response({"success": True, "company": found.name, "image": metadata_entry(record)})
@@ -90,6 +101,7 @@ class ImageView(APIView):
     def put(self, request: Request, company: str, image_path: str) -> Response:
         """Store a picture in the company's folder and make it searchable immediately. Idempotent."""
         found = writable_company(request, company)
+        _require_utf8(image_path)
         image = validated(ImageForm, request.data)["image"]
         record, change = pictures.put_image(found, image_path, image.read(), by=actor_of(request))
         body = {"success": True, "company": found.name, "image": metadata_entry(record), "change": change.value}

@@ -22,7 +22,8 @@ from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.model.transform import Pixels
-from search.engine.pictures.folder import SkippedFile, modified_ns
+from search.engine.pictures.folder import SkippedFile, modified_ns, other_types
+from search.engine.pictures.paths import ALLOWED_EXTENSIONS
 from search.engine.storage import SIGNATURE
 from search.engine.vectors import DIMENSION, Vectors
 
@@ -271,8 +272,10 @@ class _Build:
     def _require_pictures(self, plan: Plan) -> None:
         if plan.found or self._options.allow_empty:
             return
+        others = other_types(self._folder)
+        there = f", only other files ({others}; allowed are {', '.join(ALLOWED_EXTENSIONS)})" if others else ""
         raise NothingToIndex(
-            f"The image folder {self._folder} contains no pictures: "
+            f"The image folder {self._folder} contains no pictures{there}: "
             "add some, or allow an empty index with build_embeddings --allow-empty"
         )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 import uuid
 from abc import abstractmethod
 from bisect import bisect_left
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from search.engine.damage import DamageNamed
 from search.engine.index.open_file import OpenFile
+from search.engine.pictures.paths import FORMS
 
 Rows = slice | npt.NDArray[np.int64]
 
@@ -44,8 +46,11 @@ class ImageRecord:
         return stem or file_name
 
     def lies_below(self, location: str) -> bool:
-        """Return whether the picture lies in the folder location or in one below it; "" is the top."""
-        return not location or self.path.startswith(f"{location}/")
+        """Return whether the picture lies in the folder location, however that is written, or in one below it; "" is
+        the top."""
+        if not location or self.path.startswith(f"{location}/"):
+            return True
+        return not location.isascii() and _composed(self.path).startswith(f"{_composed(location)}/")
 
 
 class Records(Sequence[ImageRecord]):
@@ -70,7 +75,7 @@ class Records(Sequence[ImageRecord]):
 
     @abstractmethod
     def rows_below(self, location: str) -> Rows:
-        """Return the rows of the pictures in the folder location and the folders below it."""
+        """Return the rows of the pictures in the folder location, however that is written, and the folders below it."""
 
     @overload
     def __getitem__(self, row: int) -> ImageRecord: ...
@@ -170,11 +175,31 @@ class LineRecords(Records):
     def rows_below(self, location: str) -> Rows:
         if not location:
             return slice(0, len(self))
-        after = location + chr(ord("/") + 1)
-        return slice(self._first_row_from(f"{location}/"), self._first_row_from(after))
+        found = [self._rows_of_folder(folder) for folder in self._spellings(location)]
+        return found[0] if len(found) == 1 else np.sort(np.concatenate([np.arange(len(self))[rows] for rows in found]))
+
+    def _rows_of_folder(self, folder: str) -> slice:
+        return slice(self._first_row_from(f"{folder}/"), self._first_row_from(folder + chr(ord("/") + 1)))
+
+    def _spellings(self, location: str) -> list[str]:
+        """Return the ways in which the folder is written in the index; location where it is not there."""
+        folders = [location]
+        if not location.isascii():
+            folders = [""]
+            for part in location.split("/"):
+                forms = {part, *(unicodedata.normalize(form, part) for form in FORMS)}
+                folders = [f"{above}/{form}".lstrip("/") for above in folders for form in sorted(forms)]
+                rows = [self._rows_of_folder(folder) for folder in folders]
+                folders = [folder for folder, below in zip(folders, rows, strict=True) if below.start < below.stop]
+        return folders or [location]
 
     def _first_row_from(self, path: str) -> int:
         return bisect_left(range(len(self)), path, key=lambda row: self.at(row).path)
+
+
+def _composed(path: str) -> str:
+    """Return path with each letter and its accents in one: a Mac writes them apart."""
+    return unicodedata.normalize("NFC", path)
 
 
 def image_id(company: str, path: str) -> str:

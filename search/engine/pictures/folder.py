@@ -2,13 +2,23 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.engine.errors import PathRefused
-from search.engine.pictures.paths import NOT_UTF8, has_allowed_extension, is_utf8, require_path
+from search.engine.pictures.paths import (
+    NOT_UTF8,
+    extension,
+    has_allowed_extension,
+    is_system_folder,
+    is_utf8,
+    require_path,
+)
 
+_COUNTED = 100_000  # files of other types: enough to tell what lies there
 _LATEST_NS = 2**63 - 1  # what an index holds of a time: the year 2262
 
 
@@ -39,8 +49,9 @@ def modified_ns(found: os.stat_result) -> int:
 def find_images(folder: Path) -> Iterator[ImageFile | SkippedFile]:
     """Yield what lies below folder and is named like a picture, sorted by path.
 
-    Hidden files and folders are ignored. Links to folders are never followed, links to files only within
-    folder. Memory holds the names of the folders on the way, not of the whole tree.
+    Hidden files and folders are ignored, and folders that systems keep beside pictures (see paths). Links to folders
+    are never followed, links to files only within folder. Memory holds the names of the folders on the
+    way, not of the whole tree.
     Raises FileNotFoundError (OSError) when folder itself cannot be read.
     """
     root = folder.resolve()
@@ -60,6 +71,23 @@ def find_images(folder: Path) -> Iterator[ImageFile | SkippedFile]:
                 yield _skipped(path, f"The folder cannot be read: {error.strerror}")
 
 
+def other_types(folder: Path) -> str:
+    """Return in words which files, that are not named like pictures, lie below folder; "" where there are none."""
+    found: Counter[str] = Counter()
+    pending = [folder]
+    while pending and found.total() < _COUNTED:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if not _is_folder(entry):
+                    found[extension(entry.name)] += not has_allowed_extension(entry.name)
+                elif not is_system_folder(entry.name):
+                    pending.append(Path(entry.path))
+    shown = {f".{kind}" if kind.isalnum() else "of no type": count for kind, count in found.most_common(5) if count}
+    return ", ".join(f"{count} {kind}" for kind, count in shown.items())
+
+
 def _children(root: Path, parent: str) -> Iterator[str]:
     """Yield the paths to look at, folders with a slash at the end, so that they sort as in full paths."""
     with os.scandir(root / parent) as entries:
@@ -67,7 +95,8 @@ def _children(root: Path, parent: str) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             if _is_folder(entry):
-                yield f"{parent}{entry.name}/"
+                if not is_system_folder(entry.name):
+                    yield f"{parent}{entry.name}/"
             elif has_allowed_extension(entry.name) or _is_link_to_folder(entry):
                 yield f"{parent}{entry.name}"
 

@@ -11,14 +11,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from search.engine.durable import BoundedReads
 from search.engine.errors import ImageUnreadable, PathRefused
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import SkippedFile
-from search.engine.pictures.paths import require_new_path
+from search.engine.pictures.paths import NOT_UTF8, is_left_by_a_system, new_path
 from search.engine.pictures.shelf import Shelf
 
 _CHUNK = 1 << 16
@@ -26,6 +26,11 @@ _MAX_DIRECTORY_BYTES = 16 * 2**20  # of a zip's list of entries: zipfile makes o
 _SMALL = 2**20  # bytes: below, no ratio is suspicious
 
 _UTF8_NAME, _ENCRYPTED = 0x800, 0x1  # zip flags
+_ENTRY = struct.Struct("<4s4xH18xHHH12x")  # of the list: signature, flags, bytes of the name, of extra fields, comment
+_ENTRY_SIGNATURE = b"PK\x01\x02"
+_ENTRY_FLAGS = 8  # where the flags are
+_LOCAL = struct.Struct("<6xH18xH2x")  # in front of an entry's name and data: flags, bytes of the name
+_UNICODE_PATH, _UNKNOWN_FIELD = 0x7075, 0xFFFF  # extra fields: the name in UTF-8; one that nobody reads
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # the others take memory as the zip likes
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -65,6 +70,7 @@ class Intake:
     stored: list[str] = field(default_factory=list)  # paths below the folder
     replaced: set[str] = field(default_factory=set)  # those of them that were there before
     refused: list[SkippedFile] = field(default_factory=list)
+    passed_over: int = 0  # files that systems have put into zips: nobody meant to upload them
 
 
 class _Refused(Exception):
@@ -82,6 +88,9 @@ def take_in(
     intake, budget, seen = Intake(), _Budget(limits.total_bytes), set[str]()
     with Shelf(folder, make=True) as shelf:
         for entry in _entries(uploads, limits):
+            if entry.packed_bytes is not None and is_left_by_a_system(entry.name):
+                intake.passed_over += 1
+                continue
             try:
                 path = _checked_path(entry, location)
                 if path in seen:
@@ -117,9 +126,10 @@ def _entries(uploads: Sequence[Upload], limits: IntakeLimits) -> Iterator[_Entry
 
 def _zip_entries(upload: Upload, limits: IntakeLimits) -> Iterator[_Entry]:
     try:
-        bounded = BoundedReads(upload.file, limit=_MAX_DIRECTORY_BYTES, refuse=_list_too_large)
-        archive = zipfile.ZipFile(cast(IO[bytes], bounded))
-        infos = [info for info in archive.infolist() if not info.is_dir()]
+        archive = zipfile.ZipFile(cast(IO[bytes], _ZipList(upload.file)))
+        infos = [info for info in archive.infolist() if not _entry_name(info).endswith("/")]
+        if not infos:
+            raise _Refused("The zip is empty: it contains no files")
         if len(infos) > limits.entries:
             raise _Refused(f"The zip contains {len(infos)} files; at most {limits.entries} are accepted per upload")
     except (*_BROKEN_ZIP, OSError) as error:
@@ -130,10 +140,60 @@ def _zip_entries(upload: Upload, limits: IntakeLimits) -> Iterator[_Entry]:
         for info in infos:
             yield _Entry(
                 _entry_name(info),
-                lambda info=info: archive.open(info),  # type: ignore[misc]
+                lambda info=info: _open_entry(archive, info, upload.file),  # type: ignore[misc]
                 packed_bytes=info.compress_size,
                 refusal=_refusal(info),
             )
+
+
+class _ZipList(BoundedReads):
+    """A zip file whose list of entries is of bounded length, and read although one name of it is no UTF-8."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, limit=_MAX_DIRECTORY_BYTES, refuse=_list_too_large)
+
+    def read(self, size: int | None = None) -> bytes:
+        content = super().read(size)
+        return _mended(content) if content.startswith(_ENTRY_SIGNATURE) else content
+
+
+def _mended(entries: bytes) -> bytes:
+    """Return the list of entries without what makes zipfile refuse all of it for one: a flag of UTF-8 that is not true,
+    extra fields that are cut short."""
+    mended, start = bytearray(entries), 0
+    while start + _ENTRY.size <= len(entries):
+        signature, flags, name_bytes, extra_bytes, comment_bytes = _ENTRY.unpack_from(entries, start)
+        if signature != _ENTRY_SIGNATURE:
+            break
+        extra = start + _ENTRY.size + name_bytes
+        if flags & _UTF8_NAME and not _is_utf8(entries[start + _ENTRY.size : extra]):
+            struct.pack_into("<H", mended, start + _ENTRY_FLAGS, flags & ~_UTF8_NAME)
+        if 4 <= extra_bytes <= len(entries) - extra and not _are_whole(entries[extra : extra + extra_bytes]):
+            struct.pack_into("<HH", mended, extra, _UNKNOWN_FIELD, extra_bytes - 4)
+        start = extra + extra_bytes + comment_bytes
+    return bytes(mended)
+
+
+def _are_whole(fields: bytes) -> bool:
+    while len(fields) >= 4:
+        length = int.from_bytes(fields[2:4], "little")
+        if length > len(fields) - 4:
+            return False
+        fields = fields[4 + length :]
+    return True
+
+
+def _open_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: BinaryIO) -> IO[bytes]:
+    """Open an entry whose name in front of its data need not be that of the list, which counts: slashes differ."""
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL.size)
+    if len(header) == _LOCAL.size:
+        flags, length = _LOCAL.unpack(header)
+        name = file.read(length)
+        if flags & _UTF8_NAME and not _is_utf8(name):
+            raise _Refused(NOT_UTF8)
+        info.orig_filename = name.decode("utf-8" if flags & _UTF8_NAME else "cp437")  # what archive.open compares
+    return archive.open(info)
 
 
 def _refused_entry(name: str, reason: str) -> _Entry:
@@ -141,12 +201,33 @@ def _refused_entry(name: str, reason: str) -> _Entry:
 
 
 def _entry_name(info: zipfile.ZipInfo) -> str:
-    """Return the name as it was meant: macOS writes UTF-8 without saying so, old Windows programs backslashes."""
-    name = info.filename
+    """Return the name as it was meant, with slashes.
+
+    macOS writes UTF-8 without saying so, Windows and WinRAR an extra field, old Windows programs backslashes.
+    """
+    name = info.orig_filename
     if not info.flag_bits & _UTF8_NAME:
-        with contextlib.suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
+        shown = name.encode("cp437")
+        name = _unicode_path(info.extra, shown) or (shown.decode() if _is_utf8(shown) else name)
     return name.replace("\\", "/")
+
+
+def _unicode_path(extra: bytes, shown: bytes) -> str:
+    """Return the name of the extra field that is the UTF-8 of shown, "" where there is none, or one of another name."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        body, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == _UNICODE_PATH and body[:5] == struct.pack("<BI", 1, zlib.crc32(shown)) and _is_utf8(body[5:]):
+            return body[5:].decode()
+    return ""
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _refusal(info: zipfile.ZipInfo) -> str:
@@ -170,11 +251,7 @@ def _checked_path(entry: _Entry, location: str) -> str:
     """Return the path below the folder that entry is stored under. Raises _Refused and PathRefused."""
     if entry.refusal:
         raise _Refused(entry.refusal)
-    if entry.name.startswith("/"):  # PurePosixPath would leave location out
-        raise _Refused("An absolute path")
-    path = "/".join(PurePosixPath(location, entry.name).parts)
-    require_new_path(path)
-    return path
+    return new_path(entry.name, location=location)
 
 
 class _Budget:

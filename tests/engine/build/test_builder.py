@@ -374,6 +374,13 @@ def test_an_empty_folder_is_refused_and_the_index_before_serves(acme: Collection
     assert acme.paths() == ["a.bmp"]
 
 
+def test_a_folder_of_other_types_alone_is_refused_with_what_lies_there(acme: Collection) -> None:
+    for name in ("a.heic", "b.heic", "c.avif"):
+        (acme.folder / name).write_bytes(b"x")
+    with pytest.raises(NothingToIndex, match=r"only other files \(2 .heic, 1 .avif; allowed are png, jpg"):
+        acme.build()
+
+
 def test_an_empty_folder_empties_the_index_where_that_is_allowed(acme: Collection) -> None:
     acme.paint("a.bmp", RED)
     acme.build()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from search.engine.pictures.folder import ImageFile, SkippedFile, find_images
+from search.engine.pictures.folder import ImageFile, SkippedFile, find_images, other_types
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -40,6 +40,20 @@ def test_an_entry_carries_size_and_time(tmp_path: Path) -> None:
 def test_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path, ".DS_Store", "._x.jpg", ".git/a.png", "a/.b/c.png", "seen.png", "a/..b.png")
     assert found(tmp_path) == ["seen.png"]
+
+
+def test_folders_of_servers_and_systems_are_ignored(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "Hats/a.jpg", "Hats/@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg", "#recycle/b.jpg", "$Recycle.Bin/S-1/c.jpg"
+    )
+    touch(tmp_path, "lost+found/d.jpg", "System Volume Information/e.jpg", "__MACOSX/f.jpg", "@Recycle/g.jpg")
+    touch(tmp_path, "recycle/h.jpg", "@eaDir.jpg", "#1/i.jpg")
+    assert found(tmp_path) == ["#1/i.jpg", "@eaDir.jpg", "Hats/a.jpg", "recycle/h.jpg"]
+
+
+def test_other_types_are_told_by_their_number(tmp_path: Path) -> None:
+    touch(tmp_path, "a.heic", "b/c.HEIC", "d.jfif", "readme", ".hidden.txt", "@eaDir/x.txt", "picture.png")
+    assert other_types(tmp_path) == "2 .heic, 1 .jfif, 1 of no type"
 
 
 def test_odd_names_are_found(tmp_path: Path) -> None:

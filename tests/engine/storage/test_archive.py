@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from search.engine.errors import PathRefused
 from search.engine.pictures.folder import ImageFile, find_images
-from search.engine.pictures.paths import FORMATS, require_new_path
+from search.engine.pictures.paths import FORMATS, new_path
 from search.engine.pictures.shelf import Shelf
 from search.engine.storage.archive import IMAGES, new_archive, open_archive
 
@@ -68,7 +68,7 @@ def fill(folder: Path, names: list[str]) -> list[str]:
 
 def may_be_new(name: str) -> bool:
     try:
-        require_new_path(name)
+        new_path(name)
     except PathRefused:
         return False
     return True

@@ -3,7 +3,9 @@
 import os
 import random
 import stat
+import struct
 import zipfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from search.builds import run_build
 from search.engine.pictures.intake import IntakeLimits
 from tenants.models import Company
 from tests.conftest import Colleague, paint, picture
-from tests.support.admin import REINDEX, VIEW, logged, messages, running, search_names, stored_below, upload, url
+from tests.support.admin import REINDEX, VIEW, logged, messages, running, search_names, stored_below, text, upload, url
 from tests.support.fakes import BLUE, GREEN, RED
 
 Entries = dict[str | zipfile.ZipInfo, bytes]
@@ -106,7 +108,6 @@ def test_upload_during_a_build_says_that_another_follows(admin_client: Client, a
         ("..\\out.png", "leads out"),
         (".hidden.png", "hidden"),
         (".git/x.png", "hidden"),
-        ("__MACOSX/._x.png", "hidden"),
         ("page.html", "File type not allowed"),
         ("script.png.exe", "File type not allowed"),
         ("inner.zip", "File type not allowed"),
@@ -121,6 +122,87 @@ def test_hostile_names_are_refused(admin_client: Client, acme: Company, name: st
     response = upload(admin_client, acme, zipped({name: png(), "good.png": png()}))
     assert [reason in told for told in refused(response).values()] == [True]
     assert stored_below(acme.image_directory.parent) == before | {"acme/good.png"}
+
+
+def raw_zip(*entries: dict[str, Any], name: str = "pictures.zip") -> SimpleUploadedFile:
+    """Return a zip of entries as odd programs write them: name (bytes), content, and what differs from the usual."""
+    data = names = b""
+    for entry in entries:
+        content, flags, extra = entry.get("content", png()), entry.get("flags", 0), entry.get("extra", b"")
+        sizes = struct.pack("<HHHIII", 0, 0, 0x21, zlib.crc32(content), len(content), len(content))
+        listed = entry.get("listed", entry["name"])
+        names += struct.pack("<4sHHH", b"PK\1\2", 20, 20, flags) + sizes
+        names += struct.pack("<HHHHHII", len(listed), len(extra), 0, 0, 0, 0, len(data)) + listed + extra
+        data += struct.pack("<4sHH", b"PK\3\4", 20, flags) + sizes
+        data += struct.pack("<HH", len(entry["name"]), len(extra)) + entry["name"] + extra + content
+    count = len(entries)
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, count, count, len(names), len(data), 0)
+    return SimpleUploadedFile(name, data + names + end)
+
+
+def unicode_path(shown: bytes, name: str, version: int = 1) -> bytes:
+    body = struct.pack("<BI", version, zlib.crc32(shown)) + name.encode()
+    return struct.pack("<HH", 0x7075, len(body)) + body
+
+
+def test_names_in_the_extra_field_of_windows_are_used(admin_client: Client, acme: Company) -> None:
+    shown = b"????.png"
+    cyrillic, other = "\u0444\u043e\u0442\u043e.png", "\u0442\u0435\u0441\u0442.png"
+    mtime = struct.pack("<HHBI", 0x5455, 5, 1, 0)
+    archive = raw_zip(
+        {"name": shown, "extra": unicode_path(shown, cyrillic)},
+        {"name": shown, "extra": mtime + unicode_path(shown, other)},
+        {"name": b"of another.png", "extra": unicode_path(shown, "wrong.png")},
+        {"name": b"of version 2.png", "extra": unicode_path(b"of version 2.png", "wrong.png", version=2)},
+        {"name": b"cut.png", "extra": unicode_path(b"cut.png", "wrong.png")[:7]},
+    )
+    response = upload(admin_client, acme, archive)
+    assert refused(response) == {}
+    assert response.context["intake"].stored == [cyrillic, other, "of another.png", "of version 2.png", "cut.png"]
+
+
+@pytest.mark.parametrize("name", ["../out.png", "/abs.png", "a/\u202ex.png"])
+def test_the_extra_field_leads_nowhere_else(admin_client: Client, acme: Company, name: str) -> None:
+    before = stored_below(acme.image_directory.parent)
+    response = upload(admin_client, acme, raw_zip({"name": b"x.png", "extra": unicode_path(b"x.png", name)}))
+    assert len(refused(response)) == 1
+    assert stored_below(acme.image_directory.parent) == before
+
+
+def test_one_bad_name_leaves_the_other_pictures(admin_client: Client, acme: Company) -> None:
+    archive = raw_zip({"name": b"good.png"}, {"name": b"caf\xe9.png", "flags": 0x800}, {"name": b"last.png"})
+    response = upload(admin_client, acme, archive)
+    assert list(refused(response).values()) == ["The name is not valid UTF-8"]
+    assert response.context["intake"].stored == ["good.png", "last.png"]
+
+
+def test_the_name_in_the_list_counts_whatever_stands_before_the_data(admin_client: Client, acme: Company) -> None:
+    archive = raw_zip(
+        {"name": b"d\\c.png", "listed": b"d/c.png"}, {"name": b"other.png", "listed": b"e.png"}, {"name": b"f.png"}
+    )
+    response = upload(admin_client, acme, archive)
+    assert refused(response) == {}
+    assert response.context["intake"].stored == ["d/c.png", "e.png", "f.png"]
+
+
+def test_folders_with_a_backslash_are_no_files(admin_client: Client, acme: Company) -> None:
+    response = upload(admin_client, acme, raw_zip({"name": b"Foto\\", "content": b""}, {"name": b"Foto\\b.png"}))
+    assert refused(response) == {}
+    assert response.context["intake"].stored == ["Foto/b.png"]
+
+
+def test_what_systems_put_into_zips_does_not_hide_what_was_refused(admin_client: Client, acme: Company) -> None:
+    noise: Entries = {f"__MACOSX/F/._{number:04}.png": b"\0\5\x16\7" for number in range(540)}
+    noise |= {"F/.DS_Store": b"x", "F/Thumbs.db": b"x", "F/@eaDir/ok.png/THUMB.png": png(), "F/._ok.png": b"x"}
+    response = upload(admin_client, acme, zipped({**noise, "F/broken.png": png()[:20], "F/ok.png": png()}))
+    assert list(refused(response)) == ["F/broken.png"]
+    assert response.context["intake"].stored == ["F/ok.png"]
+    assert "544 hidden files" in text(response.content.decode())
+
+
+@pytest.mark.parametrize("entries", [{}, {"Shoes/": b""}])
+def test_an_empty_zip_says_so(admin_client: Client, acme: Company, entries: Entries) -> None:
+    assert "is empty" in refused(upload(admin_client, acme, zipped(entries)))["pictures.zip"]
 
 
 def test_names_beyond_the_folder_itself_are_refused(admin_client: Client, acme: Company) -> None:

@@ -226,9 +226,10 @@ def test_the_first_picture_of_a_company_without_index(
         "a/../../evil.png",
         "%2e%2e/evil.png",
         "/etc/evil.png",
-        "a//b.png",
-        "./a.png",
         ".hidden.png",
+        "@eaDir/a.png",
+        "caf%E9.png",
+        "caf%C3.png",
         ".uploads/a.png",
         "a/.git/b.png",
         "a.exe",
@@ -243,6 +244,8 @@ def test_the_first_picture_of_a_company_without_index(
         "next%C2%85line.png",
         "line%E2%80%A8separator.png",
         "%E2%80%AEgnp.exe.png",
+        "zero%E2%80%8Bwidth.png",
+        "..%5Cevil.png",
     ],
 )
 def test_paths_that_are_no_picture_of_the_folder_are_refused(
@@ -254,6 +257,52 @@ def test_paths_that_are_no_picture_of_the_folder_are_refused(
     assert response.json()["success"] is False
     assert response.json()["error"].isprintable()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        ("a//b.png", "a/b.png"),
+        ("Foto%5Cb.png", "Foto/b.png"),
+        ("%E2%80%8EWhatsApp Image.png", "WhatsApp Image.png"),
+        ("caf%25C3%25A9.png", "caf%C3%A9.png"),
+    ],
+)
+def test_a_picture_is_stored_found_and_deleted_under_a_name_that_was_tidied(
+    client: Client, acme: Company, staff: dict[str, str], sent: str, stored: str
+) -> None:
+    assert put(client, sent, GREEN, staff).json()["image"]["fullPath"] == stored
+    assert put(client, sent, GREEN, staff).json()["change"] == "unchanged"
+    assert (acme.image_directory / stored).is_file()
+    assert client.get(f"/api/images/acme/{sent}").json()["image"]["fullPath"] == stored
+    assert delete(client, sent, staff).json()["image"]["fullPath"] == stored
+    assert not (acme.image_directory / stored).exists()
+
+
+APART, COMPOSED = "cafe\u0301", "caf\u00e9"
+
+
+@pytest.mark.parametrize(("kept", "sent"), [(APART, COMPOSED), (COMPOSED, APART)])
+def test_accents_may_be_written_in_either_way(
+    client: Client, make_company: MakeCompany, staff: dict[str, str], kept: str, sent: str
+) -> None:
+    acme = make_company("acme", {f"x/{kept}/a.png": RED, "x/other.png": GREEN})
+    put(client, quote(f"x/{kept}/new.png"), GREEN, staff)
+    for location in (f"x/{sent}", f"/x/{sent}/", f"x/{kept}/"):
+        listed = client.get("/api/images/acme", {"location": location}).json()
+        assert {image["fullPath"] for image in listed["images"]} == {f"x/{kept}/a.png", f"x/{kept}/new.png"}
+        results = client.post("/api/search/acme", {"image": picture(RED), "location": location}).json()["results"]
+        assert [result["fullPath"] for result in results] == [f"x/{kept}/a.png", f"x/{kept}/new.png"]
+    replaced = put(client, quote(f"x/{sent}/a.png"), GREEN, staff).json()
+    assert (replaced["change"], replaced["image"]["fullPath"]) == ("replaced", f"x/{kept}/a.png")
+    assert delete(client, quote(f"x/{sent}/a.png"), staff).status_code == 200
+    assert not (acme.image_directory / f"x/{kept}/a.png").exists()
+
+
+@pytest.mark.parametrize("location", ["Cold", "Cold/", "/Cold", "//Cold//"])
+def test_slashes_around_a_location_do_not_matter(client: Client, make_company: MakeCompany, location: str) -> None:
+    make_company("acme", {"a.png": RED, "Cold/b.png": GREEN})
+    assert client.get("/api/images/acme", {"location": location}).json()["total"] == 1
 
 
 def test_a_picture_of_an_odd_name_that_is_there_already_can_be_replaced_and_deleted(
