@@ -18,6 +18,11 @@ EngineError
 """
 
 
+def shown(text: str) -> str:
+    """Return text, whatever it holds, in letters that can be shown and that reorder no others."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class EngineError(Exception):
     """Base of all errors of the engine; the message names the thing and says what to do."""
 
@@ -41,8 +46,8 @@ class PathRefused(EngineError):
     """A path that no picture can have here; the message names it, whatever it holds, in letters that can be shown."""
 
     def __init__(self, path: str, reason: str) -> None:
-        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)
-        super().__init__(f"{shown if len(shown) <= 200 else f'{shown[:200]}...'}: {reason}")
+        text = shown(path)
+        super().__init__(f"{text if len(text) <= 200 else f'{text[:200]}...'}: {reason}")
         self.reason = reason
 
 

@@ -11,7 +11,10 @@ from search.monitoring import observation
 
 # What callers write at the wrong place, such as a path: the end of an API key, the password of HTTP Basic.
 _SECRETS = re.compile(r"(?<=[0-9a-f]{12}\.)[\w-]{43}|(?<=\bbasic )[\w+/=-]{8,}", re.ASCII | re.IGNORECASE)
-_BREAKS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+# Breaks of lines, directions of writing, and what cannot be seen.
+_DECEIVING = re.compile(
+    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
 
 
 class JsonFormatter(json.JsonFormatter):
@@ -37,7 +40,7 @@ class LineFormatter(logging.Formatter):
         return _without_secrets(super().format(record))
 
     def formatMessage(self, record: LogRecord) -> str:
-        return _BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), super().formatMessage(record))
+        return _DECEIVING.sub(lambda found: found[0].encode("unicode_escape").decode(), super().formatMessage(record))
 
 
 def _without_secrets(text: str) -> str:

@@ -12,7 +12,7 @@ from search import publication, runtime
 from search.builds import run_build
 from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company, has_earlier_index
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
-from search.engine.errors import EngineError
+from search.engine.errors import EngineError, shown
 from search.engine.storage.layout import generations_of_all
 from search.management.companies import unknown
 from search.management.progress import ProgressDisplay
@@ -156,7 +156,7 @@ class Command(BaseCommand):
 
     def _tell(self, outcome: BuildOutcome) -> None:
         for file in outcome.skipped_files:
-            self.stdout.write(f"skipped {file.path}: {file.reason}")
+            self.stdout.write(f"skipped {shown(file.path)}: {file.reason}")
         if outcome.full_reason:
             self.stdout.write(f"{outcome.full_reason}: all pictures were processed")
         progress = outcome.progress

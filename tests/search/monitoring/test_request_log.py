@@ -190,7 +190,7 @@ def test_no_secret_and_no_picture_is_written(client: Client, acme: Company, log:
 def test_nobody_writes_a_line_of_his_own(client: Client, log: Log, sign: str) -> None:
     for path in ("/api/search/x", "/api/stats/x", "/x"):
         client.get(f"{path}{sign}INFO forged", headers={"User-Agent": "x\nINFO forged"})
-    logging.getLogger("search").warning("A picture named x\r\n\x1b\x85\u2028INFO forged")
+    logging.getLogger("search").warning("A picture named x\r\n\x1b\x85\u2028\u202e\u2067\u200b\ufeffINFO forged")
     assert len(log.lines) == 4
     assert not [line for line in log.lines if line.startswith("INFO") or not line.isprintable()]
 
