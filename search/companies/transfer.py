@@ -1,6 +1,5 @@
 """Export and import of a company as one archive: to another installation, or as a backup."""
 
-import hashlib
 import json
 import re
 import secrets
@@ -23,7 +22,7 @@ from search.companies.adoption import import_noted, record_index
 from search.engine import durable, storage
 from search.engine.errors import ArchiveRefused, NotEnoughSpace
 from search.engine.pictures.folder import ImageFile, find_images
-from search.engine.pictures.shelf import Shelf, remove_tree
+from search.engine.pictures.shelf import Shelf, open_picture, remove_tree
 from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, Member, new_archive, open_archive
 from search.engine.storage.checkup import examine
 from search.engine.storage.layout import import_lock
@@ -96,7 +95,7 @@ def _add_pictures(folder: Path, archive: ArchiveWriter) -> tuple[int, int]:
         try:
             if not isinstance(found, ImageFile):
                 raise FileNotFoundError
-            file = (folder / found.path).open("rb")
+            file = open_picture(folder, found.path)
         except OSError:  # a link that leads out, or deleted meanwhile
             left_out += 1
             continue
@@ -265,8 +264,8 @@ def _require_same_pictures(archive: Archive, folder: Path) -> None:
 def _same(member: Member, found: ImageFile, folder: Path) -> bool:
     if (member.name, member.bytes) != (found.path, found.size):
         return False
-    with (folder / found.path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == member.sha256
+    with open_picture(folder, found.path) as file:
+        return durable.sha256(file).hex() == member.sha256
 
 
 def _move_pictures(pictures: Path, folder: Path) -> None:

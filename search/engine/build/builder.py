@@ -24,6 +24,7 @@ from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.model.transform import Pixels
 from search.engine.pictures.folder import SkippedFile, modified_ns, other_types
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS
+from search.engine.pictures.shelf import open_picture
 from search.engine.storage import SIGNATURE
 from search.engine.vectors import DIMENSION, Vectors
 
@@ -244,7 +245,7 @@ class _Build:
         for row in np.linspace(0, len(before.records) - 1, num=min(_SAMPLES, len(before.records)), dtype=int):
             path = before.records[int(row)].path
             try:
-                with (self._folder / path).open("rb") as file:
+                with open_picture(self._folder, path) as file:
                     if durable.sha256(file) != before.signatures[row]["sha256"].tobytes():
                         continue
                     pixels = self._prepare(file, path)
@@ -361,7 +362,7 @@ class _Build:
     def _read(self, path: str, number: int, workspace: Workspace | None) -> _Read:
         signature = np.zeros((), SIGNATURE)
         try:
-            with (self._folder / path).open("rb") as file:
+            with open_picture(self._folder, path) as file:
                 stat = os.fstat(file.fileno())
                 sha256 = durable.sha256(file)
                 signature["size"], signature["mtime_ns"] = stat.st_size, modified_ns(stat)

@@ -13,6 +13,7 @@ from search.engine import durable
 from search.engine.errors import NothingToIndex
 from search.engine.index.index import ImageIndex
 from search.engine.pictures.folder import ImageFile, SkippedFile, find_images
+from search.engine.pictures.shelf import open_picture
 from search.engine.storage import SIGNATURE
 
 EMBED = -1
@@ -123,7 +124,7 @@ class _Comparison:
         if signature["mtime_ns"] == file.mtime_ns and settled and not self._checksum:
             return True
         try:
-            with (self._folder / file.path).open("rb") as opened:
+            with open_picture(self._folder, file.path) as opened:
                 return durable.sha256(opened) == signature["sha256"].tobytes()
         except OSError:
             return False  # reading it again will tell why

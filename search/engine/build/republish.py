@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from search.engine import storage
-from search.engine.errors import ImageUnreadable, NothingToIndex
+from search.engine.errors import ImageUnreadable, NothingToIndex, PathRefused
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.records import ImageRecord, ids_no_path_gives
 from search.engine.model.embedder import Embedder
 from search.engine.model.passport import ModelPassport
 from search.engine.pictures.decode import open_image
+from search.engine.pictures.paths import require_path
+from search.engine.pictures.shelf import open_picture
 from search.engine.vectors import Vectors, unit_length
 
 UNKNOWN_MODEL = ModelPassport("weights unknown here", "unknown")
@@ -115,12 +117,13 @@ def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *,
     rows = np.linspace(0, len(index.records) - 1, num=min(_SAMPLES, len(index.records)), dtype=int)
     pictures = []
     for row in rows.tolist():
-        path = images / index.records[row].path
+        path = index.records[row].path
         try:
-            if path.resolve().is_relative_to(images.resolve()):
+            require_path(path)
+            with open_picture(images, path) as file:
                 # Decoded whole, as by the Flask service: what is compared is the model.
-                pictures.append((row, open_image(path, name=path.name, max_pixels=max_pixels)))
-        except (OSError, ImageUnreadable):
+                pictures.append((row, open_image(file, name=path, max_pixels=max_pixels)))
+        except (OSError, ImageUnreadable, PathRefused):
             continue
     if not pictures:
         raise NothingToIndex(f"None of the pictures tried can be read in {images}: check the folder")

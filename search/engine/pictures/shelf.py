@@ -80,12 +80,20 @@ class Shelf:
             _require_file(name, folder)
             return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
 
+    def open(self, path: str) -> BinaryIO:
+        """Return the file of path, open for reading; what takes its place meanwhile is not followed or waited for."""
+        with self._open_folder(path) as (folder, name):
+            _require_file(name, folder)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise FileExistsError(errno.EEXIST, "it is no file", name)
+        return open(descriptor, "rb")  # noqa: PTH123
+
     def holds(self, path: str, content: bytes) -> bool:
         """Return whether the file of path can be read and has this content."""
-        with contextlib.suppress(OSError, PathRefused), self._open_folder(path) as (folder, name):
-            _require_file(name, folder)
-            with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as file:  # noqa: PTH123
-                return file.read(len(content) + 1) == content
+        with contextlib.suppress(OSError, PathRefused), self.open(path) as file:
+            return file.read(len(content) + 1) == content
         return False
 
     def remove(self, path: str) -> None:
@@ -115,7 +123,9 @@ class Shelf:
     @contextmanager
     def _open_folder(self, path: str, *, make: bool = False, durable: bool = False) -> Iterator[tuple[int, str]]:
         """Yield the descriptor of the folder that path lies in, made where it is missing, and the file's name."""
-        *folders, name = path.split("/")
+        *folders, name = parts = path.split("/")
+        if ".." in parts:
+            raise PathRefused(path, "The path leads out of the folder")
         current = os.dup(self._folder)
         try:
             for folder in folders:
@@ -172,6 +182,24 @@ class Staged:
         except OSError:
             return False
         return True
+
+
+def open_picture(folder: Path, path: str) -> BinaryIO:
+    """Return the picture of path below folder, open for reading; links are followed to files inside folder only.
+
+    Raises OSError, also where something else than a file is there by now.
+    """
+    with Shelf(folder) as shelf:
+        try:
+            return shelf.open(path)
+        except PathRefused:
+            root, target = folder.resolve(), (folder / path).resolve(strict=True)
+        if not target.is_relative_to(root):
+            raise OSError(errno.ELOOP, "A link to outside the folder")
+        try:
+            return shelf.open(target.relative_to(root).as_posix())
+        except PathRefused as error:
+            raise OSError(errno.EINVAL, "Not a regular file") from error
 
 
 def remove_tree(folder: Path) -> None:

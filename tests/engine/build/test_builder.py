@@ -697,6 +697,43 @@ def test_a_picture_that_vanishes_after_the_scan_is_skipped_with_the_reason(acme:
     assert len(acme.paths()) == 4
 
 
+def replace_by_link(path: Path, target: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.symlink_to(target)
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("again", [False, True])  # a second build compares contents
+@pytest.mark.parametrize("place", ["shop/a.bmp", "shop", "shop/deep"])
+def test_a_link_that_takes_a_place_after_the_scan_is_not_followed_out(
+    acme: Collection, tmp_path: Path, place: str, again: bool
+) -> None:
+    for path in ("a.bmp", "deep/b.bmp", "deep/c.bmp"):
+        acme.paint(f"shop/{path}", RED)
+        paint(tmp_path / "secret" / path, WHITE)
+    acme.paint("good.bmp", GREEN)
+    if again:
+        acme.build()
+    target = tmp_path / "secret" / place.removeprefix("shop").lstrip("/")
+    report = after_the_scan(lambda: replace_by_link(acme.folder / place, target))
+    acme.build(report=report, full=True)
+    index = acme.index()
+    assert "good.bmp" in acme.paths()
+    assert not any(np.allclose(index.vectors.at(row), colour_vector(WHITE)) for row in range(len(index.records)))
+
+
+def test_a_pipe_that_takes_a_place_after_the_scan_is_not_waited_for(acme: Collection) -> None:
+    acme.paint_many(5)
+    outcome = acme.build(report=after_the_scan(lambda: replace_by_pipe(acme.folder / "002.bmp")))
+    assert [(file.path, file.reason) for file in outcome.skipped_files] == [
+        ("002.bmp", "The file cannot be read: Not a regular file")
+    ]
+
+
 def test_a_picture_that_changes_after_the_scan_is_indexed_as_it_is_now(acme: Collection) -> None:
     acme.paint_many(5)
     acme.build(report=after_the_scan(lambda: acme.paint("002.bmp", WHITE, mtime_ns=LONG_AGO + 5)))

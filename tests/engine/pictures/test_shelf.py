@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ import pytest
 
 from search.engine.errors import PathRefused
 from search.engine.pictures import shelf as shelves
-from search.engine.pictures.shelf import Shelf, remove_tree
+from search.engine.pictures.shelf import Shelf, open_picture, remove_tree
 
 
 @pytest.fixture
@@ -247,3 +249,76 @@ def test_a_tree_deeper_than_python_recurses_or_paths_reach_is_made_and_removed(t
     remove_tree(folder)
     assert not folder.exists()
     assert (tmp_path / "kept.png").read_bytes() == b"kept"
+
+
+# Opening what lies there
+
+
+def read(folder: Path, path: str) -> bytes:
+    with open_picture(folder, path) as file:
+        return file.read()
+
+
+def test_links_are_followed_to_files_inside_the_folder_only(folder: Path, tmp_path: Path) -> None:
+    place(folder, "Deep/er/a.png", b"inside")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "short.png").symlink_to("Deep/er/a.png")
+    (folder / "long.png").symlink_to(tmp_path / "link/short.png")
+    (folder / "Other").symlink_to(folder / "Deep")
+    (folder / "out.png").symlink_to(tmp_path / "secret.png")
+    (folder / "Out").symlink_to(tmp_path)
+    (folder / "round.png").symlink_to("round.png")
+    for path in ("Deep/er/a.png", "short.png", "long.png", "Other/er/a.png"):
+        assert read(folder, path) == read(tmp_path / "link", path) == b"inside"
+    for path in ("out.png", "Out/secret.png", "Deep", "gone.png", "Gone/a.png", "../secret.png"):
+        with pytest.raises(OSError, match=r"outside|Not a regular file|No such file"):
+            read(folder, path)
+    with pytest.raises((OSError, RuntimeError)):
+        read(folder, "round.png")
+
+
+def test_a_pipe_or_a_socket_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    (folder / "to pipe.png").symlink_to("pipe.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "s.png"))
+        for path in ("pipe.png", "to pipe.png", "s.png"):
+            with pytest.raises(OSError, match="Not a regular file"):
+                read(folder, path)
+
+
+def test_no_swap_however_quick_leads_out_or_hangs(folder: Path, tmp_path: Path) -> None:
+    """Somebody swaps the picture, and its folder, for links and a pipe as often as possible."""
+    place(folder, "Deep/a.png", b"inside")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/a.png").write_bytes(b"secret")
+    (folder / "link").symlink_to(tmp_path / "secret/a.png")
+    (folder / "links").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe")
+    done = threading.Event()
+
+    def swap() -> None:
+        while not done.is_set():
+            for one, other in (("Deep/a.png", "link"), ("Deep/a.png", "pipe"), ("Deep", "links")):
+                for _ in range(2):
+                    (folder / one).rename(folder / "aside")
+                    (folder / other).rename(folder / one)
+                    (folder / "aside").rename(folder / other)
+
+    with ThreadPoolExecutor(1) as threads:
+        swapping = threads.submit(swap)
+        try:
+            outcomes = [outcome_of_reading(folder, "Deep/a.png") for _ in range(2000)]
+        finally:
+            done.set()
+        swapping.result()
+    assert b"inside" in outcomes
+    assert set(outcomes) <= {b"inside", None}
+
+
+def outcome_of_reading(folder: Path, path: str) -> bytes | None:
+    try:
+        return read(folder, path)
+    except OSError:
+        return None
