@@ -68,6 +68,7 @@ class Fragments(CompanyAccess):
         return {
             "company": company,
             "overview": shown,
+            "folder_problem": company.folder_problem(),
             "live_changes": company.live_changes.filter(sequence__gt=folded).count(),
             "generations": [_generation_row(generation) for generation in listed],
             "generations_problem": problem,

@@ -162,6 +162,27 @@ class Company(models.Model):
             raise ValidationError(
                 {"image_folder": f"{folder} is outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}
             )
+        if self._has_new_folder() and (problem := self.folder_problem()):
+            raise ValidationError({"image_folder": f"{problem} Choose another folder."})
+
+    def _has_new_folder(self) -> bool:
+        """Return whether somebody sets or changes the folder: where it is as it was, other edits are not barred."""
+        before = Company.objects.filter(pk=self.pk).values_list("image_folder", flat=True).first()
+        return self._state.adding or before != self.image_folder
+
+    def folder_problem(self) -> str:
+        """Return in a sentence why no company should have this folder, "" where nothing speaks against it."""
+        folder = _resolved(self.image_directory)
+        roots = map(_resolved, (Path(settings.MEDIA_ROOT), *settings.IMAGE_ROOTS))
+        below = [folder.relative_to(root).parts for root in roots if folder.is_relative_to(root)]
+        if any(part.startswith(".") for part in min(below, key=len, default=())):
+            return f"{folder} is hidden: names of folders must not start with a dot."
+        if _overlap(folder, _resolved(Path(settings.EMBEDDINGS_DIR))):
+            return f"{folder} and the folder of the indexes, {settings.EMBEDDINGS_DIR}, overlap."
+        for other in Company.objects.exclude(pk=self.pk).only("name", "image_folder"):
+            if _overlap(folder, _resolved(other.image_directory)):
+                return f"{folder} overlaps with the image folder of {other}: each could delete the other's pictures."
+        return ""
 
     def add(self, *, by: Actor | None, detail: str = "") -> None:
         """Save a new company."""
@@ -284,3 +305,14 @@ class Company(models.Model):
         Company.objects.filter(pk=self.pk).update(live_sequence=counted + 1)
         self.refresh_from_db(fields=["live_sequence"])
         return self.live_sequence
+
+
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except (ValueError, RuntimeError):  # a NUL, links in a circle
+        return folder
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)

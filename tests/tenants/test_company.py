@@ -144,6 +144,69 @@ def test_links_in_a_circle_are_refused(settings: Any) -> None:
         clean("a")
 
 
+@pytest.mark.parametrize("theirs", ["globex", "shared/globex"])
+@pytest.mark.parametrize("place", ["", "deeper", "deeper/still", ".."])
+def test_two_companies_have_no_folder_in_common(settings: Any, theirs: str, place: str) -> None:
+    globex = Company.objects.create(name="globex", image_folder="" if theirs == "globex" else theirs)
+    folder = globex.image_directory / place
+    if folder.resolve() == settings.MEDIA_ROOT:
+        return  # nobody's, as before
+    with pytest.raises(ValidationError, match="overlaps with the image folder of globex"):
+        clean(folder)
+
+
+def test_a_link_does_not_hide_that_folders_overlap(settings: Any) -> None:
+    (Company.objects.create(name="globex").image_directory / "deeper").mkdir(parents=True)
+    (settings.MEDIA_ROOT / "link").symlink_to("globex")
+    (settings.MEDIA_ROOT / "acme").symlink_to("globex/deeper")
+    for folder in ("link", "link/new", ""):
+        with pytest.raises(ValidationError, match="overlaps with the image folder of globex"):
+            clean(folder)
+
+
+def test_folders_side_by_side_are_accepted() -> None:
+    Company.objects.create(name="globex", image_folder="shared/globex")
+    for folder in ("", "shared/globex2", "shared/acme", "globex"):
+        clean(folder)
+
+
+def test_the_default_folder_of_a_new_company_must_be_free() -> None:
+    Company.objects.create(name="globex", image_folder="acme/summer")
+    with pytest.raises(ValidationError, match="overlaps with the image folder of globex"):
+        clean("")
+
+
+@pytest.mark.parametrize("folder", [".hidden", "shop/.git", ".uploads/acme", "shop/../.trash"])
+def test_a_hidden_folder_is_refused(folder: str) -> None:
+    with pytest.raises(ValidationError, match="is hidden"):
+        clean(folder)
+
+
+def test_a_hidden_folder_above_a_root_does_not_matter(settings: Any, tmp_path: Path) -> None:
+    settings.IMAGE_ROOTS = [tmp_path / ".mounts/nas"]
+    clean(tmp_path / ".mounts/nas/acme")
+    with pytest.raises(ValidationError, match="is hidden"):
+        clean(tmp_path / ".mounts/nas/.acme")
+
+
+def test_the_folder_of_the_indexes_is_refused(settings: Any, tmp_path: Path) -> None:
+    settings.IMAGE_ROOTS = [tmp_path]
+    for folder in (settings.EMBEDDINGS_DIR, settings.EMBEDDINGS_DIR / "acme", tmp_path):
+        with pytest.raises(ValidationError, match="overlap"):
+            clean(folder)
+
+
+def test_folders_that_overlap_already_bar_no_other_edit() -> None:
+    acme, globex = (Company.objects.create(name=name, image_folder="shared") for name in ("acme", "globex"))
+    acme.notes = "calls on Mondays"
+    acme.full_clean()
+    globex.image_folder = "shared/deeper"
+    with pytest.raises(ValidationError, match="overlaps with the image folder of acme"):
+        globex.full_clean()
+    globex.image_folder = ""
+    globex.full_clean()
+
+
 # Builds
 
 

@@ -40,7 +40,7 @@ class Command(BaseCommand):
         try:
             company.refresh_from_db()  # the checks of the others took their time
             problems, summary = _look_over(company)
-            differences = disagreements(company)
+            differences = [*disagreements(company), *filter(None, [company.folder_problem()])]
         except Company.DoesNotExist:
             self.stdout.write(f"{company}: deleted meanwhile")
             return True

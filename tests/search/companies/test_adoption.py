@@ -98,6 +98,16 @@ def test_directory_whose_name_no_company_can_have_is_left_alone(
     assert name.startswith(".") or f"{embeddings / name} is not adopted" in caplog.text
 
 
+def test_directory_whose_pictures_are_another_companys_is_left_alone(
+    embeddings: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Company.objects.create(name="globex", image_folder="AOF/shared")
+    flask(embeddings / "AOF")
+    adopt()
+    assert names() == ["globex"]
+    assert "overlaps with the image folder of globex" in caplog.text
+
+
 def test_directory_whose_name_is_no_text_is_left_alone(embeddings: Path) -> None:
     flask(embeddings / "good")
     flask(embeddings / "other")

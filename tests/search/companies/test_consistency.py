@@ -56,6 +56,20 @@ def test_where_all_agrees_nothing_is_said(admin_client: Client, acme: Company) -
     assert "do not agree" not in fragments(admin_client, url("live", acme))["overview"]
 
 
+def test_folders_that_overlap_since_earlier_are_told(admin_client: Client, acme: Company) -> None:
+    globex = Company.objects.create(name="globex", image_folder="acme/deeper")
+    told = "overlaps with the image folder of"
+    assert [told in warning for warning in warnings()] == [True, True]
+    for company, other in ((acme, globex), (globex, acme)):
+        assert f"{told} {other}" in text(admin_client.get(url("change", company)).content.decode())
+    form = {"active": "on", "image_folder": "acme/deeper", "notes": "calls on Mondays"}
+    assert admin_client.post(url("change", globex), form).status_code == 302
+    page = text(admin_client.post(url("change", globex), {**form, "image_folder": "acme"}).content.decode())
+    assert "Choose another folder" in page
+    globex.refresh_from_db()
+    assert (globex.notes, globex.image_folder) == ("calls on Mondays", "acme/deeper")
+
+
 def test_a_generation_that_is_gone_and_what_is_used_instead(admin_client: Client, acme: Company) -> None:
     shutil.rmtree(acme.embeddings_directory.resolve())
     (left,) = generations(acme.embeddings_directory)[:1]

@@ -458,3 +458,12 @@ def test_process_that_skips_pictures_succeeds_and_one_that_indexes_none_fails(fr
     assert f"The image folder {front_door / 'm' / 'globex'} contains no pictures" in failed.stderr
     assert "Indexed" not in failed.stdout
     assert sorted(entry.name for entry in (front_door / "e").iterdir()) == [".generations", "acme"]
+
+
+def test_a_new_company_does_not_get_the_folder_of_another(settings: Any, embedder: FakeEmbedder) -> None:
+    globex = Company.objects.create(name="globex")
+    paint_all(globex.image_directory)
+    err = StringIO()
+    build(company="acme", input_dir=globex.image_directory, stderr=err)
+    assert "overlaps with the image folder of globex" in err.getvalue()
+    assert Company.objects.get(name="acme").image_directory == settings.MEDIA_ROOT / "acme"
