@@ -116,9 +116,9 @@ def _reason(error: Exception) -> str:
         return f"The file cannot be read: {error.strerror}"
     if isinstance(error, MemoryError):
         return "The picture needs more memory than is available"
-    # A cause, or another type, means a stumble over nonsense, whose text ("256") says nothing to people.
     if _UNSUPPORTED.search(str(error)):
         return f"This kind of picture is not supported: {error}"
+    # A cause, or another type, means a stumble over nonsense, whose text ("256") says nothing to people.
     told = isinstance(error, OSError | EOFError | SyntaxError | ValueError) and not error.__cause__
     return f"The file is incomplete or damaged: {error}" if told else "The file is incomplete or damaged"
 
