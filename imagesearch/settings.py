@@ -126,7 +126,7 @@ CACHE_BYTES = read(
 )
 
 # Model
-WEIGHTS = read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", weights, "a torchvision weights entry or a path")
+WEIGHTS = read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", weights, "IMAGENET1K_V1, IMAGENET1K_V2, builtin or a path")
 DEVICE = read("IMAGESEARCH_DEVICE", "auto", one_of("auto", "cpu", "cuda"), "auto, cpu or cuda")
 CACHE_DIR = read("IMAGESEARCH_CACHE_DIR", ".cache", path, "a directory")
 TORCH_HOME = read("TORCH_HOME", f"{user_cache()}/torch", path, "a directory")

@@ -16,7 +16,7 @@ from search import overlay, publication, runtime
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
 from search.engine.build.republish import republish
-from search.engine.errors import EngineError, IndexNotBuilt, IndexUnusable, ModelMismatch
+from search.engine.errors import EngineError, IndexNotBuilt, IndexUnusable, LoadingStopped, ModelMismatch
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
 from search.heartbeat import Heart, counts
@@ -26,8 +26,6 @@ from tenants.models import BuildStopped, Company, IndexBuild, SkippedImage
 from tenants.signals import fold_wanted
 
 logger = logging.getLogger(__name__)
-
-UNTRAINED_COMPANY = "demo"  # the one company that may do without the configured weights
 
 
 def run_build(
@@ -185,7 +183,10 @@ def _image_directory(build: IndexBuild) -> Path:
 
 
 def _embedder_for(build: IndexBuild) -> Embedder:
-    return runtime.embedder_or_untrained() if build.company.name == UNTRAINED_COMPANY else runtime.embedder()
+    try:
+        return runtime.embedder_of_demo() if build.company.name == runtime.DEMO else runtime.embedder()
+    except LoadingStopped as error:
+        raise StopRequested(f"The build of {build.company} was stopped while it loaded the model") from error
 
 
 def _reason(error: BaseException) -> str:

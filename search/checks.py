@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
-from search.engine.model.transform import TRANSFORMS
+from search.engine.model.weights import NAMES
 
 
 @register()
@@ -35,12 +35,12 @@ def searching_takes_a_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
 
 @register()
 def weights_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    if settings.WEIGHTS in TRANSFORMS or Path(settings.WEIGHTS).is_file():
+    if settings.WEIGHTS in NAMES or Path(settings.WEIGHTS).is_file():
         return []
     return [
         Error(
-            f"IMAGESEARCH_WEIGHTS={settings.WEIGHTS!r} is neither a file nor a weights entry of torchvision.",
-            hint=f"Give the path of a mobilenet_v3_large state_dict, or one of {', '.join(TRANSFORMS)}.",
+            f"IMAGESEARCH_WEIGHTS={settings.WEIGHTS!r} is neither a file nor one of {', '.join(NAMES)}.",
+            hint="Give the path of a mobilenet_v3_large state_dict, or one of these names.",
             id="search.E002",
         )
     ]

@@ -6,7 +6,8 @@ import os
 from django.conf import settings
 from django.db import Error, connection
 
-from search import runtime
+from search import publication, runtime
+from tenants.models import Company
 
 logger = logging.getLogger(__name__)
 
@@ -57,4 +58,14 @@ def _embeddings() -> str:
 
 
 def _model() -> str:
-    return OK if runtime.has_model() else "Not loaded; if this persists, see the server log"
+    if runtime.has_model() or (runtime.has_builtin_model() and not _others_are_searched()):
+        return OK
+    return "Not loaded; if this persists, see the server log"
+
+
+def _others_are_searched() -> bool:
+    """Tell whether a company has an index that the built-in weights cannot search, as far as the database says."""
+    try:
+        return any(publication.is_listed(each) for each in Company.objects.active().exclude(name=runtime.DEMO))
+    except Error:
+        return True

@@ -13,21 +13,26 @@ from django.conf import settings
 from filelock import FileLock
 from PIL import Image
 
-from search.engine.errors import EngineError, WeightsUnavailable
-from search.engine.index.index import ImageIndex
+from search.engine.errors import StillUnavailable, WeightsUnavailable
+from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model import onnx_model
+from search.engine.model.downloads import fetch
 from search.engine.model.embedder import Embedder
-from search.engine.model.passport import UNTRAINED
-from search.engine.model.weights import entries_at_hand
+from search.engine.model.passport import ModelPassport
+from search.engine.model.weights import BUILTIN, Weights, builtin_weights, entries_at_hand, find_weights
 from search.engine.pictures.gates import Lanes
 from search.engine.storage.cache import IndexCache
 from search.monitoring.metrics import CountedCache
 
 logger = logging.getLogger(__name__)
 
+DEMO = "demo"  # the one company that may do without the configured weights
+
 _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, WSL, AMD
 _threads = os.cpu_count() or 1  # of one run of the model; a server's process sets it before it loads the model
-_WARM_UP_AGAIN_SECONDS = 300  # an attempt may cost a download and seconds of torch
+_BEGAN = time.monotonic()
+_BELIEVED_SECONDS = 300.0  # weights that could not be had are asked for again so seldom, by the machine
+_lives_long = False  # a server's process and a worker set it
 
 T = TypeVar("T")
 
@@ -57,7 +62,7 @@ class _MadeOnce(Generic[T]):
 
 
 _configured: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(settings.WEIGHTS))
-_untrained: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(UNTRAINED))
+_builtin: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(BUILTIN))
 _gate: _MadeOnce[Lanes] = _MadeOnce(lambda: _make_gate())
 _indexes: _MadeOnce[IndexCache] = _MadeOnce(lambda: CountedCache(settings.CACHE_BYTES))
 
@@ -67,15 +72,29 @@ def use(embedder: Embedder) -> None:
     _configured.put(embedder)
 
 
+def use_as_builtin(embedder: Embedder) -> None:
+    """Make an embedder the process's own, in place of the one of the built-in weights, until reset()."""
+    _builtin.put(embedder)
+
+
 def use_threads(number: int) -> None:
     """Have one run of the model take so many threads, where it is loaded on a CPU from now on."""
     global _threads
     _threads = number
 
 
+def believe_others() -> None:
+    """Let weights count as unavailable which another process, before this one, could not get a moment ago.
+
+    Meant for processes that live long and try again; a command that somebody runs tries at once.
+    """
+    global _lives_long
+    _lives_long = True
+
+
 def reset() -> None:
     """Forget the embedders and the indexes, so that the process is as one that has just begun."""
-    for each in (_configured, _untrained, _gate, _indexes):
+    for each in (_configured, _builtin, _gate, _indexes):
         each.put(None)
 
 
@@ -106,58 +125,72 @@ def has_model() -> bool:
     return _configured.is_made
 
 
-def warm_up() -> None:
-    """Load the model and run it once, so that the first search need not wait. Raises as embedder() does."""
-    model = embedder()
+def has_builtin_model() -> bool:
+    """Tell whether the embedder of the built-in weights is loaded, without loading it."""
+    return _builtin.is_made
+
+
+def warm_up(model: Embedder | None = None) -> None:
+    """Load the model and run it once, so that the first search need not wait. Raises as embedder() does.
+
+    model: instead of that of the configured weights.
+    """
+    model = model or embedder()
     model.embed([model.prepare(Image.new("RGB", (256, 256)))])
 
 
-def warm_up_now_or_later(*, again_seconds: float = _WARM_UP_AGAIN_SECONDS) -> None:
-    """Warm up; where that fails, the log says why and a thread tries on, every again_seconds, until it succeeds.
-
-    Searches answer 503 meanwhile, and everything else works. A process that is not ready is sent no search that would
-    load the model.
-    """
-    if not _warms_up():
-        threading.Thread(target=_warm_up_later, args=[again_seconds], name="warm-up", daemon=True).start()
+def configured_weights() -> Weights | None:
+    """Return the configured weights if they are on this machine. Raises WeightsUnavailable."""
+    return find_weights(settings.WEIGHTS, hub=_hub())
 
 
-def _warm_up_later(again_seconds: float) -> None:
-    while True:
-        time.sleep(again_seconds)
-        if _warms_up():
-            return
+def builtin_embedder() -> Embedder:
+    """Return the embedder of the weights that come with the code."""
+    return embedder() if settings.WEIGHTS == BUILTIN else _builtin.get()
 
 
-def _warms_up() -> bool:
-    try:
-        warm_up()
-    except EngineError as error:
-        logger.error("%s", error)
-        return False
-    return True
-
-
-def untrained_embedder() -> Embedder:
-    """Return the embedder that the demo falls back on."""
-    return _untrained.get()
-
-
-def embedder_or_untrained() -> Embedder:
-    """Return the embedder of the configured weights; if they are unavailable, an untrained one, with a warning."""
+def embedder_of_demo() -> Embedder:
+    """Return the embedder of the configured weights; if they are unavailable, the built-in one, with a warning."""
     try:
         return embedder()
     except WeightsUnavailable as error:
-        logger.warning("%s", error)
-        logger.warning("UNTRAINED WEIGHTS are used instead: searches run, but results are meaningless")
-        return untrained_embedder()
+        _say_that_demo_falls_back(error)
+        return builtin_embedder()
+
+
+def passport_of_demo() -> ModelPassport:
+    """Return the passport of what embedder_of_demo() would return, with a download but without loading a model."""
+    try:
+        return fetch_weights(settings.WEIGHTS).passport
+    except WeightsUnavailable as error:
+        _say_that_demo_falls_back(error)
+        return builtin_weights().passport
+
+
+def _say_that_demo_falls_back(error: WeightsUnavailable) -> None:
+    if not isinstance(error, StillUnavailable):
+        logger.warning(
+            "The demo uses the built-in weights, which find copies and close look-alikes, until better ones are there: "
+            "%s",
+            error,
+        )
+
+
+def fetch_weights(name: str) -> Weights:
+    """Return weights that are on this machine then. Raises WeightsUnavailable."""
+    return fetch(name, hub=_hub(), cache=settings.CACHE_DIR, believed_seconds=_believed_seconds())
 
 
 def embedder_for(index: ImageIndex) -> Embedder:
     """Return the embedder whose vectors may be compared with the index's. Raises ModelMismatch where there is none."""
-    chosen = untrained_embedder() if index.info.weights == UNTRAINED else embedder()
+    chosen = builtin_embedder() if _is_of_builtin(index.info) else embedder()
     index.require_model(chosen.passport)
     return chosen
+
+
+def _is_of_builtin(info: IndexInfo) -> bool:
+    """Tell whether the built-in weights made an index; another file may bear their name."""
+    return info.weights == BUILTIN and info.passport == builtin_weights().passport
 
 
 def embedders_at_hand() -> list[Embedder]:
@@ -168,6 +201,7 @@ def embedders_at_hand() -> list[Embedder]:
 def _load(weights: str) -> Embedder:
     """Return the embedder of the weights, in torch on a GPU and in ONNX Runtime, without torch, on a CPU."""
     logger.info("Loading the model with the weights %s, threads: %d", weights, _threads)
+    fetch_weights(weights)
     if settings.DEVICE == "cuda" or (settings.DEVICE == "auto" and _has_gpu()):
         return _load_in_torch(weights)
     try:
@@ -177,6 +211,7 @@ def _load(weights: str) -> Embedder:
             hub=_hub(),
             pictures=settings.MEDIA_ROOT,
             threads=_threads,
+            believed_seconds=_believed_seconds(),
         )
     except onnx_model.OnnxUnusable as error:
         logger.warning("ONNX Runtime cannot run the weights %s (%s): torch does, more slowly", weights, error)
@@ -186,9 +221,11 @@ def _load(weights: str) -> Embedder:
 def _load_in_torch(weights: str) -> Embedder:
     from search.engine.model import torch_model  # late: it takes seconds and hundreds of megabytes
 
-    if weights == UNTRAINED:
-        return torch_model.load_untrained_embedder(device=settings.DEVICE)
     return torch_model.load_embedder(weights, device=settings.DEVICE, hub=_hub())
+
+
+def _believed_seconds() -> float:
+    return _BELIEVED_SECONDS if _lives_long else min(_BELIEVED_SECONDS, time.monotonic() - _BEGAN)
 
 
 def _has_gpu() -> bool:

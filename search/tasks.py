@@ -11,8 +11,8 @@ from django_tasks import task
 
 from search import publication, runtime
 from search.builds import run_build
-from search.companies import removal
-from search.engine.errors import EngineError
+from search.companies import model_change, removal
+from search.engine.errors import EngineError, LoadingStopped
 from search.monitoring.observation import observing
 from search.outages import outlasting
 from search.stopping import StopRequested
@@ -39,8 +39,12 @@ def carry_out_build(build_id: int) -> None:
     if build is None or not build.is_active:
         return
     _look_again_later(build)
-    with suppress(EngineError):  # the build meets it again and records it
+    try:
         runtime.embedder()  # may be downloaded and exported: before the lease begins to run
+    except LoadingStopped:
+        return  # the next worker's
+    except EngineError:
+        pass  # the build meets it again and records it
     if build.start():
         # Handed back, cancelled, or another worker's by now: the row tells.
         with suppress(StopRequested, BuildStopped), observing(build=build.pk):
@@ -91,6 +95,7 @@ def look_after_companies() -> None:
     for company in Company.objects.filter(live_changes__isnull=False).distinct():
         with suppress(EngineError):  # that of one company, which its searches and the admin tell of
             plan_fold(company)
+    model_change.move_demo()
 
 
 def _time_until_fold(company: Company) -> timedelta | None:

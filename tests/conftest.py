@@ -31,6 +31,8 @@ Colour = tuple[int, int, int]
 Colleague = Callable[..., Client]
 
 WEIGHTS = Path(os.environ.get("IMAGESEARCH_WEIGHTS", ""))
+TRAINED = ["builtin", *([str(WEIGHTS.resolve())] if WEIGHTS.is_file() else [])]  # weights that tests run on
+NO_NETWORK = "http://127.0.0.1:9"  # a proxy where nobody listens
 CLOTHING = Path(__file__).resolve().parents[2] / "shared/images/clothing"
 
 

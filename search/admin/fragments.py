@@ -15,7 +15,6 @@ from search.admin.builds import SKIPPED_SHOWN, took
 from search.admin.overview import Overview, generations, overview, pictures_found
 from search.admin.uploads import MAX_UPLOAD_BYTES
 from search.engine import storage
-from search.engine.model.passport import UNTRAINED
 from tenants.models import Company, IndexBuild
 
 CELLS = ("status", "pictures", "last_build", "size")
@@ -123,5 +122,4 @@ def _generation_row(generation: storage.Generation) -> dict[str, Any]:
         "made_at": generation.made_at,
         "total_images": generation.info.total_images,
         "weights": generation.info.weights or "not recorded",
-        "untrained": generation.info.weights == UNTRAINED,
     }

@@ -13,7 +13,7 @@ from search.companies.consistency import disagreements
 from search.engine import storage
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
-from search.engine.model.passport import UNTRAINED
+from search.engine.model.weights import BUILTIN
 from search.engine.pictures.folder import ImageFile, find_images
 from search.monitoring.durations import format_seconds
 from tenants.models import Company, IndexBuild
@@ -55,8 +55,9 @@ class Overview:
         return bool(self.build and self.build.is_active)
 
     @property
-    def untrained(self) -> bool:
-        return bool(self.info and self.info.weights == UNTRAINED)
+    def builtin(self) -> bool:
+        """Whether the index was made with the built-in weights."""
+        return bool(self.info and self.info.weights == BUILTIN)
 
     @property
     def time_left(self) -> str:

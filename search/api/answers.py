@@ -110,7 +110,7 @@ class IndexInfoBody(serializers.Serializer[Any]):
     embedding_dimension = serializers.IntegerField()
     model = serializers.CharField()
     timestamp = serializers.CharField(required=False, help_text="Missing if the Flask service did not record it.")
-    weights = serializers.CharField(required=False, help_text='"untrained": the results are meaningless.')
+    weights = serializers.CharField(required=False, help_text='"builtin": finds copies and little else.')
     fingerprint = serializers.CharField(required=False)
 
 

@@ -11,9 +11,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
-from search.builds import UNTRAINED_COMPANY
+from search.runtime import DEMO
 
-COMPANY = UNTRAINED_COMPANY
+COMPANY = DEMO
 VARIANTS = 13  # of each family: a search, which returns 10 by default, can stay inside it
 SIDE = 320  # pixels, as saved
 DRAWN = 2 * SIDE  # pixels, as drawn: halving smooths the edges

@@ -5,6 +5,8 @@ EngineError
 ├── DecoderBusy          too many large pictures at a time
 ├── PathRefused          a path that no picture can have, or that leads to something else
 ├── WeightsUnavailable   the model's weights can be neither found nor fetched
+│   └── StillUnavailable that was found out a moment ago, by whoever has said so
+├── LoadingStopped       the process was asked to end while it waited for its model
 ├── DeviceUnavailable    the device asked for is not on this machine
 ├── NothingToIndex       a folder without one readable picture
 ├── NotEnoughSpace       the disk cannot hold the index
@@ -53,6 +55,14 @@ class PathRefused(EngineError):
 
 class WeightsUnavailable(EngineError):
     """The weights of the model are not on this machine and cannot be fetched."""
+
+
+class StillUnavailable(WeightsUnavailable):
+    """The weights could not be fetched a moment ago, by this process or another one, and are not asked for again."""
+
+
+class LoadingStopped(EngineError):
+    """This process was asked to end while the weights were downloaded or the model exported."""
 
 
 class DeviceUnavailable(EngineError):

@@ -1,6 +1,7 @@
 """python -m search.engine.model.export WEIGHTS CACHE HUB PICTURES: what onnx_model runs to get its network."""
 
 import logging
+import shutil
 import sys
 import tempfile
 import warnings
@@ -12,25 +13,25 @@ import numpy as np
 
 from search.engine import durable
 from search.engine.errors import WeightsUnavailable
+from search.engine.model.attempts import WEIGHTS_UNAVAILABLE
+from search.engine.model.child import end_with_parent
 from search.engine.model.onnx_model import (
     TOLERANCE,
     UNFINISHED,
-    WEIGHTS_UNAVAILABLE,
     Export,
     OnnxEmbedder,
     export_paths,
     runtime_version,
 )
-from search.engine.model.passport import UNTRAINED
 from search.engine.model.probes import probe_pictures
-from search.engine.model.torch_model import TorchEmbedder, load_embedder, load_untrained_embedder
+from search.engine.model.torch_model import TorchEmbedder, load_embedder
 
 
 def main(weights: str, cache: str, hub: str, pictures: str) -> int:
     warnings.simplefilter("ignore")  # of torch's exporter, about itself
     try:
         with redirect_stdout(sys.stderr):
-            reference = _reference(weights, Path(hub))
+            reference = load_embedder(weights, device="cpu", hub=Path(hub))
             export(reference, cache=Path(cache), pictures=Path(pictures) if pictures else None)
     except WeightsUnavailable as error:
         sys.stdout.write(str(error))
@@ -38,14 +39,10 @@ def main(weights: str, cache: str, hub: str, pictures: str) -> int:
     return 0
 
 
-def _reference(weights: str, hub: Path) -> TorchEmbedder:
-    if weights == UNTRAINED:
-        return load_untrained_embedder(device="cpu")
-    return load_embedder(weights, device="cpu", hub=hub)
-
-
 def export(reference: TorchEmbedder, *, cache: Path, pictures: Path | None) -> Export:
     """Put the network into cache, if its vectors are the reference's, and the card that says so or not."""
+    for leftover in cache.glob(f"{UNFINISHED}*"):  # of one that was killed; nobody else is at it
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=UNFINISHED, ignore_cleanup_errors=True) as unfinished:
         model, card = export_paths(Path(unfinished), reference.passport)
         reference.export_onnx(model)
@@ -77,5 +74,6 @@ def _compare(reference: TorchEmbedder, model: Path, folder: Path | None) -> Expo
 
 
 if __name__ == "__main__":
+    end_with_parent()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     sys.exit(main(*sys.argv[1:]))

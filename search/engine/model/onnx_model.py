@@ -2,16 +2,12 @@
 
 The network is exported from the torch weights once, into a cache folder, by a process of its own, because torch
 would stay in the memory of the one that serves. Of each fingerprint the folder holds the network and a card that
-says what it is; see Export. Who exports holds the folder's lock, everybody else waits for it.
+says what it is; see Export.
 """
 
 import json
 import logging
 import os
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,30 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
 from search.engine import durable
-from search.engine.errors import WeightsUnavailable
+from search.engine.model.attempts import StepFailed, once
+from search.engine.model.downloads import fetch
 from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels, Transform
-from search.engine.model.weights import Weights, find_weights
+from search.engine.model.weights import Weights
 from search.engine.vectors import Vectors, unit_length
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5  # largest difference of a number in two unit vectors that still count as the same
-WEIGHTS_UNAVAILABLE = 3  # exit status of the export; its standard output is the message
 UNFINISHED = ".export-"  # how folders of exports under way begin
 
 _PICTURES_A_RUN = 16  # at once: more are hardly faster, and each takes about 9 MB, which the process keeps
-_EXPORT_SECONDS = 1800  # 10 to 30 are usual, and a download comes before it
-_RETRY_SECONDS = 60
-_PROJECT = Path(__file__).resolve().parents[3]
-
-# Weights that could not be loaded, until when that is believed, and why: a new attempt costs seconds of torch.
-# Written and read by whoever loads a model; a lost update costs one more attempt.
-_refusals: dict[tuple[str, str | None], tuple[float, str]] = {}
 
 
 class OnnxUnusable(Exception):
@@ -92,18 +80,25 @@ class OnnxEmbedder:
 
 
 def load_embedder(
-    weights: str, *, cache: Path, hub: Path, pictures: Path | None = None, threads: int | None = None
+    weights: str,
+    *,
+    cache: Path,
+    hub: Path,
+    pictures: Path | None = None,
+    threads: int | None = None,
+    believed_seconds: float = 0,
 ) -> OnnxEmbedder:
-    """Return the embedder of a torchvision weights entry, of a state_dict's path or of UNTRAINED.
+    """Return the embedder of a torchvision weights entry, of BUILTIN or of a state_dict's path.
 
     cache: where exports lie. hub: torch's hub folder, where downloads lie. Where the entry or the export is
     missing, a process of its own makes it; pictures is the folder whose pictures it compares the export with torch on.
-    Raises WeightsUnavailable, and OnnxUnusable where torch has to run the model.
+    believed_seconds: how long weights that cannot be had, as any process found, are not tried again.
+    Raises WeightsUnavailable, LoadingStopped, and OnnxUnusable where torch has to run the model.
     """
     runtime_version()
-    found = find_weights(weights, hub=hub)
-    if found is None or not _is_finished(found, cache):
-        found = _export_once(weights, cache, hub, pictures)
+    found = fetch(weights, hub=hub, cache=cache, believed_seconds=believed_seconds)
+    if not _is_finished(found, cache):
+        _export_once(weights, found, cache, hub, pictures, believed_seconds)
     model, card = export_paths(cache, found.passport)
     export = _read_card(card)
     if export is None or export.sha256 is None:
@@ -162,46 +157,29 @@ def _holds(model: Path, sha256: str) -> bool:
         return False
 
 
-def _export_once(weights: str, cache: Path, hub: Path, pictures: Path | None) -> Weights:
+def _export_once(
+    weights: str, found: Weights, cache: Path, hub: Path, pictures: Path | None, believed_seconds: float
+) -> None:
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / "export.lock"):
-            found = find_weights(weights, hub=hub)
-            if found is None or not _is_finished(found, cache):  # nobody made it while we waited
-                _remove_unfinished(cache)
-                _run_export(weights, found, cache, hub, pictures)
-                found = find_weights(weights, hub=hub)
+        _run_export(weights, found, cache, hub, pictures, believed_seconds)
+    except StepFailed as error:
+        raise OnnxUnusable(f"the export {error}") from error
     except OSError as error:
         raise OnnxUnusable(f"the cache folder {cache} cannot be used: {error}") from error
-    if found is None:
-        raise OnnxUnusable(f"the download of {weights} is missing")
-    return found
 
 
-def _remove_unfinished(cache: Path) -> None:
-    for leftover in cache.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _run_export(weights: str, found: Weights | None, cache: Path, hub: Path, pictures: Path | None) -> None:
-    """Download what is missing and export it, in a process of its own. Raises WeightsUnavailable, OnnxUnusable."""
-    attempt = weights, found.passport.fingerprint if found else None
-    believed_until, reason = _refusals.get(attempt, (0.0, ""))
-    if time.monotonic() < believed_until:
-        raise WeightsUnavailable(reason)
-    logger.info("Exporting the weights %s to %s, once: it takes up to half a minute", weights, cache)
-    command = [sys.executable, "-m", "search.engine.model.export", weights, str(cache), str(hub), str(pictures or "")]
-    try:
-        # Its standard error is ours, so that the download's progress is seen.
-        done = subprocess.run(
-            command, cwd=_PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=_EXPORT_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OnnxUnusable(f"the export took longer than {_EXPORT_SECONDS} s") from error
-    if done.returncode == 0:
-        return
-    reason = done.stdout.strip()
-    if done.returncode != WEIGHTS_UNAVAILABLE:
-        raise OnnxUnusable(f"the export ended with status {done.returncode} {reason}")
-    _refusals[attempt] = time.monotonic() + _RETRY_SECONDS, reason
-    raise WeightsUnavailable(reason)
+def _run_export(
+    weights: str, found: Weights, cache: Path, hub: Path, pictures: Path | None, believed_seconds: float
+) -> None:
+    once(
+        "search.engine.model.export",
+        weights,
+        str(cache),
+        str(hub),
+        str(pictures or ""),
+        cache=cache,
+        says=f"Exporting the weights {weights} to {cache}, once: it takes up to half a minute",
+        needs=found.passport.fingerprint,
+        done=lambda: _is_finished(found, cache) or None,
+        believed_seconds=believed_seconds,
+    )

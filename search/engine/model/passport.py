@@ -1,14 +1,13 @@
 from dataclasses import dataclass
 
 MODEL = "MobileNetV3-Large"
-UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPassport:
     """Which model made a vector: vectors of two fingerprints are never compared."""
 
-    weights: str  # a torchvision weights entry, a file's name, or "untrained"
+    weights: str  # a torchvision weights entry, "builtin", or a file's name
     fingerprint: str  # hex digest over architecture, weights and transform
 
     def __str__(self) -> str:

@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
+from search.engine.model.downloads import download
 from search.engine.model.probes import probe_pictures
 from search.engine.model.transform import Pixels, Transform
-from search.engine.model.weights import Weights, entry_path, find_weights, untrained_weights
+from search.engine.model.weights import Weights, find_weights
 from search.engine.vectors import Vectors, unit_length
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def _import_torchvision() -> Any:
 
 _declared_operators = torch.library.Library("torchvision", "FRAGMENT")
 torchvision = _import_torchvision()
-from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large  # noqa: E402
+from torchvision.models import mobilenet_v3_large  # noqa: E402
 from torchvision.ops.misc import Conv2dNormActivation  # noqa: E402
 
 
@@ -123,41 +124,23 @@ class _Network(nn.Module):
 
 
 def load_embedder(weights: str, *, device: str = "auto", hub: Path | None = None) -> TorchEmbedder:
-    """Return the embedder of a torchvision weights entry or of a state_dict's path.
+    """Return the embedder of a torchvision weights entry, of BUILTIN or of a state_dict's path.
 
-    An entry is downloaded once, with a progress bar, into hub (torch's own folder) and its hash checked.
+    An entry is downloaded once into hub (torch's own folder) and its hash checked.
     Raises WeightsUnavailable, whose message says which file is wanted, from where, and how to provide it
     without a network, and DeviceUnavailable.
     """
     hub = hub or Path(torch.hub.get_dir())
     found = find_weights(weights, hub=hub)
     if found is None:
-        _download(weights, hub)
+        download(weights, hub=hub)
         found = find_weights(weights, hub=hub)
     assert found is not None
     return TorchEmbedder(found, device)
 
 
-def load_untrained_embedder(*, device: str = "auto") -> TorchEmbedder:
-    """Return an embedder with random weights from a fixed seed: it shows that the service runs, no more."""
-    return TorchEmbedder(untrained_weights(), device)
-
-
 def sees_gpu() -> bool:
     return torch.cuda.is_available()
-
-
-def _download(name: str, hub: Path) -> None:
-    entry, path = MobileNet_V3_Large_Weights[name], entry_path(name, hub=hub)
-    logger.info("Downloading %s to %s", entry.url, path)
-    try:
-        entry.get_state_dict(progress=True, check_hash=True, model_dir=str(path.parent))
-    except (OSError, RuntimeError) as error:  # no network, no such page, a full disk; a wrong hash
-        raise WeightsUnavailable(
-            f"The weights {entry.name} could not be downloaded ({error}). Wanted: {path.name} from {entry.url}. "
-            f"Without a network, download it elsewhere and put it at {path}, "
-            "or set IMAGESEARCH_WEIGHTS to the path of a mobilenet_v3_large state_dict"
-        ) from error
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -171,18 +154,22 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _model(weights: Weights) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        classifier = mobilenet_v3_large(weights=None)
-    if weights.path is not None:
-        try:
-            classifier.load_state_dict(_read_state(weights.path))
-        except (RuntimeError, TypeError, AttributeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise WeightsUnavailable(
-                f"The weights {weights.passport.weights} are not a mobilenet_v3_large state_dict: {reason}"
-            ) from error
+    classifier = mobilenet_v3_large(weights=None)
+    try:
+        classifier.load_state_dict(_with_some_classifier(_read_state(weights.path), classifier))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsUnavailable(
+            f"The weights {weights.passport.weights} are not a mobilenet_v3_large state_dict: {reason}"
+        ) from error
     return _with_batch_norm_folded(classifier.features.eval())
+
+
+def _with_some_classifier(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return the state with the model's own classifier where it has none: nothing here asks the classifier."""
+    if any(name.startswith("classifier.") for name in state):
+        return state
+    return {name: value for name, value in model.state_dict().items() if name.startswith("classifier.")} | state
 
 
 def _with_batch_norm_folded(features: nn.Module) -> nn.Module:

@@ -1,14 +1,15 @@
 """Which weights are on this machine, and the fingerprint of what they make; without torch, which takes seconds."""
 
 import hashlib
+import json
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 
 from search.engine import durable
 from search.engine.errors import WeightsUnavailable
-from search.engine.model.passport import UNTRAINED, ModelPassport
-from search.engine.model.transform import TRANSFORMS, Transform
+from search.engine.model.passport import ModelPassport
+from search.engine.model.transform import BUILTIN_TRANSFORM, TRANSFORMS, Transform
 from search.engine.vectors import DIMENSION
 
 # The files of torchvision's MobileNet_V3_Large_Weights, by entry (a test compares the two).
@@ -16,41 +17,48 @@ ENTRY_FILES = {
     "IMAGENET1K_V1": "mobilenet_v3_large-8738ca79.pth",
     "IMAGENET1K_V2": "mobilenet_v3_large-5c1a4163.pth",
 }
+BUILTIN = "builtin"  # the weights that come with the code
+BUILTIN_FILE = Path(__file__).with_name("builtin.pth")
+BUILTIN_CARD = BUILTIN_FILE.with_suffix(".json")  # what they are, and their hash
+NAMES = [*ENTRY_FILES, BUILTIN]
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Weights that are at hand, with what belongs to them."""
 
-    path: Path | None  # of a state_dict; None: random numbers from a fixed seed
+    path: Path  # of a state_dict
     passport: ModelPassport
     transform: Transform
 
 
 def find_weights(name: str, *, hub: Path) -> Weights | None:
-    """Return the weights of a torchvision entry, of a state_dict's path or UNTRAINED; None: an entry to download.
+    """Return the weights of one of NAMES or of a state_dict's path; None: an entry to download.
 
     hub: torch's hub folder, which holds the downloads. Reads the file once, for its hash.
     Raises WeightsUnavailable for any other name and for a file that cannot be read.
     """
-    if name == UNTRAINED:
-        return untrained_weights()
+    if name == BUILTIN:
+        return builtin_weights()
     if name in ENTRY_FILES:
         path = entry_path(name, hub=hub)
         return _weights(path, label=name, transform=TRANSFORMS[name]) if path.is_file() else None
     if Path(name).is_file():
         return _weights(Path(name), label=Path(name).name, transform=TRANSFORMS["IMAGENET1K_V1"])
     raise WeightsUnavailable(
-        f"IMAGESEARCH_WEIGHTS={name!r} is neither a file nor a weights entry of torchvision "
-        f"({', '.join(ENTRY_FILES)}): "
-        "give the path of a mobilenet_v3_large state_dict or the name of an entry"
+        f"IMAGESEARCH_WEIGHTS={name!r} is neither a file nor one of {', '.join(NAMES)}: "
+        "give the path of a mobilenet_v3_large state_dict or one of these names"
     )
 
 
-def untrained_weights() -> Weights:
-    transform = TRANSFORMS["IMAGENET1K_V1"]
-    fingerprint = _fingerprint(f"seed 0, torch {version('torch')}", transform)
-    return Weights(None, ModelPassport(UNTRAINED, fingerprint), transform)
+@cache
+def builtin_weights() -> Weights:
+    """Return the weights that come with the code. Raises WeightsUnavailable where their file is not as it was made."""
+    digest = _digest(BUILTIN_FILE)
+    if digest != json.loads(BUILTIN_CARD.read_text())["sha256"]:
+        raise WeightsUnavailable(f"The weights file {BUILTIN_FILE} is damaged: take it from the repository again")
+    passport = ModelPassport(BUILTIN, _fingerprint(digest, BUILTIN_TRANSFORM))
+    return Weights(BUILTIN_FILE, passport, BUILTIN_TRANSFORM)
 
 
 def entry_path(name: str, *, hub: Path) -> Path:
@@ -64,11 +72,14 @@ def entries_at_hand(*, hub: Path) -> list[str]:
 
 
 def _weights(path: Path, *, label: str, transform: Transform) -> Weights:
+    return Weights(path, ModelPassport(label, _fingerprint(_digest(path), transform)), transform)
+
+
+def _digest(path: Path) -> str:
     try:
-        digest = durable.sha256(path).hex()
+        return durable.sha256(path).hex()
     except OSError as error:
         raise WeightsUnavailable(f"The weights file {path} cannot be read ({error}): replace it") from error
-    return Weights(path, ModelPassport(label, _fingerprint(digest, transform)), transform)
 
 
 def _fingerprint(weights: str, transform: Transform) -> str:

@@ -2,6 +2,7 @@ from django.core.management import call_command
 from django.db import InterfaceError, OperationalError
 from django_tasks_db.management.commands import db_worker
 
+from search import runtime
 from search.outages import is_outage, outage, outlast
 from search.tasks import look_after_companies
 
@@ -13,6 +14,7 @@ class Worker(db_worker.Worker):
     """
 
     def run(self) -> None:
+        runtime.believe_others()
         while self.running:
             outlast(_recover)
             try:

@@ -9,17 +9,9 @@ from django.core.management.base import BaseCommand
 from search import publication
 from search.companies import demo
 from search.companies.adoption import EarlierIndex, adopt_companies, get_or_create_company
-from search.engine.model.passport import UNTRAINED
+from search.companies.model_change import is_demo_outdated
 from tenants import audit
 from tenants.models import Company
-
-_UNTRAINED_NOTICE = """
-******************************************************************************
-*  UNTRAINED WEIGHTS: the demo's results are meaningless.                    *
-*  The trained weights could not be loaded (see above). Once they are there, *
-*  run: manage.py build_embeddings --company demo                            *
-******************************************************************************
-"""
 
 
 class Command(BaseCommand):
@@ -37,18 +29,17 @@ class Command(BaseCommand):
         company, _, _ = get_or_create_company(
             demo.COMPANY, image_folder=None, earlier_index=EarlierIndex.REMOVE, by=audit.on_command_line()
         )
-        if publication.is_listed(company):
+        if not publication.is_listed(company):
+            self.stdout.write("No company exists yet: creating one called demo, with generated pictures")
+            demo.draw_demo_pictures(company.image_directory)
+        elif not is_demo_outdated():
             return
-        self.stdout.write("No company exists yet: creating one called demo, with generated pictures")
-        demo.draw_demo_pictures(company.image_directory)
         call_command("build_embeddings", company=demo.COMPANY)
 
     def _tell_what_to_try(self, password: str | None) -> None:
         company = Company.objects.active().first()
         address = f"http://localhost:{settings.PORT}"
         if company and company.name == demo.COMPANY:
-            if publication.info(company).weights == UNTRAINED:
-                self.stdout.write(self.style.ERROR(_UNTRAINED_NOTICE))
             picture = next(company.image_directory.rglob("*.jpg"), "PICTURE.jpg")
             self.stdout.write(f"\nSearch:  curl -F image=@{picture} {address}/api/search/{company}")
         self.stdout.write(f"API:     {address}/api/docs/\nAdmin:   {address}/admin/")

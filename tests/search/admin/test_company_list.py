@@ -12,10 +12,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from search.engine import storage
-from search.engine.model.passport import UNTRAINED, ModelPassport
 from tenants.models import Company, IndexBuild
 from tests.support.admin import BUILDS, COMPANIES, running, text, url
-from tests.support.fakes import BLUE, RED, FakeEmbedder
+from tests.support.fakes import BLUE, RED
 
 MakeCompany = Callable[..., Company]
 
@@ -53,18 +52,6 @@ def test_every_status_of_a_build_can_be_shown(admin_client: Client, db: None) ->
         shown = "no index yet" if status == IndexBuild.Status.SUCCEEDED else status  # its files are gone
         assert f"is-{status} {shown}" in row(admin_client, f"is-{status}").lower()
     assert admin_client.get(BUILDS).status_code == 200
-
-
-def test_untrained_weights_are_unmissable(
-    admin_client: Client, make_company: MakeCompany, embedder: FakeEmbedder
-) -> None:
-    make_company("acme", {"a.png": RED})
-    assert UNTRAINED not in row(admin_client, "acme").lower()
-    embedder.passport = ModelPassport(UNTRAINED, "0" * 64)
-    make_company("demo", {"a.png": RED})
-    assert "untrained weights" in row(admin_client, "demo").lower()
-    page = admin_client.get(COMPANIES).content.decode()
-    assert re.search(r"<[^>]+badge is-untrained[^>]+>\s*[^<]*untrained", page, re.IGNORECASE)
 
 
 def test_running_build_shows_percent_and_time_left(admin_client: Client, acme: Company) -> None:

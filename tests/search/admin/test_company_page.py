@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from search.engine.model.passport import UNTRAINED, ModelPassport
+from search.engine.model.passport import ModelPassport
 from tenants.models import Company, IndexBuild, SkippedImage
 from tests.support.admin import COMPANIES, fragments, messages, rebuild, text, url
 from tests.support.fakes import RED, FakeEmbedder
@@ -68,14 +68,17 @@ def test_history_does_not_say_of_a_build_that_did_not_finish_what_it_was_to_do(a
         acme.queue_build(full=wish == "full", fold=wish == "fold")
 
 
-def test_untrained_weights_are_said_on_the_page(
+def test_built_in_weights_are_said_on_the_page_with_better_ones(
     admin_client: Client, make_company: MakeCompany, embedder: FakeEmbedder
 ) -> None:
-    embedder.passport = ModelPassport(UNTRAINED, "0" * 64)
-    demo = make_company("demo", {"a.png": RED})
-    page = text(admin_client.get(url("change", demo)).content.decode())
-    assert "Untrained weights." in page
-    assert "search results are meaningless" in page
+    def page(company: Company) -> str:
+        return text(admin_client.get(url("change", company)).content.decode())
+
+    assert "Built-in weights." not in page(make_company("acme", {"a.png": RED}))
+    embedder.passport = ModelPassport("builtin", "0" * 64)
+    shown = page(make_company("demo", {"a.png": RED}))
+    assert "Built-in weights. Searches of this index find copies" in shown
+    assert "IMAGESEARCH_WEIGHTS=IMAGENET1K_V1" in shown
 
 
 def test_no_page_has_inline_scripts_or_styles(admin_client: Client, acme: Company) -> None:

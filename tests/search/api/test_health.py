@@ -11,6 +11,7 @@ from django.db import connection
 from django.test import Client
 
 from search import runtime
+from search.companies.model_change import warm_up_now_or_later
 from tenants.models import Company
 from tests.support.fakes import RED, FakeEmbedder
 from tests.support.waiting import eventually
@@ -86,7 +87,7 @@ def test_the_embeddings_are_only_read(client: Client, settings: Any) -> None:
 @pytest.mark.usefixtures("db")
 def test_a_model_that_could_not_be_loaded_at_the_start_is_tried_again(client: Client, settings: Any) -> None:
     settings.WEIGHTS, settings.DEVICE = "/nowhere/weights.pth", "cpu"
-    runtime.warm_up_now_or_later(again_seconds=0.01)
+    warm_up_now_or_later(look_again_seconds=0.01)
     assert_missing(client, "model")
     fake = FakeEmbedder()
     runtime.use(fake)  # as if the weights were there now
