@@ -1,10 +1,11 @@
 """The model in torch: its transform beside torchvision's own, its vectors, and what goes wrong without weights."""
 
+import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -12,14 +13,9 @@ from PIL import Image
 
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
 from search.engine.model.embedder import Embedder
-from search.engine.model.passport import UNTRAINED
 from search.engine.model.transform import TRANSFORMS, Transform
-from search.engine.model.weights import ENTRY_FILES
-from tests.conftest import WEIGHTS
-
-needs_weights = pytest.mark.skipif(
-    not WEIGHTS.is_file(), reason="IMAGESEARCH_WEIGHTS does not name a file of trained weights"
-)
+from search.engine.model.weights import BUILTIN, BUILTIN_CARD, BUILTIN_FILE, ENTRY_FILES, builtin_weights
+from tests.conftest import NO_NETWORK, TRAINED
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +25,15 @@ def torch_model() -> Any:
     return torch_model
 
 
+@pytest.fixture(scope="module", params=TRAINED)
+def weights(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def trained(torch_model: Any) -> Embedder:
-    embedder: Embedder = torch_model.load_embedder(str(WEIGHTS), device="cpu")
-    return embedder
+def trained(torch_model: Any, weights: str) -> Any:
+    return torch_model.load_embedder(weights, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,10 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
+def entries(torch_model: Any) -> Any:
+    return torch_model.torchvision.models.MobileNet_V3_Large_Weights
+
+
 # The transform
 
 
@@ -56,7 +61,7 @@ def noise(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transform_is_torchvisions_bit_for_bit(torch_model: Any, name: str, size: tuple[int, int]) -> None:
     image = noise(*size)
-    expected = torch_model.MobileNet_V3_Large_Weights[name].transforms()(image).numpy()
+    expected = entries(torch_model)[name].transforms()(image).numpy()
     transform = TRANSFORMS[name]
     pixels = transform.apply(image).astype(np.float32) / 255
     normalised = (pixels - np.array(transform.mean, np.float32)) / np.array(transform.std, np.float32)
@@ -65,7 +70,7 @@ def test_transform_is_torchvisions_bit_for_bit(torch_model: Any, name: str, size
 
 def test_there_is_a_transform_for_each_of_torchvisions_entries(torch_model: Any) -> None:
     theirs = {}
-    for entry in torch_model.MobileNet_V3_Large_Weights:
+    for entry in entries(torch_model):
         preset = entry.transforms()
         (resize,), (crop,) = preset.resize_size, preset.crop_size
         theirs[entry.name] = Transform(resize, crop, tuple(preset.mean), tuple(preset.std))
@@ -75,34 +80,36 @@ def test_there_is_a_transform_for_each_of_torchvisions_entries(torch_model: Any)
 # Vectors
 
 
-@needs_weights
 def test_vectors_are_960_floats_of_unit_length(trained: Embedder) -> None:
     vectors = trained.embed([trained.prepare(noise(300, 200)), trained.prepare(noise(64, 64))])
     assert (vectors.shape, vectors.dtype) == ((2, 960), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-@needs_weights
-def test_vectors_are_those_of_torchvisions_features_and_pool(trained: Embedder, torch_model: Any) -> None:
+def test_vectors_are_those_of_torchvisions_features_and_pool(trained: Any, weights: str, torch_model: Any) -> None:
+    from torchvision.transforms._presets import ImageClassification
+
     torch, image = torch_model.torch, noise(300, 200)
     model = torch_model.mobilenet_v3_large(weights=None)
-    model.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    file = BUILTIN_FILE if weights == BUILTIN else weights
+    keys = model.load_state_dict(torch.load(file, weights_only=True), strict=False)  # builtin.pth has no classifier
+    assert not keys.unexpected_keys
+    assert {key.partition(".")[0] for key in keys.missing_keys} <= {"classifier"}
     model.eval()
-    pixels = torch_model.MobileNet_V3_Large_Weights.IMAGENET1K_V1.transforms()(image)[None]
+    preset = ImageClassification(crop_size=trained.transform.crop_size, resize_size=trained.transform.resize_size)
+    pixels = preset(image)[None]
     with torch.inference_mode():
         pooled = model.avgpool(model.features(pixels)).flatten().numpy()  # [960]
     (vector,) = trained.embed([trained.prepare(image)])
     np.testing.assert_allclose(vector, pooled / np.linalg.norm(pooled), atol=1e-5)
 
 
-@needs_weights
 def test_a_batch_and_single_pictures_give_the_same(trained: Embedder) -> None:
     pixels = [trained.prepare(noise(100 + n, 90)) for n in range(4)]
     alone = np.concatenate([trained.embed([one]) for one in pixels])
     np.testing.assert_allclose(trained.embed(pixels), alone, atol=1e-5)
 
 
-@needs_weights
 def test_threads_give_the_same(trained: Embedder) -> None:
     images = [noise(100 + n, 90) for n in range(4)]
 
@@ -114,13 +121,31 @@ def test_threads_give_the_same(trained: Embedder) -> None:
         np.testing.assert_allclose(list(threads.map(embed, images)), expected, atol=1e-5)
 
 
-def test_untrained_weights_are_the_same_in_every_process_and_say_what_they_are(torch_model: Any) -> None:
-    one, two = (torch_model.load_untrained_embedder(device="cpu") for _ in range(2))
-    torch_model.torch.manual_seed(5)
-    assert one.passport == two.passport
-    assert one.passport.weights == UNTRAINED
-    pixels = [one.prepare(noise(40, 40))]
-    np.testing.assert_array_equal(one.embed(pixels), two.embed(pixels))
+def test_a_state_dict_without_a_classifier_makes_the_same_vectors(
+    torch_model: Any, state: dict[str, Any], tmp_path: Path
+) -> None:
+    torch_model.torch.save(state, tmp_path / "whole.pth")
+    features = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    torch_model.torch.save(features, tmp_path / "features.pth")
+    whole, without = (
+        torch_model.load_embedder(str(tmp_path / f"{n}.pth"), device="cpu") for n in ("whole", "features")
+    )
+    pixels = [whole.prepare(noise(40, 40))]
+    np.testing.assert_array_equal(whole.embed(pixels), without.embed(pixels))
+
+
+def test_the_built_in_weights_are_those_that_their_card_tells_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    card = json.loads(BUILTIN_CARD.read_text())
+    assert hashlib.sha256(BUILTIN_FILE.read_bytes()).hexdigest() == card["sha256"]
+    assert builtin_weights().passport.weights == BUILTIN
+
+    damaged = tmp_path / "builtin.pth"
+    damaged.write_bytes(BUILTIN_FILE.read_bytes()[:-1])
+    monkeypatch.setattr("search.engine.model.weights.BUILTIN_FILE", damaged)
+    with pytest.raises(WeightsUnavailable, match="is damaged"):
+        builtin_weights.__wrapped__()
 
 
 # Fingerprints
@@ -180,7 +205,8 @@ def test_weights_of_another_model_are_refused(torch_model: Any, state: dict[str,
         {"layer1.weight": tensor},
         {**state, "extra.weight": tensor},
         {**state, "features.0.0.weight": tensor},
-        {name: value for name, value in state.items() if "classifier" not in name},
+        {name: value for name, value in state.items() if "features.16" not in name},
+        {name: value for name, value in state.items() if "classifier.3" not in name},
         [tensor],
         tensor,
         {"state_dict": state},
@@ -208,24 +234,21 @@ def own_cache(torch_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Give torch an empty cache of its own and no network; return where it keeps weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("torch.hub._hub_dir", None)
-
-    def no_network(*_: Any, **__: Any) -> Any:
-        raise URLError("Name or service not known")
-
-    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    monkeypatch.setenv("HTTPS_PROXY", NO_NETWORK)
+    monkeypatch.setenv("https_proxy", NO_NETWORK)
     return tmp_path / "torch/hub/checkpoints"
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("name", ENTRY_FILES)
 def test_an_unreachable_download_names_the_file_where_from_and_where_to(
     torch_model: Any, own_cache: Path, name: str
 ) -> None:
-    url = torch_model.MobileNet_V3_Large_Weights[name].url
+    url = entries(torch_model)[name].url
     file = url.rpartition("/")[2]
     with pytest.raises(WeightsUnavailable) as caught:
         torch_model.load_embedder(name)
     message = str(caught.value)
-    for part in (file, url, str(own_cache / file), "IMAGESEARCH_WEIGHTS", "Name or service not known"):
+    for part in (file, url, str(own_cache / file), "or set IMAGESEARCH_WEIGHTS=builtin", "Connection refused"):
         assert part in message
     assert not list(own_cache.glob("*"))
 
@@ -241,4 +264,4 @@ def test_a_file_put_into_the_cache_is_used_without_a_network(
 def test_a_gpu_that_is_not_there_is_said(torch_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(DeviceUnavailable, match="IMAGESEARCH_DEVICE=cuda"):
-        torch_model.load_untrained_embedder(device="cuda")
+        torch_model.load_embedder(BUILTIN, device="cuda")

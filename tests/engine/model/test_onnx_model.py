@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import shutil
 import signal
@@ -10,29 +11,36 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 
 from search import runtime
 from search.engine import durable, storage
 from search.engine.build.builder import BuildOptions, build_index
-from search.engine.errors import WeightsUnavailable
+from search.engine.errors import StillUnavailable, WeightsUnavailable
 from search.engine.index.index import ImageIndex
 from search.engine.model import onnx_model
+from search.engine.model.attempts import WEIGHTS_UNAVAILABLE
+from search.engine.model.downloads import URL
 from search.engine.model.embedder import read_prepared
 from search.engine.model.onnx_model import TOLERANCE, OnnxEmbedder, OnnxUnusable, export_paths
-from search.engine.model.passport import UNTRAINED
 from search.engine.model.probes import probe_pictures
 from search.engine.model.transform import TRANSFORMS
-from search.engine.model.weights import ENTRY_FILES, entries_at_hand, entry_path, find_weights, untrained_weights
+from search.engine.model.weights import BUILTIN, ENTRY_FILES, builtin_weights, entries_at_hand, entry_path, find_weights
 from search.engine.vectors import DIMENSION
-from tests.conftest import CLOTHING, WEIGHTS
+from tests.conftest import CLOTHING, NO_NETWORK, TRAINED
 from tests.support.waiting import eventually
 
 OPTIONS = BuildOptions(max_pixels=100_000_000)
+# What the built-in weights must reach: measured were XX, and chance in the choice of photographs makes up to 4 % of it.
+SAME_CLASS, COPY_FIRST = {BUILTIN: 0.32}, {BUILTIN: 0.75}
+needs_photographs = pytest.mark.skipif(not CLOTHING.is_dir(), reason="no photographs in ../shared/images")
 PROJECT = Path(__file__).resolve().parents[3]
 LOAD = """
 import logging, sys
@@ -40,7 +48,7 @@ from pathlib import Path
 logging.basicConfig(level=logging.INFO)
 from search.engine.model.onnx_model import load_embedder
 cache = Path(sys.argv[1])
-embedder = load_embedder("untrained", cache=cache, hub=cache)
+embedder = load_embedder("builtin", cache=cache, hub=cache)
 from PIL import Image
 print(embedder.embed([embedder.prepare(Image.new("RGB", (300, 400), "teal"))]).shape)
 print(sorted({"torch", "torchvision"} & set(sys.modules)))
@@ -74,7 +82,7 @@ def first_starts(tmp_path_factory: pytest.TempPathFactory) -> FirstStarts:
 
 @pytest.fixture
 def cache(first_starts: FirstStarts, tmp_path: Path) -> Path:
-    """Return a cache of the test's own, with the export of the untrained weights in it."""
+    """Return a cache of the test's own, with the export of the built-in weights in it."""
     return Path(shutil.copytree(first_starts.cache, tmp_path / "cache"))
 
 
@@ -83,9 +91,10 @@ def exports(first_starts: FirstStarts, monkeypatch: pytest.MonkeyPatch) -> Itera
     """Return the weights exported during the test: each export is a copy of the first one."""
     done: list[str] = []
 
-    def export(weights: str, found: object, cache: Path, hub: Path, pictures: object) -> None:
+    def export(weights: str, found: object, cache: Path, *_: object) -> None:
+        cache.mkdir(parents=True, exist_ok=True)
         done.append(weights)
-        for file in export_paths(first_starts.cache, untrained_weights().passport):
+        for file in export_paths(first_starts.cache, builtin_weights().passport):
             shutil.copy(file, cache)
 
     monkeypatch.setattr(onnx_model, "_run_export", export)
@@ -93,11 +102,11 @@ def exports(first_starts: FirstStarts, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def load(cache: Path) -> OnnxEmbedder:
-    return onnx_model.load_embedder(UNTRAINED, cache=cache, hub=cache)
+    return onnx_model.load_embedder(BUILTIN, cache=cache, hub=cache)
 
 
 def paths(cache: Path) -> tuple[Path, Path]:
-    return export_paths(cache, untrained_weights().passport)
+    return export_paths(cache, builtin_weights().passport)
 
 
 # The first start
@@ -105,7 +114,7 @@ def paths(cache: Path) -> tuple[Path, Path]:
 
 def test_two_first_starts_share_one_export(first_starts: FirstStarts) -> None:
     assert [out.splitlines()[0] for out in first_starts.printed] == [f"(1, {DIMENSION})"] * 2, first_starts.logged
-    assert "".join(first_starts.logged).count("Exporting the weights untrained") == 1
+    assert "".join(first_starts.logged).count("Exporting the weights builtin") == 1
 
 
 def test_a_process_that_embeds_with_it_never_imports_torch(first_starts: FirstStarts) -> None:
@@ -124,21 +133,26 @@ def test_the_card_says_what_the_export_is(first_starts: FirstStarts) -> None:
 # What it computes
 
 
+@pytest.fixture(scope="module", params=TRAINED)
+def weights(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> OnnxEmbedder:
-    if not WEIGHTS.is_file() or not CLOTHING.is_dir():
-        pytest.skip("needs IMAGESEARCH_WEIGHTS and the photographs")
+def trained(weights: str, tmp_path_factory: pytest.TempPathFactory) -> OnnxEmbedder:
     from search.engine.model import export
 
     cache = tmp_path_factory.mktemp("trained")
-    assert export.main(str(WEIGHTS), str(cache), str(cache), str(CLOTHING)) == 0
-    return onnx_model.load_embedder(str(WEIGHTS), cache=cache, hub=cache, pictures=CLOTHING)
+    assert export.main(weights, str(cache), str(cache), str(CLOTHING)) == 0
+    return onnx_model.load_embedder(weights, cache=cache, hub=cache, pictures=CLOTHING)
 
 
-def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder) -> None:
+@needs_photographs
+def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder, weights: str) -> None:
     from search.engine.model.torch_model import load_embedder
 
-    reference = load_embedder(str(WEIGHTS), device="cpu")
+    reference = load_embedder(weights, device="cpu")
     photographs = list(probe_pictures(trained.transform, folder=CLOTHING))
     assert len(photographs) == 24
     vectors = trained.embed(photographs)
@@ -148,10 +162,10 @@ def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder) -> Non
     assert trained.min_side == reference.min_side
 
 
-def test_untrained_vectors_are_those_of_torch(cache: Path) -> None:
-    from search.engine.model.torch_model import load_untrained_embedder
+def test_vectors_are_those_of_torch(cache: Path) -> None:
+    from search.engine.model.torch_model import load_embedder
 
-    embedder, reference = load(cache), load_untrained_embedder(device="cpu")
+    embedder, reference = load(cache), load_embedder(BUILTIN, device="cpu")
     pictures = list(probe_pictures(embedder.transform))
     assert np.abs(embedder.embed(pictures) - reference.embed(pictures)).max() <= TOLERANCE
     assert embedder.passport == reference.passport
@@ -183,10 +197,11 @@ def everything(trained: OnnxEmbedder, photographs: Path) -> ImageIndex:
     return storage.load(target)
 
 
+@needs_photographs
 def test_the_nearest_neighbour_of_a_held_out_photograph_is_of_its_class(
-    trained: OnnxEmbedder, photographs: Path, everything: ImageIndex
+    weights: str, trained: OnnxEmbedder, photographs: Path, everything: ImageIndex
 ) -> None:
-    """Each fifth is held out once: a single one says 62 to 74 %, as chance has it, all five together 67 %."""
+    """Each fifth is held out once."""
     right = 0
     for fifth in range(5):
         held_out = range(fifth, len(everything), 5)
@@ -194,7 +209,7 @@ def test_the_nearest_neighbour_of_a_held_out_photograph_is_of_its_class(
         for row in held_out:
             (nearest,) = rest.search(everything.vectors.at(row), 1)
             right += nearest.image.location == everything.records[row].location
-    assert right / len(everything) >= 0.65
+    assert right / len(everything) >= SAME_CLASS.get(weights, 0.65)
 
 
 def _index_without(rows: range, trained: OnnxEmbedder, photographs: Path, everything: ImageIndex) -> ImageIndex:
@@ -211,6 +226,7 @@ def _index_without(rows: range, trained: OnnxEmbedder, photographs: Path, everyt
     return storage.load(target)
 
 
+@needs_photographs
 def test_a_photograph_that_is_searched_with_finds_itself_first(
     trained: OnnxEmbedder, photographs: Path, everything: ImageIndex
 ) -> None:
@@ -220,6 +236,36 @@ def test_a_photograph_that_is_searched_with_finds_itself_first(
         (nearest,) = everything.search(trained.embed([pixels])[0], 1)
         assert nearest.image == everything.records[row]
         assert nearest.score == pytest.approx(1, abs=1e-4)
+
+
+@needs_photographs
+def test_an_altered_copy_of_a_photograph_finds_it_first(
+    weights: str, trained: OnnxEmbedder, photographs: Path, everything: ImageIndex
+) -> None:
+    random = Random(0)
+    rows = range(0, len(everything), 4)
+    found = 0
+    for row in rows:
+        with Image.open(photographs / everything.records[row].path) as photograph:
+            copy = altered(photograph.convert("RGB"), random)
+        (nearest,) = everything.search(trained.embed([trained.prepare(copy)])[0], 1)
+        found += nearest.image == everything.records[row]
+    assert found / len(rows) >= COPY_FIRST.get(weights, 0.98)
+
+
+def altered(picture: Image.Image, random: Random) -> Image.Image:
+    """Return a copy cropped to 70 to 95 % of the area, half of them mirrored, in another light, saved as JPEG."""
+    side = math.sqrt(random.uniform(0.7, 0.95))
+    width, height = int(picture.width * side), int(picture.height * side)
+    left, top = random.randint(0, picture.width - width), random.randint(0, picture.height - height)
+    copy = picture.crop((left, top, left + width, top + height))
+    if random.random() < 0.5:
+        copy = copy.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    copy = ImageEnhance.Brightness(copy).enhance(random.uniform(0.8, 1.25))
+    copy = ImageEnhance.Contrast(copy).enhance(random.uniform(0.85, 1.15))
+    file = BytesIO()
+    copy.save(file, "JPEG", quality=random.randint(50, 90))
+    return Image.open(file)
 
 
 # What is wrong in the cache is made anew
@@ -244,22 +290,21 @@ def test_a_damaged_export_is_made_anew(cache: Path, exports: list[str], damage: 
         case "an update":
             card.write_text(json.dumps(json.loads(card.read_text()) | {"onnxruntime": "1.0"}))
     assert load(cache).embed(list(probe_pictures(TRANSFORMS["IMAGENET1K_V1"]))).shape == (8, DIMENSION)
-    assert exports == [UNTRAINED]
+    assert exports == [BUILTIN]
     load(cache)
-    assert exports == [UNTRAINED]
+    assert exports == [BUILTIN]
 
 
 @pytest.mark.slow
-def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path, exports: list[str]) -> None:
-    command = [sys.executable, "-m", "search.engine.model.export", UNTRAINED, str(tmp_path), str(tmp_path), ""]
+def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "search.engine.model.export", BUILTIN, str(tmp_path), str(tmp_path), ""]
     process = subprocess.Popen(command, cwd=PROJECT)
     eventually(lambda: any(tmp_path.glob(".export-*/*")) or process.poll() is not None, "the export is written")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not list(tmp_path.glob("*.onnx")) + list(tmp_path.glob("*.json"))
-    load(tmp_path)
-    assert exports == [UNTRAINED]
-    assert not list(tmp_path.glob(".export-*"))
+    subprocess.run(command, cwd=PROJECT, check=True)
+    assert sorted(tmp_path.iterdir()) == sorted(paths(tmp_path))
 
 
 # Where it cannot be used
@@ -269,32 +314,28 @@ def test_an_export_that_torch_disagrees_with_is_refused_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exports: list[str]
 ) -> None:
     from search.engine.model import export
-    from search.engine.model.torch_model import load_untrained_embedder
+    from search.engine.model.torch_model import load_embedder
 
     monkeypatch.setattr(export, "TOLERANCE", -1)
     cache = tmp_path / "cache"
     cache.mkdir()
-    export.export(load_untrained_embedder(device="cpu"), cache=cache, pictures=None)
+    export.export(load_embedder(BUILTIN, device="cpu"), cache=cache, pictures=None)
     assert list(cache.iterdir()) == [paths(cache)[1]]
     with pytest.raises(OnnxUnusable, match="differ from torch's"):
         load(cache)
     assert exports == []
 
 
-def broken(**_: Any) -> "subprocess.CompletedProcess[str]":
-    return subprocess.CompletedProcess([], -signal.SIGKILL, "")
-
-
 def test_torch_steps_in_with_one_line_in_the_log(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.CACHE_DIR, settings.DEVICE = tmp_path, "cpu"
-    monkeypatch.setattr(onnx_model.subprocess, "run", lambda *_, **options: broken(**options))
-    embedder = runtime.untrained_embedder()
+    monkeypatch.setattr(sys, "executable", "false")  # no export succeeds
+    embedder = runtime.builtin_embedder()
     assert "torch" in embedder.libraries
-    assert runtime.untrained_embedder() is embedder
+    assert runtime.builtin_embedder() is embedder
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "ONNX Runtime cannot run the weights untrained (the export ended with status -9" in warning.message
+    assert "ONNX Runtime cannot run the weights builtin (the export ended with status 1" in warning.message
 
 
 @pytest.mark.parametrize("cache", ["file/cache", "file"])
@@ -314,42 +355,36 @@ def test_without_onnxruntime_it_is_left_to_torch(cache: Path, monkeypatch: pytes
 
 
 @pytest.fixture
-def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
-    """Return how to let every export fail with a message; its result counts them."""
-    monkeypatch.setattr(onnx_model, "_refusals", {})
-
-    def with_message(message: str) -> list[int]:
-        calls: list[int] = []
-
-        def run(*_: object, **__: object) -> "subprocess.CompletedProcess[str]":
-            calls.append(1)
-            return subprocess.CompletedProcess([], onnx_model.WEIGHTS_UNAVAILABLE, message)
-
-        monkeypatch.setattr(onnx_model.subprocess, "run", run)
-        return calls
-
-    return with_message
+def attempts(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], int]:
+    """Let there be no network; return how to count the downloads and exports that were begun."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("HTTPS_PROXY", NO_NETWORK)
+    monkeypatch.setenv("https_proxy", NO_NETWORK)
+    return lambda: len(re.findall(r"(?:Downloading|Exporting) .*, once", caplog.text))
 
 
 def test_weights_that_cannot_be_had_are_not_asked_for_by_every_request(
-    tmp_path: Path, refuse: Callable[[str], list[int]]
+    tmp_path: Path, attempts: Callable[[], int]
 ) -> None:
-    calls = refuse("no network")
+    for expected in (WeightsUnavailable, StillUnavailable, StillUnavailable):
+        with pytest.raises(expected, match="or set IMAGESEARCH_WEIGHTS=builtin") as caught:
+            onnx_model.load_embedder("IMAGENET1K_V1", cache=tmp_path, hub=tmp_path, believed_seconds=60)
+        assert caught.type is expected
+    assert attempts() == 1
+    with pytest.raises(WeightsUnavailable):
+        onnx_model.load_embedder("IMAGENET1K_V1", cache=tmp_path, hub=tmp_path, believed_seconds=0)
+    assert attempts() == 2
+
+
+@pytest.mark.slow
+def test_weights_put_there_meanwhile_are_tried_at_once(tmp_path: Path, attempts: Callable[[], int]) -> None:
     for _ in range(3):
-        with pytest.raises(WeightsUnavailable, match="no network"):
-            onnx_model.load_embedder("IMAGENET1K_V1", cache=tmp_path, hub=tmp_path)
-    assert len(calls) == 1
-
-
-def test_weights_put_there_meanwhile_are_tried_at_once(tmp_path: Path, refuse: Callable[[str], list[int]]) -> None:
-    calls = refuse("no good")
-    for _ in range(2):
         with pytest.raises(WeightsUnavailable):
-            onnx_model.load_embedder("IMAGENET1K_V1", cache=tmp_path, hub=tmp_path)
+            onnx_model.load_embedder("IMAGENET1K_V1", cache=tmp_path, hub=tmp_path, believed_seconds=60)
         path = entry_path("IMAGENET1K_V1", hub=tmp_path)
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"weights")
-    assert len(calls) == 2
+        path.write_bytes(b"no weights")
+    assert attempts() == 2
 
 
 def test_a_file_that_is_no_state_dict_is_told_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -357,12 +392,12 @@ def test_a_file_that_is_no_state_dict_is_told_by_name(tmp_path: Path, capsys: py
 
     weights = tmp_path / "mine.pth"
     weights.write_bytes(b"no weights")
-    assert export.main(str(weights), str(tmp_path), str(tmp_path), "") == onnx_model.WEIGHTS_UNAVAILABLE
+    assert export.main(str(weights), str(tmp_path), str(tmp_path), "") == WEIGHTS_UNAVAILABLE
     assert re.match(r"The weights file .*/mine\.pth cannot be read", capsys.readouterr().out)
 
 
 def test_a_name_that_is_neither_a_file_nor_an_entry(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailable, match="'IMAGENET1K_V3' is neither a file nor a weights entry"):
+    with pytest.raises(WeightsUnavailable, match="'IMAGENET1K_V3' is neither a file nor one of"):
         find_weights("IMAGENET1K_V3", hub=tmp_path)
 
 
@@ -370,9 +405,10 @@ def test_a_name_that_is_neither_a_file_nor_an_entry(tmp_path: Path) -> None:
 
 
 def test_entries_and_files_are_those_of_torchvision() -> None:
-    from search.engine.model.torch_model import MobileNet_V3_Large_Weights
+    from search.engine.model.torch_model import torchvision
 
-    assert {entry.name: entry.url.rpartition("/")[2] for entry in MobileNet_V3_Large_Weights} == ENTRY_FILES
+    entries = torchvision.models.MobileNet_V3_Large_Weights
+    assert {entry.name: entry.url for entry in entries} == {name: URL + file for name, file in ENTRY_FILES.items()}
 
 
 def test_entries_at_hand_are_those_downloaded(tmp_path: Path) -> None:
