@@ -34,19 +34,23 @@ logconfig_dict = {**settings.LOGGING, "loggers": {"gunicorn.error": {"level": "I
 
 def on_starting(server: Any) -> None:
     """Make the place where the processes' metrics are added up; those of an earlier start do not belong there."""
+    server.metrics_directory = None
     if settings.METRICS_TOKEN:
-        server.metrics_directory = tempfile.mkdtemp(prefix="imagesearch-metrics-")
-        os.environ.update(PROMETHEUS_MULTIPROC_DIR=server.metrics_directory)
+        try:
+            server.metrics_directory = tempfile.mkdtemp(prefix="imagesearch-metrics-")
+            os.environ.update(PROMETHEUS_MULTIPROC_DIR=server.metrics_directory)
+        except OSError as error:
+            server.log.error("Each process tells /metrics of itself alone: %s", error)
 
 
 def on_exit(server: Any) -> None:
-    if settings.METRICS_TOKEN:
+    if server.metrics_directory:
         shutil.rmtree(server.metrics_directory, ignore_errors=True)
 
 
 def child_exit(server: Any, worker: Any) -> None:
     """Take away what a process that has ended says of its present; what it has counted stays."""
-    if settings.METRICS_TOKEN:
+    if server.metrics_directory:
         from prometheus_client import multiprocess
 
         multiprocess.mark_process_dead(worker.pid, server.metrics_directory)

@@ -11,7 +11,10 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from search.engine.index.index import ImageIndex
 from search.engine.storage.cache import CacheCounts, IndexCache, Load
+from search.monitoring.counter_files import use_allocated_files
 from search.monitoring.observation import Observation
+
+use_allocated_files()
 
 REQUESTS = Counter("imagesearch_requests", "Requests answered.", ["method", "endpoint", "company", "status"])
 REQUEST_SECONDS = Histogram("imagesearch_request_seconds", "Time to answer a request.", ["method", "endpoint"])
