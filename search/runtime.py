@@ -200,8 +200,13 @@ def embedders_at_hand() -> list[Embedder]:
 
 def _load(weights: str) -> Embedder:
     """Return the embedder of the weights, in torch on a GPU and in ONNX Runtime, without torch, on a CPU."""
-    logger.info("Loading the model with the weights %s, threads: %d", weights, _threads)
     fetch_weights(weights)
+    model = _load_where_it_is_fastest(weights)
+    logger.info("Loaded the model with the weights %s, threads: %d", weights, _threads)
+    return model
+
+
+def _load_where_it_is_fastest(weights: str) -> Embedder:
     if settings.DEVICE == "cuda" or (settings.DEVICE == "auto" and _has_gpu()):
         return _load_in_torch(weights)
     try:
