@@ -31,7 +31,8 @@ Colour = tuple[int, int, int]
 Colleague = Callable[..., Client]
 
 WEIGHTS = Path(os.environ.get("IMAGESEARCH_WEIGHTS", ""))
-TRAINED = ["builtin", *([str(WEIGHTS.resolve())] if WEIGHTS.is_file() else [])]  # weights that tests run on
+# Weights that tests run on: everywhere the built-in ones, and others where they are there.
+TRAINED = ["builtin", *([pytest.param(str(WEIGHTS.resolve()), marks=pytest.mark.slow)] if WEIGHTS.is_file() else [])]
 NO_NETWORK = "http://127.0.0.1:9"  # a proxy where nobody listens
 CLOTHING = Path(__file__).resolve().parents[2] / "shared/images/clothing"
 

@@ -38,8 +38,10 @@ from tests.conftest import CLOTHING, NO_NETWORK, TRAINED
 from tests.support.waiting import eventually
 
 OPTIONS = BuildOptions(max_pixels=100_000_000)
-# What the built-in weights must reach: measured were XX, and chance in the choice of photographs makes up to 4 % of it.
-SAME_CLASS, COPY_FIRST = {BUILTIN: 0.32}, {BUILTIN: 0.75}
+# What must be reached of the 600 photographs. Measured: the same class 0.40, the copy first 0.87 for the built-in
+# weights, 0.67 and 1.00 for the file by which the thresholds of others were set. The margins, 0.05 and 0.07 here, 0.02
+# there, are for other versions of Pillow and ONNX Runtime: the pictures and their alterations are always the same.
+SAME_CLASS, COPY_FIRST = {BUILTIN: 0.35}, {BUILTIN: 0.80}
 needs_photographs = pytest.mark.skipif(not CLOTHING.is_dir(), reason="no photographs in ../shared/images")
 PROJECT = Path(__file__).resolve().parents[3]
 LOAD = """
@@ -185,7 +187,8 @@ def test_a_picture_has_one_vector_in_any_batch_and_thread(cache: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photographs(weights: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the photographs, for each weights their own."""
     return Path(shutil.copytree(CLOTHING, tmp_path_factory.mktemp("clothing") / "photographs"))
 
 
@@ -297,14 +300,16 @@ def test_a_damaged_export_is_made_anew(cache: Path, exports: list[str], damage: 
 
 @pytest.mark.slow
 def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "search.engine.model.export", BUILTIN, str(tmp_path), str(tmp_path), ""]
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    command = [sys.executable, "-m", "search.engine.model.export", BUILTIN, str(cache), str(cache), ""]
     process = subprocess.Popen(command, cwd=PROJECT)
-    eventually(lambda: any(tmp_path.glob(".export-*/*")) or process.poll() is not None, "the export is written")
+    eventually(lambda: any(cache.glob(".export-*/*")) or process.poll() is not None, "the export is written")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not list(tmp_path.glob("*.onnx")) + list(tmp_path.glob("*.json"))
+    assert not list(cache.glob("*.onnx")) + list(cache.glob("*.json"))
     subprocess.run(command, cwd=PROJECT, check=True)
-    assert sorted(tmp_path.iterdir()) == sorted(paths(tmp_path))
+    assert sorted(cache.iterdir()) == sorted(paths(cache))
 
 
 # Where it cannot be used
