@@ -13,6 +13,7 @@ hundreds of candidates a result for the same recall), two threads (they share on
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,7 @@ _ROWS_A_BLOCK = 16_384
 _QUERIES = 200
 _CANDIDATES_A_RESULT = (5, 10, 20, 50, 100)
 _SHARES_OF_LISTS = (1 / 8, 2 / 8, 3 / 8, 4 / 8, 6 / 8, 1)
-_largest_file = 0  # of codes that this process has read; guarded by _reading
-_reading = threading.Lock()
+_reading = threading.Lock()  # held while FAISS's limit, one for the process, is that of a file
 _CODES_A_CANDIDATE = 100  # are scanned in the time that it takes to score one candidate exactly
 
 
@@ -105,8 +105,8 @@ def write_coarse(coarse: CoarseIndex, path: Path) -> None:
 def read_coarse(path: Path, search: CoarseSearch, *, images: int) -> CoarseIndex:
     """Return the codes in path. Raises ValueError where they are not of so many images, and all that FAISS raises."""
     size = path.stat().st_size
-    _let_faiss_read(size)
-    codes = faiss.read_index(str(path))
+    with _allocating_at_most(size):
+        codes = faiss.read_index(str(path))
     lists = faiss.extract_index_ivf(codes)
     if (codes.ntotal, codes.d, lists.nlist) != (images, DIMENSION, search.lists):
         raise ValueError(f"it holds {codes.ntotal} codes in {lists.nlist} lists for {images} pictures")
@@ -114,12 +114,16 @@ def read_coarse(path: Path, search: CoarseSearch, *, images: int) -> CoarseIndex
     return _coarse_index(codes, search, size)
 
 
-def _let_faiss_read(size: int) -> None:
-    """Let no file make FAISS allocate more for one of its parts than the largest file read so far has bytes."""
-    global _largest_file
+@contextmanager
+def _allocating_at_most(size: int) -> Iterator[None]:
+    """Let FAISS allocate no more for a part of what it reads in the block than the file has bytes."""
     with _reading:
-        _largest_file = max(_largest_file, size)
-        faiss.set_deserialization_vector_byte_limit(_largest_file)  # of the process
+        before = faiss.get_deserialization_vector_byte_limit()
+        faiss.set_deserialization_vector_byte_limit(size)
+        try:
+            yield
+        finally:
+            faiss.set_deserialization_vector_byte_limit(before)
 
 
 def _require_rows(lists: Any, count: int, images: int) -> None:
