@@ -47,7 +47,7 @@ def built_index(company: Company) -> ImageIndex:
     published or pruned meanwhile does no harm. Raises IndexNotBuilt and IndexCorrupt.
     """
     if company.generation is not None:
-        index = runtime.index_cache().find(company.pk, company.generation)
+        index = _find_undamaged(company, company.generation)
         if index is not None and index.info.holds_changes_to >= company.live_floor:
             return index
     company.refresh_from_db(fields=STATE)
@@ -68,18 +68,37 @@ def _has_moved_on(company: Company) -> bool:
     return company.generation != before
 
 
+def _find_undamaged(company: Company, version: str) -> ImageIndex | None:
+    """Return the index if it is in memory in this version; one that was found damaged since is to be loaded again.
+
+    That fails until its files are whole again, in this process and all others of the machine.
+    """
+    index = runtime.index_cache().find(company.pk, version)
+    if index is not None and runtime.verifier().is_damaged(index):
+        runtime.index_cache().forget(company.pk, index)
+        return None
+    return index
+
+
+def _load(directory: Path) -> ImageIndex:
+    runtime.verifier().require_undamaged(directory)
+    index = storage.load(directory)
+    runtime.verifier().verify_later(directory, index)
+    return index
+
+
 def _linked_index(company: Company) -> ImageIndex:
     directory = company.embeddings_directory
     version, cache = storage.version(directory), runtime.index_cache()
-    index = cache.find(company.pk, version)
+    index = _find_undamaged(company, version)
     if index is None:
-        index = cache.get(company.pk, version, lambda: storage.load(directory), or_earlier=True)
+        index = cache.get(company.pk, version, lambda: _load(directory), or_earlier=True)
     return index
 
 
 def _published_index(company: Company) -> ImageIndex:
     directory, cache = index_directory(company), runtime.index_cache()
-    index = cache.find(company.pk, directory.name)
+    index = _find_undamaged(company, directory.name)
     if index is None:
         if directory.name != company.generation:
             logger.warning(
@@ -88,7 +107,7 @@ def _published_index(company: Company) -> ImageIndex:
                 company,
                 directory.name,
             )
-        index = cache.get(company.pk, directory.name, lambda: storage.load(directory))
+        index = cache.get(company.pk, directory.name, lambda: _load(directory))
     if index.info.holds_changes_to < company.live_floor:
         raise IndexCorrupt(
             f"The index {directory.name} is older than changes that are gone from the database: "

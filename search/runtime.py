@@ -22,6 +22,7 @@ from search.engine.model.passport import ModelPassport
 from search.engine.model.weights import BUILTIN, Weights, builtin_weights, entries_at_hand, find_weights
 from search.engine.pictures.gates import Lanes
 from search.engine.storage.cache import IndexCache
+from search.engine.storage.verification import Verifier
 from search.monitoring.metrics import CountedCache
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ _configured: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(settings.WEIGHTS))
 _builtin: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(BUILTIN))
 _gate: _MadeOnce[Lanes] = _MadeOnce(lambda: _make_gate())
 _indexes: _MadeOnce[IndexCache] = _MadeOnce(lambda: CountedCache(settings.CACHE_BYTES))
+_verifier: _MadeOnce[Verifier] = _MadeOnce(lambda: Verifier(Path(settings.CACHE_DIR) / "verified"))
 
 
 def use(embedder: Embedder) -> None:
@@ -94,7 +96,7 @@ def believe_others() -> None:
 
 def reset() -> None:
     """Forget the embedders and the indexes, so that the process is as one that has just begun."""
-    for each in (_configured, _builtin, _gate, _indexes):
+    for each in (_configured, _builtin, _gate, _indexes, _verifier):
         each.put(None)
 
 
@@ -113,6 +115,10 @@ def _make_gate() -> Lanes:
 
 def index_cache() -> IndexCache:
     return _indexes.get()
+
+
+def verifier() -> Verifier:
+    return _verifier.get()
 
 
 def embedder() -> Embedder:

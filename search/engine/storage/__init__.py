@@ -29,6 +29,7 @@ from search.engine.storage.generations import (
 )
 from search.engine.storage.layout import SIGNATURE, generation_directory, linked_generation, workspace
 from search.engine.storage.reading import given_ids, has_index, info, is_ours, load, open_files, version
+from search.engine.storage.verification import Verifier
 from search.engine.storage.writing import (
     Draft,
     IndexWriter,
@@ -47,6 +48,7 @@ __all__ = [
     "Publish",
     "PublishLockTaken",
     "Published",
+    "Verifier",
     "damaged_files",
     "discard",
     "drop_prepared_links",

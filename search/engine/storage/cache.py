@@ -84,6 +84,13 @@ class IndexCache:
         self._evict()
         return index
 
+    def forget(self, company: int, index: ImageIndex) -> None:
+        """Let go of the company's index, so that it is loaded again, unless that has happened."""
+        with self._lock:
+            entry = self._entries.get(company)
+            if entry and entry.loaded and entry.loaded.index is index:
+                del self._entries[company]
+
     def loaded(self) -> set[int]:
         """Return the companies whose index is in memory."""
         with self._lock:

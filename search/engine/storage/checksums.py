@@ -1,17 +1,14 @@
 """The checksums of an index's files, recorded when it is published."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from search.engine import durable
 from search.engine.damage import DamageNamed
 from search.engine.errors import IndexCorrupt
-from search.engine.storage import parts
-from search.engine.storage.layout import EMBEDDINGS, INFO, PARTS, SUMS, resolve
+from search.engine.storage.layout import EMBEDDINGS, PARTS, SUMS, resolve
 from search.engine.storage.reading import read_whole
-
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
+from search.engine.storage.sums import read_sums
 
 
 def has_checksums(directory: Path) -> bool:
@@ -67,32 +64,3 @@ def _damaged_files(generation: Path, compared: frozenset[str], beat: Callable[[]
         except IndexCorrupt as error:
             damaged.append(str(error))
     return damaged
-
-
-def read_sums(generation: Path) -> dict[str, str] | None:
-    """Return the checksums by file, None where none were recorded. Raises IndexCorrupt."""
-    path = generation / SUMS
-    if not path.exists() and not _has_format(generation, 2):
-        return None
-    content = parts.read_card(path)
-    with DamageNamed(path):
-        lines = content.decode("ascii").splitlines(keepends=True)
-        sums = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
-        if len(sums) != len(lines) or not sums.keys() <= PARTS:
-            raise ValueError("it is not a list of checksums")
-    return sums
-
-
-def write_sums(generation: Path, sums: dict[str, str]) -> None:
-    durable.write(generation / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
-
-
-def _has_format(generation: Path, number: int) -> bool:
-    """Return whether index_info.json names this format or a later one; what else is wrong with it others tell."""
-    try:
-        card = parts.read_card(generation / INFO)
-        with DamageNamed(generation / INFO):
-            found = parts.parse_object(card).get("format")
-    except IndexCorrupt:
-        return False
-    return isinstance(found, int) and found >= number

@@ -1,7 +1,6 @@
 """One of the ids that another program gave, without reading all of them."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -9,6 +8,7 @@ from search.engine import durable
 from search.engine.damage import DamageNamed
 from search.engine.index.records import require_text
 from search.engine.storage.layout import GIVEN_IDS, resolve
+from search.engine.storage.sums import is_small, require_recorded
 
 _BLOCK = 1 << 20
 _LONGEST = 1 << 12  # bytes that an id takes in the file at most
@@ -21,10 +21,15 @@ def given_id(directory: Path, path: str) -> str | None:
     text, because of a large index it has a hundred megabytes, which are parsed in seconds and searched in a fraction.
     Raises IndexCorrupt.
     """
-    place = resolve(directory) / GIVEN_IDS
-    with DamageNamed(place), suppress(FileNotFoundError), durable.open_plain(place) as file:
-        return _value(file, json.dumps(path).encode() + b": ")
-    return None
+    generation = resolve(directory)
+    place = generation / GIVEN_IDS
+    with DamageNamed(place):
+        if not place.exists():
+            return None
+        if is_small(place):
+            require_recorded(generation, [GIVEN_IDS])
+        with durable.open_plain(place) as file:
+            return _value(file, json.dumps(path).encode() + b": ")
 
 
 def _value(file: IO[bytes], key: bytes) -> str | None:

@@ -46,6 +46,7 @@ from search.engine.storage.layout import (
     complete_generations,
     resolve,
 )
+from search.engine.storage.sums import require_recorded, small_files
 from search.engine.vectors import DIMENSION
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def load(directory: Path) -> ImageIndex:
     """Return the published index, whose files are read further as searches need it.
 
     Raises IndexNotBuilt where there is none, and IndexCorrupt, naming the file, where the files
-    cannot be read or disagree in number or dimension.
+    cannot be read, disagree in number or dimension, or, the small ones, with their checksums; see Verifier.
     """
     return read_whole(directory, _load_generation)
 
@@ -169,7 +170,10 @@ def _load_generation(generation: Path) -> ImageIndex:
         raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {count} vectors")
     signatures = _read_signatures(generation, count)
     codes = _read_codes(generation, index_info)
-    return ImageIndex(index_info, records, _open_vectors(generation, count), signatures, codes)
+    index = ImageIndex(index_info, records, _open_vectors(generation, count), signatures, codes)
+    # Last, because who reads a file says better what is wrong with it. Codes that cannot be read are done without.
+    require_recorded(generation, [name for name in small_files(generation) if name != CODES or codes])
+    return index
 
 
 def _line_records(generation: Path) -> LineRecords:
@@ -239,6 +243,7 @@ def read_info(generation: Path) -> tuple[IndexInfo, bool]:
             f"{INFO} says {index_info.total_images} vectors of {index_info.embedding_dimension} numbers, "
             f"{FAISS_INDEX} holds {count} of {dimension}"
         )
+    require_recorded(generation, [INFO])
     return index_info, ours or "format" in entries
 
 

@@ -18,7 +18,6 @@ from search.engine.index.coarse import CoarseSearch, build_coarse, write_coarse
 from search.engine.index.index import IndexInfo
 from search.engine.index.records import ID_KEY, ImageRecord, id_key, ids_no_path_gives, metadata_entry
 from search.engine.index.vector_file import VectorFile
-from search.engine.storage.checksums import read_sums, write_sums
 from search.engine.storage.generations import link, next_name, prune, publish_lock, require_index_or_nothing
 from search.engine.storage.layout import (
     CODES,
@@ -44,6 +43,7 @@ from search.engine.storage.layout import (
     new_draft,
 )
 from search.engine.storage.reading import given_ids, load
+from search.engine.storage.sums import read_sums, write_sums
 from search.engine.timestamps import timestamp
 from search.engine.vectors import DIMENSION, Vectors
 

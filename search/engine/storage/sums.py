@@ -1,0 +1,75 @@
+"""The list of an index's checksums, and single files compared with it."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from search.engine import durable
+from search.engine.damage import DamageNamed
+from search.engine.errors import IndexCorrupt
+from search.engine.storage import parts
+from search.engine.storage.layout import EMBEDDINGS, INFO, PARTS, SIGNATURES, SUMS
+
+SEARCHED = PARTS - {SUMS, EMBEDDINGS, SIGNATURES}  # what searches read; builds compare everything
+
+_SMALL_BYTES = 4 << 20  # are compared in 3 ms, whenever an index is loaded
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
+
+
+def read_sums(generation: Path) -> dict[str, str] | None:
+    """Return the checksums by file, None where none were recorded. Raises IndexCorrupt."""
+    path = generation / SUMS
+    if not path.exists() and not _has_format(generation, 2):
+        return None
+    content = parts.read_card(path)
+    with DamageNamed(path):
+        lines = content.decode("ascii").splitlines(keepends=True)
+        sums = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
+        if len(sums) != len(lines) or not sums.keys() <= PARTS:
+            raise ValueError("it is not a list of checksums")
+    return sums
+
+
+def write_sums(generation: Path, sums: dict[str, str]) -> None:
+    durable.write(generation / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
+
+
+def _has_format(generation: Path, number: int) -> bool:
+    """Return whether index_info.json names this format or a later one; what else is wrong with it others tell."""
+    try:
+        card = parts.read_card(generation / INFO)
+        with DamageNamed(generation / INFO):
+            found = parts.parse_object(card).get("format")
+    except IndexCorrupt:
+        return False
+    return isinstance(found, int) and found >= number
+
+
+def is_small(file: Path) -> bool:
+    return file.stat().st_size <= _SMALL_BYTES
+
+
+def small_files(generation: Path) -> list[str]:
+    """Return which of the files that searches read are compared whenever the index is loaded."""
+    return [name for name in sorted(SEARCHED) if (generation / name).exists() and is_small(generation / name)]
+
+
+def large_files(generation: Path) -> list[str]:
+    """Return the others, where checksums were recorded. Raises IndexCorrupt."""
+    with DamageNamed(generation):
+        if read_sums(generation) is None:
+            return []
+        return [name for name in sorted(SEARCHED) if (generation / name).exists() and not is_small(generation / name)]
+
+
+def require_recorded(generation: Path, names: Iterable[str], *, beat: Callable[[], None] = lambda: None) -> None:
+    """Raise IndexCorrupt, naming the file, unless these are as published, by the checksums recorded then, if any."""
+    sums = read_sums(generation)
+    if sums is None:
+        return
+    for name in names:
+        if name not in sums:
+            raise IndexCorrupt(f"{name} is not in {SUMS}")
+        with DamageNamed(generation / name), durable.open_plain(generation / name) as file:
+            if durable.sha256(file, beat=beat).hex() != sums[name]:
+                raise IndexCorrupt(f"{name} has changed since it was published")
