@@ -1,6 +1,7 @@
 """Health checks of one server process."""
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -36,7 +37,7 @@ class HealthView(APIView):
 class _ProbeView(APIView):
     """Needs no key, though a wrong one is refused, and has no rate limit."""
 
-    permission_classes = []
+    permission_classes = [AllowAny]
     throttle_classes = []
 
 
