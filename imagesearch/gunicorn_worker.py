@@ -1,10 +1,13 @@
 """gunicorn's ASGI worker, with bounds on the connections that have sent no request."""
 
 import asyncio
+import signal
 from typing import Any
 
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class _Protocol(ASGIProtocol):
@@ -21,3 +24,12 @@ class Worker(gasgi.ASGIWorker):
     def init_process(self) -> Any:
         gasgi.ASGIProtocol = _Protocol
         return super().init_process()
+
+    def init_signals(self) -> None:
+        """Keep what asks the process to end until somebody acts on it: who loads the model, or the event loop."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+    def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        super().run()

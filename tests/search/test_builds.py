@@ -261,7 +261,7 @@ def test_dry_run_of_an_unknown_company_creates_none(acme: Company, settings: Any
 
 
 def test_dry_run_of_a_missing_folder_fails(acme: Company) -> None:
-    with pytest.raises(CommandError, match="Company globex does not exist. To create it"):
+    with pytest.raises(CommandError, match="Company globex does not exist"):
         command("--dry-run", company="globex")
     shutil.rmtree(acme.image_directory)
     with pytest.raises(CommandError, match="cannot be read: No such file"):

@@ -97,7 +97,7 @@ def test_a_build_goes_on_without_its_heartbeat_and_publishes_afterwards(
         wait_until_away(worker)
         eventually(lambda: worker.embedded == 4 * BATCH, "all pictures are embedded")
     wait_for(build, Status.SUCCEEDED)
-    assert (build.attempts, build.images_embedded, worker.embedded) == (1, 4 * BATCH, 4 * BATCH)
+    assert (build.attempts, worker.embedded) == (1, 4 * BATCH)
     assert_same_index(index_of(acme), undisturbed_index(acme, tmp_path))
     assert_told_once(worker)
 

@@ -341,6 +341,7 @@ def make_template(url: str) -> None:
 def copy_sqlite(template: Path, target: Path) -> str:
     """Copy a database that nobody uses; return the copy's URL."""
     shutil.copy(template, target)
+    target.chmod(0o600)  # as the service makes it
     return f"sqlite:///{target}"
 
 

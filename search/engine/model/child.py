@@ -98,6 +98,7 @@ def watch_for_end() -> Iterator[Ending]:
     taken = [number for number, earlier in before.items() if earlier not in (signal.SIG_IGN, None)]
     for number in taken:
         signal.signal(number, handle)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, taken)  # a server keeps those that came before
     try:
         yield ending
     finally:
