@@ -10,6 +10,8 @@ import pytest
 from tests.support.checkout import start
 from tests.support.processes import ROOT
 
+pytestmark = pytest.mark.slow
+
 ASK = """
 import json, sys
 from django.core.wsgi import get_wsgi_application

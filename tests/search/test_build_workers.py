@@ -94,6 +94,7 @@ def test_a_queued_build_is_carried_out(site: Site, tmp_path: Path) -> None:
     assert worker.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_build_whose_worker_is_killed_is_finished_by_another_that_runs(site: Site, tmp_path: Path) -> None:
     acme = company_with(5 * BATCH)
     build = acme.queue_build()

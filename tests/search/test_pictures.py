@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 from django.db import connections
 from PIL import Image
 
@@ -75,6 +76,7 @@ def test_puts_at_once_do_not_stumble_over_each_other(site: Site, embedder: FakeE
     assert (stored(company), found()) == (paths, paths)
 
 
+@pytest.mark.slow
 def test_what_is_found_is_what_lies_in_the_folder_whoever_was_last(site: Site, embedder: FakeEmbedder) -> None:
     company = company_of(site)
 

@@ -9,7 +9,7 @@ from search.engine.index import coarse
 from search.engine.index.index import IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.vectors import Vectors
-from tests.support.indexes import by_link, clustered
+from tests.support.indexes import by_link, clustered, write_sums_anew
 
 PICTURES = 1_500
 
@@ -126,6 +126,7 @@ def test_codes_of_another_version_are_passed_over(tmp_path: Path) -> None:
     entries = json.loads(card.read_text())
     entries["coarse"] = {"candidates_per_result": 10, "recall_at_10": 1.0}
     card.write_text(json.dumps(entries))
+    write_sums_anew(tmp_path / "acme")
     require_exact_scan(tmp_path / "acme", vectors)
 
 

@@ -150,6 +150,7 @@ def trained(weights: str, tmp_path_factory: pytest.TempPathFactory) -> OnnxEmbed
     return onnx_model.load_embedder(weights, cache=cache, hub=cache, pictures=CLOTHING)
 
 
+@pytest.mark.slow
 @needs_photographs
 def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder, weights: str) -> None:
     from search.engine.model.torch_model import load_embedder
@@ -200,6 +201,7 @@ def everything(trained: OnnxEmbedder, photographs: Path) -> ImageIndex:
     return storage.load(target)
 
 
+@pytest.mark.slow
 @needs_photographs
 def test_the_nearest_neighbour_of_a_held_out_photograph_is_of_its_class(
     weights: str, trained: OnnxEmbedder, photographs: Path, everything: ImageIndex
@@ -229,6 +231,7 @@ def _index_without(rows: range, trained: OnnxEmbedder, photographs: Path, everyt
     return storage.load(target)
 
 
+@pytest.mark.slow
 @needs_photographs
 def test_a_photograph_that_is_searched_with_finds_itself_first(
     trained: OnnxEmbedder, photographs: Path, everything: ImageIndex
@@ -241,6 +244,7 @@ def test_a_photograph_that_is_searched_with_finds_itself_first(
         assert nearest.score == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 @needs_photographs
 def test_an_altered_copy_of_a_photograph_finds_it_first(
     weights: str, trained: OnnxEmbedder, photographs: Path, everything: ImageIndex

@@ -1,7 +1,6 @@
 """Hundreds of damaged and crafted variants of every file of an index: a right answer, or IndexCorrupt naming a file."""
 
 import contextlib
-import hashlib
 import json
 import operator
 import os
@@ -31,7 +30,10 @@ from tests.support.indexes import (
     some_records,
     some_signatures,
     some_vectors,
+    write_sums_anew,
 )
+
+pytestmark = pytest.mark.slow
 
 COUNT = 9
 VECTORS, RECORDS = some_vectors(COUNT), some_records(COUNT)
@@ -55,13 +57,6 @@ def variants(content: bytes, name: str) -> Iterator[bytes]:
         yield from with_odd_values(content)
     if name.endswith(".npy"):
         yield from with_odd_headers(content)
-
-
-def write_sums_anew(generation: Path) -> None:
-    """Let the checksums be those of the files as they are now: somebody has made them so."""
-    names = sorted(file.name for file in generation.iterdir() if file.name not in ("SHA256SUMS", "company.json"))
-    lines = [f"{hashlib.sha256((generation / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (generation / "SHA256SUMS").write_text("".join(lines))
 
 
 OF_DIRECTORIES: dict[str, Callable[[Path], Any]] = {

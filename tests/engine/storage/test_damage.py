@@ -12,7 +12,16 @@ from search.engine import storage
 from search.engine.errors import IndexCorrupt, IndexNotBuilt
 from search.engine.vectors import DIMENSION
 from tests.support.damage import DAMAGES, empty, remove, replace_by_pointer
-from tests.support.indexes import COPY, FLASK_FILES, OUR_FILES, flask_directory, publish, some_records, some_vectors
+from tests.support.indexes import (
+    COPY,
+    FLASK_FILES,
+    OUR_FILES,
+    flask_directory,
+    publish,
+    some_records,
+    some_vectors,
+    write_sums_anew,
+)
 
 READ = [name for name in OUR_FILES if name != COPY]
 READ_OF_FLASK = [name for name in FLASK_FILES if name != COPY]
@@ -177,6 +186,7 @@ def test_entry_that_is_no_json_is_named_when_it_is_found(tmp_path: Path) -> None
     publish(tmp_path / "acme", some_records(3), some_vectors(3))
     metadata = tmp_path / "acme" / "metadata.json"
     metadata.write_bytes(metadata.read_bytes().replace(b'"Abstract/001.png"', b"'Abstract/001.png'"))
+    write_sums_anew(tmp_path / "acme")
     index = storage.load(tmp_path / "acme")
     with pytest.raises(IndexCorrupt, match=r"metadata\.json"):
         index.search(index.vectors.at(1), 1)

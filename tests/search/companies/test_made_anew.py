@@ -101,6 +101,7 @@ SLEEPS = {  # where the worker of the first company's build falls asleep
 }
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("place", SLEEPS.values(), ids=SLEEPS)
 def test_a_worker_of_the_first_that_was_asleep_leaves_the_second_alone(
