@@ -102,7 +102,7 @@ class BufferedApplication:
             return
         if not await self._take_thread(receive):
             return
-        answer = _Answer(send, asyncio.get_running_loop())
+        answer = _Answer(send, asyncio.get_running_loop(), has_body=environ["REQUEST_METHOD"] != "HEAD")
         work = asyncio.get_running_loop().run_in_executor(self._pool, answer.make, self._application, environ)
         work.add_done_callback(lambda _: self._free.release())  # not before, even where this task is cancelled
         try:
@@ -245,9 +245,10 @@ async def _awaited(receive: Receive) -> Message:
 class _Answer:
     """A WSGI application's answer. A thread makes it; the event loop sends it, its end when the thread is free."""
 
-    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop, *, has_body: bool) -> None:
         self._send = send
         self._loop = loop
+        self._has_body = has_body
         self._start: Message = {}
         self._is_started = False
         self._pieces: list[bytes] = []
@@ -267,6 +268,8 @@ class _Answer:
         return self._write
 
     def _write(self, piece: bytes) -> None:
+        if not self._has_body:
+            return
         self._pieces.append(piece)
         self.size += len(piece)
         if self.size > _ANSWER_BUFFER:

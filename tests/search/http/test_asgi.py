@@ -117,6 +117,14 @@ async def test_those_who_send_slowly_take_no_thread(wsgi: Application) -> None:
         assert (await client.answer())[2] == b"ab"
 
 
+async def test_a_head_is_answered_without_the_body(wsgi: Application) -> None:
+    wsgi.answer = [b"a ", b"body"]
+    client = Client(over(wsgi), method="HEAD")
+    client.sends(b"")
+    status, _, body = await client.answer()
+    assert (status, body) == (200, b"")
+
+
 async def test_those_who_read_slowly_take_no_thread(wsgi: Application) -> None:
     application = over(wsgi)
     slow, quick = Client(application), Client(application)
