@@ -19,6 +19,14 @@ class _Protocol(ASGIProtocol):
         else:
             self._arm_keepalive_timer()
 
+    def _feed_callback_parser(self, data: bytes) -> bool:
+        try:
+            return bool(super()._feed_callback_parser(data))
+        except ValueError:  # a length of more digits than Python reads
+            self._send_error_response(400, "Invalid Content-Length value")
+            self._close_transport()
+            return False
+
 
 class Worker(gasgi.ASGIWorker):
     def init_process(self) -> Any:

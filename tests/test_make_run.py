@@ -246,6 +246,7 @@ def _talk(service: Service, head: str, body: Iterable[bytes], *, ends: bool = Fa
         "Content-Length: -1\r\n",
         "Content-Length: many\r\n",
         "Content-Length: 1e3\r\n",
+        "Content-Length: " + "9" * 5_000 + "\r\n",
         "Content-Length: 10\r\nContent-Length: 20\r\n",
         "Content-Length: 10\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: gzip, chunked, chunked\r\n",
