@@ -75,8 +75,13 @@ def staff_or_key(permission: str, *, writes: bool = True) -> type[BasePermission
     """
 
     class StaffOrKey(BasePermission):
+        message = (
+            f"This takes a staff user with the permission {permission}, or an API key" + " that can write" * writes
+        )
+
         def has_permission(self, request: Request, view: object) -> bool:
             if key := caller_key(request):
+                self.message = "This API key can only read: send one that can write"
                 return key.can_write or not writes
             return _is_staff_with(request, permission)
 

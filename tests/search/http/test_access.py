@@ -193,6 +193,18 @@ def test_a_key_without_the_right_to_write_only_reads(client: Client, keys: dict[
         assert status == (403 if endpoint in WRITES else SUCCESS.get(endpoint, 200)), endpoint
 
 
+def test_who_may_not_write_hears_what_is_missing(client: Client, keys: dict[str, str]) -> None:
+    User.objects.create_user("viewer", password="a-secret", is_staff=True)
+    reader = {"X-API-Key": Company.objects.get(name=LOCKED).issue_key("reader")[1]}
+    key_refused = client.post(f"/api/reindex/{LOCKED}", headers=reader)
+    user_refused = client.post(f"/api/reindex/{LOCKED}", headers=basic_of("viewer", "a-secret"))
+    assert key_refused.json()["error"] == "This API key can only read: send one that can write"
+    assert user_refused.json()["error"] == (
+        "This takes a staff user with the permission tenants.reindex_company, or an API key that can write"
+    )
+    assert key_refused.status_code == user_refused.status_code == 403
+
+
 def test_builds_of_other_companies_do_not_exist_for_a_key(client: Client, keys: dict[str, str]) -> None:
     mine, other = (Company.objects.get(name=name).queue_build() for name in (LOCKED, OPEN))
     headers = headers_of(f"key of {LOCKED}", keys)
