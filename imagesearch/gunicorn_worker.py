@@ -9,6 +9,8 @@ from gunicorn.workers import gasgi
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
+_LINGER_SECONDS = 30  # for what is unsent when a connection is closed
+
 
 class _Protocol(ASGIProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -26,6 +28,12 @@ class _Protocol(ASGIProtocol):
             self._send_error_response(400, "Invalid Content-Length value")
             self._close_transport()
             return False
+
+    def _close_transport(self) -> None:
+        """Close once all is sent; a client that does not read would keep the connection for ever."""
+        super()._close_transport()
+        if self.transport and self.transport.get_write_buffer_size():
+            self.worker.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
 
 class Worker(gasgi.ASGIWorker):

@@ -1,6 +1,7 @@
 """Connections that send nothing, or next to nothing, to the server as it is started in production."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from urllib.parse import urlsplit
@@ -61,6 +62,21 @@ def test_one_connection_too_many_is_not_answered(server: Gunicorn) -> None:
             open_connections.enter_context(connect(server))
         assert first_byte(open_connections.enter_context(connect(server))) == b""
     assert server.status("/api/health/live") == 200
+
+
+def test_who_asks_for_much_and_reads_nothing_is_hung_up_on(server: Gunicorn) -> None:
+    with connect(server) as greedy:
+        greedy.sendall(b"GET /static/admin/css/base.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)  # 6 MB
+        with pytest.raises(ConnectionError):
+            keep_sending(greedy, seconds=60)
+
+
+def keep_sending(connection: socket.socket, *, seconds: float) -> None:
+    """Raises ConnectionError once the other end has closed: then it refuses what comes."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        connection.sendall(b"x")
+        time.sleep(0.5)
 
 
 def first_byte(connection: socket.socket) -> bytes:
