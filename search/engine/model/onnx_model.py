@@ -8,7 +8,10 @@ says what it is; see Export.
 import json
 import logging
 import os
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +33,7 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 1e-5  # largest difference of a number in two unit vectors that still count as the same
 UNFINISHED = ".export-"  # how folders of exports under way begin
 
+_ALONE_SECONDS = 0.2  # since runs last met; then the next is taken to be alone
 _PICTURES_A_RUN = 16  # at once: more are hardly faster, and each takes about 9 MB, which the process keeps
 
 
@@ -53,10 +57,14 @@ class Export:
 
 
 class OnnxEmbedder:
-    """MobileNetV3-Large up to its average pool; see Embedder. Never changes once made, so threads share it."""
+    """MobileNetV3-Large up to its average pool; see Embedder. Threads share it.
+
+    A run by itself takes all its threads. Runs side by side take one each: they would lose more to each other's threads
+    than they gain.
+    """
 
     def __init__(self, model: Path, passport: ModelPassport, transform: Transform, *, threads: int | None = None):
-        """threads: that one embed() computes with; by default as many as there are cores.
+        """threads: that one embed() by itself computes with; by default as many as there are cores.
 
         Raises OnnxUnusable.
         """
@@ -64,7 +72,12 @@ class OnnxEmbedder:
         self.libraries = {"onnxruntime": runtime_version()}
         self.min_side = transform.min_decoded_side
         self.transform = transform
-        self._session = _open_session(model, threads or os.cpu_count() or 1)
+        threads = threads or os.cpu_count() or 1
+        self._of_all_threads = _open_session(model, threads)
+        self._of_one_thread = _open_session(model, 1) if threads > 1 else self._of_all_threads
+        self._counting = threading.Lock()
+        self._running = 0
+        self._side_by_side = -_ALONE_SECONDS  # when runs last were, on the monotonic clock
 
     def prepare(self, image: Image.Image) -> Pixels:
         return self.transform.apply(image)
@@ -75,8 +88,23 @@ class OnnxEmbedder:
         return unit_length(np.concatenate(pooled))
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
-        pooled: np.ndarray = self._session.run(None, {"pixels": pixels})[0]  # [N, 960]
+        with self._counted() as session:
+            pooled: np.ndarray = session.run(None, {"pixels": pixels})[0]  # [N, 960]
         return pooled
+
+    @contextmanager
+    def _counted(self) -> Iterator[Any]:
+        """Yield the session for a run of now."""
+        with self._counting:
+            self._running += 1
+            if self._running > 1:
+                self._side_by_side = time.monotonic()
+            is_alone = time.monotonic() - self._side_by_side > _ALONE_SECONDS
+        try:
+            yield self._of_all_threads if is_alone else self._of_one_thread
+        finally:
+            with self._counting:
+                self._running -= 1
 
 
 def load_embedder(
