@@ -8,7 +8,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 
 from search.engine.build.builder import BuildProgress
-from search.outages import is_outage, outage
+from search.outages import outage
 from search.stopping import StopRequested
 from tenants.models import IndexBuild
 
@@ -55,8 +55,6 @@ class Heart:
         try:
             self._build.beat(**self._unwritten)
         except (OperationalError, InterfaceError) as error:
-            if not is_outage(error):
-                raise
             outage.met(error)
         else:
             outage.over()

@@ -32,6 +32,9 @@ class _Outage:
         self._told = False
 
     def met(self, error: BaseException) -> None:
+        """Raise the error again, unless it means that the database is locked or away."""
+        if not is_outage(error):
+            raise error
         close_old_connections()  # the one that broke would never work again
         if not self._told:
             self._told = True
@@ -67,8 +70,6 @@ def outlast(act: Callable[[], T]) -> T:
             try:
                 result = act()
             except (OperationalError, InterfaceError) as error:
-                if not is_outage(error):
-                    raise
                 outage.met(error)
             else:
                 outage.over()

@@ -3,7 +3,7 @@ from django.db import InterfaceError, OperationalError
 from django_tasks_db.management.commands import db_worker
 
 from search import runtime
-from search.outages import is_outage, outage, outlast
+from search.outages import outage, outlast
 from search.tasks import look_after_companies
 
 
@@ -21,8 +21,6 @@ class Worker(db_worker.Worker):
                 super().run()
                 break
             except (OperationalError, InterfaceError) as error:
-                if not is_outage(error):
-                    raise
                 outage.met(error)
 
 
