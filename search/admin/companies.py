@@ -61,6 +61,7 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
         "max_pictures",
         "max_bytes",
         "requires_api_key",
+        "public_page",
         "notes",
     )
     actions = ("reindex", "rebuild", "roll_back")

@@ -3,6 +3,7 @@
 from tenants.models.audit import AuditEvent
 from tenants.models.builds import BuildCancelled, BuildRunning, BuildStopped, IndexBuild, LeaseLost, SkippedImage
 from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
+from tenants.models.confinement import Confinement
 from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
 from tenants.models.usage import SearchUsage
@@ -17,6 +18,7 @@ __all__ = [
     "BuildStopped",
     "Company",
     "CompanyQuerySet",
+    "Confinement",
     "IndexBuild",
     "LeaseLost",
     "LiveChange",

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import IntegrityError, models, transaction
@@ -11,6 +12,7 @@ from django.db.models.functions import Greatest, Lower
 
 from tenants.models.audit import Actor, AuditEvent, record
 from tenants.models.builds import BuildRunning, IndexBuild
+from tenants.models.confinement import Confinement
 from tenants.models.keys import ApiKey
 
 # A folder's name and a URL's segment on every system: no separator, no leading dot, nothing to escape.
@@ -20,6 +22,16 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 class CompanyQuerySet(models.QuerySet["Company"]):
     def active(self) -> "CompanyQuerySet":
         return self.filter(active=True)
+
+    def visible_to(self, user: User | AnonymousUser | None) -> "CompanyQuerySet":
+        """Those that a user may view: active staff with the permission to, and of the confined only what is listed."""
+        if not (user and user.is_active and user.is_staff and user.has_perm("tenants.view_company")):
+            return self.none()
+        if user.is_superuser:
+            return self
+        confinement = Confinement.objects.filter(user=user)
+        listed = confinement.filter(companies=models.OuterRef("pk"))
+        return self.filter(~models.Exists(confinement) | models.Exists(listed))
 
     def forget_stored(self) -> None:
         """Have what lies in their folders counted again."""
@@ -81,6 +93,11 @@ class Company(models.Model):
         db_default=None,
         validators=[MinValueValidator(1)],
         help_text="Maximum bytes of pictures in the folder that the API adds to. Empty: no limit.",
+    )
+    public_page = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Everybody can open the company's search page and see its pictures, without a login or a key.",
     )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
