@@ -140,6 +140,12 @@ class ImageIndex:
         built = (self.records[row] for row in self._visible(self.records.rows_of_path(path)))
         return next(chain(live, built), None)
 
+    def find_id(self, image_id: str) -> ImageRecord | None:
+        """Return the image with this id, or None."""
+        live = (record for record in self.added if record.id == image_id)
+        built = (self.records[row] for row in self._visible(self.records.rows_of_id(image_id)))
+        return next(chain(live, built), None)
+
     def file_sha256(self, record: ImageRecord) -> bytes | None:
         """Return the SHA-256 of the file that a build made the image from; None where it is not recorded."""
         if self.signatures is None or record in self.added:

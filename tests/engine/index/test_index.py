@@ -184,3 +184,13 @@ def test_index_of_a_model_that_nobody_recorded_is_searched() -> None:
 def test_a_record_tells_its_folder_and_its_name(path: str, location: str, name: str) -> None:
     record: Any = ImageRecord(path, "id")
     assert (record.location, record.name) == (location, name)
+
+
+def test_an_image_is_found_by_its_id_until_it_is_deleted(make_index: MakeIndex) -> None:
+    vectors = random_vectors(3)
+    built = make_index(vectors)
+    gone, replaced, kept = built.records
+    new = ImageRecord("new.png", str(uuid.UUID(int=99)))
+    index = built.with_changes([LiveImage(gone, None), LiveImage(replaced, vectors[2]), LiveImage(new, vectors[0])])
+    assert [index.find_id(record.id) for record in (gone, replaced, kept, new)] == [None, replaced, kept, new]
+    assert index.find_id("no id") is None
