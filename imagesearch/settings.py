@@ -84,6 +84,7 @@ CACHES = {
 _A_RATE = "off or a rate such as 10/s, 120/min, 5000/hour or 100000/day"
 RATE_PER_KEY = read("IMAGESEARCH_RATE_PER_KEY", "off", rate, _A_RATE)
 RATE_PER_ADDRESS = read("IMAGESEARCH_RATE_PER_ADDRESS", "off", rate, _A_RATE)
+RATE_PICTURES = read("IMAGESEARCH_RATE_PICTURES", "6000/min", rate, _A_RATE)
 RATE_WRONG_LOGINS = read("IMAGESEARCH_RATE_WRONG_LOGINS", "20/min", rate, _A_RATE)
 
 HOST = read("HOST", "0.0.0.0", listen_address, "an IP address of this machine, 0.0.0.0 for all, or localhost")  # noqa: S104
@@ -129,6 +130,9 @@ CACHE_BYTES = read(
 WEIGHTS = read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", weights, "IMAGENET1K_V1, IMAGENET1K_V2, builtin or a path")
 DEVICE = read("IMAGESEARCH_DEVICE", "auto", one_of("auto", "cpu", "cuda"), "auto, cpu or cuda")
 CACHE_DIR = read("IMAGESEARCH_CACHE_DIR", ".cache", path, "a directory")
+THUMBNAIL_BYTES = read(
+    "IMAGESEARCH_THUMBNAIL_BYTES", "1000000000", whole_number(0), "a whole number of bytes of at least 0"
+)
 TORCH_HOME = read("TORCH_HOME", f"{user_cache()}/torch", path, "a directory")
 
 DATABASES = {

@@ -31,6 +31,7 @@ WRONG_VALUES = {
     "CACHE_URL": ["filecache:///tmp/cache", "redis://me:hunter2@cache:port/0", "redis://"],
     "IMAGESEARCH_RATE_PER_KEY": ["120", "0/min"],
     "IMAGESEARCH_RATE_PER_ADDRESS": ["120/week", "many/s"],
+    "IMAGESEARCH_RATE_PICTURES": ["50"],
     "IMAGESEARCH_RATE_WRONG_LOGINS": ["-1/min"],
     "HOST": ["example.com", "10.0.0"],
     "PORT": ["http", "0", "65536"],
@@ -53,6 +54,7 @@ WRONG_VALUES = {
     "IMAGESEARCH_WEIGHTS": ["IMAGENET1K_V3", "/nowhere/weights.pth"],
     "IMAGESEARCH_DEVICE": ["gpu"],
     "IMAGESEARCH_CACHE_DIR": ["~nobody-at-all/cache"],
+    "IMAGESEARCH_THUMBNAIL_BYTES": ["-1", "1GB"],
     "TORCH_HOME": ["~nobody-at-all/torch"],
 }
 
