@@ -11,6 +11,7 @@ from search import overlay, publication, runtime
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match import Match
+from search.engine.index.records import ImageRecord
 from search.engine.model.embedder import read_prepared
 from search.engine.vectors import Vector
 from search.monitoring.observation import note_company, stage
@@ -105,6 +106,17 @@ def _closest(
             min_score=filters.min_score,
             without_id=without_id,
         )
+
+
+def find_picture(company: Company, image_id: str) -> ImageRecord:
+    """Return the company's picture of this id. Raises ImageNotFound, IndexNotBuilt and IndexCorrupt.
+
+    company: freshly read from the database.
+    """
+    record = company_index(company).find_id(image_id)
+    if record is None:
+        raise ImageNotFound(f"No picture with the id {image_id}")
+    return record
 
 
 def company_index(company: Company) -> ImageIndex:

@@ -1,24 +1,26 @@
 """Response bodies of the API and their schema."""
 
+from dataclasses import asdict
 from typing import Any
 
 from rest_framework import serializers
 
 from search.engine.index.index import IndexInfo
 from search.engine.index.match import Match
-from search.engine.index.records import metadata_entry
+from search.engine.index.records import ImageRecord, metadata_entry
 from search.engine.storage import info_entries
 from search.engine.timestamps import timestamp
 from search.http.server_paths import without_server_paths
+from search.http.signed_urls import Viewer, picture_urls
 from tenants.models import Company, IndexBuild
 
 
-def search_body(company: Company, matches: list[Match]) -> dict[str, Any]:
-    """Return the answer to a search."""
+def search_body(company: Company, matches: list[Match], *, viewer: Viewer | None) -> dict[str, Any]:
+    """Return the answer to a search. viewer: for whom each result gets URLs; None: it gets none."""
     return {
         "success": True,
         "company": company.name,
-        "results": [result(match) for match in matches],
+        "results": [{**result(match), **urls(company, match.image, viewer=viewer)} for match in matches],
         "total_results": len(matches),
         "query_processed": True,
         "timestamp": timestamp(),
@@ -36,6 +38,11 @@ def build_body(build: IndexBuild) -> dict[str, Any]:
 def result(match: Match) -> dict[str, Any]:
     """Return one entry of a search's results."""
     return {**metadata_entry(match.image), "score": match.score}
+
+
+def urls(company: Company, record: ImageRecord, *, viewer: Viewer | None) -> dict[str, str]:
+    """Return what a picture's entry says in addition where a viewer wants to see it."""
+    return asdict(picture_urls(company, record.id, viewer=viewer)) if viewer else {}
 
 
 def index_info(info: IndexInfo) -> dict[str, Any]:
@@ -62,7 +69,12 @@ class ImageBody(serializers.Serializer[Any]):
     type = serializers.CharField()
 
 
-class ResultBody(ImageBody):
+class ShownImageBody(ImageBody):
+    url = serializers.CharField(required=False, help_text="With `urls`: the picture as it is.")
+    thumbnail_url = serializers.CharField(required=False, help_text="With `urls`: a JPEG of at most 320 pixels a side.")
+
+
+class ResultBody(ShownImageBody):
     score = serializers.FloatField(min_value=-1.001, max_value=1.001)
 
 
@@ -138,7 +150,7 @@ class PutAnswer(ImageAnswer):
 class ImageListAnswer(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     company = serializers.CharField()
-    images = ImageBody(many=True)
+    images = ShownImageBody(many=True)
     total = serializers.IntegerField()
     page = serializers.IntegerField()
     pages = serializers.IntegerField()

@@ -6,6 +6,7 @@ from rest_framework import serializers
 
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.queries import DEFAULT_TOP_K, MAX_TOP_K, Filters
+from search.thumbnails import SIZES
 
 _NO_IMAGE = "No image: send the picture as a multipart field named image"
 _IMAGE_MESSAGES: dict[str, Any] = {
@@ -52,6 +53,12 @@ class SimilarForm(serializers.Serializer[Any]):
         help_text="Return only pictures in this folder and its subfolders.",
     )
 
+    urls = serializers.BooleanField(
+        default=False,
+        help_text="Give each result signed URLs, `url` of the picture and `thumbnail_url`, which work in a browser "
+        "without a key for one to two hours. Only for callers who may see the company's pictures.",
+    )
+
     def validate_min_score(self, score: float) -> float:
         if not -1 <= score <= 1:  # not a number passes the field's own limits
             raise serializers.ValidationError("min_score must be a number from -1 to 1")
@@ -78,7 +85,17 @@ class ImageForm(serializers.Serializer[Any]):
 
 class ImageListForm(serializers.Serializer[Any]):
     location = SimilarForm().fields["location"]
+    urls = SimilarForm().fields["urls"]
     page = serializers.IntegerField(default=1, min_value=1, error_messages=_whole_number_message("page"))
+
+
+class ThumbnailForm(serializers.Serializer[Any]):
+    size = serializers.ChoiceField(
+        SIZES,
+        default=320,
+        error_messages={"invalid_choice": f"size must be one of {', '.join(map(str, SIZES))}"},
+        help_text="Pixels of the longer side; smaller pictures are not enlarged.",
+    )
 
 
 class ReindexForm(serializers.Serializer[Any]):

@@ -10,3 +10,4 @@ UNAUTHORISED = OpenApiResponse(ErrorBody, "Valid staff credentials or a valid AP
 FORBIDDEN = OpenApiResponse(ErrorBody, "The staff user lacks the permission, or the API key is read-only")
 FAULT = OpenApiResponse(ErrorBody, "Internal error; see the server log")
 UNUSABLE = OpenApiResponse(ErrorBody, "The index or the model is unavailable until an operator acts")
+NO_PICTURES = OpenApiResponse(ErrorBody, "The staff user lacks the permission to view the company's pictures")

@@ -8,6 +8,7 @@ from search.api.views.builds import BuildView, CancelBuildView, ReindexView
 from search.api.views.companies import CompaniesView, StatsView
 from search.api.views.elsewhere import NoSuchPageView
 from search.api.views.images import ImagesView, ImageView
+from search.api.views.pictures import PictureView, ThumbnailView
 from search.api.views.probes import HealthView, LiveView, ReadyView
 from search.api.views.search import NoIdView, SearchView, SimilarView
 
@@ -47,6 +48,8 @@ urlpatterns = [
     *_with_and_without_slash("search/<name:company>", SearchView.as_view()),
     *_with_and_without_slash("images/<str:company>/<name:image_path>", ImageView.as_view()),
     *_with_and_without_slash("images/<str:company>", ImagesView.as_view()),
+    *_with_and_without_slash("pictures/<str:company>/<name:image_id>/thumbnail", ThumbnailView.as_view(), "thumbnail"),
+    *_with_and_without_slash("pictures/<str:company>/<name:image_id>", PictureView.as_view(), "picture"),
     *_with_and_without_slash("reindex/<name:company>", ReindexView.as_view()),
     *_with_and_without_slash("builds/<number:build_id>", BuildView.as_view(), name="build"),
     *_with_and_without_slash("builds/<number:build_id>/cancel", CancelBuildView.as_view()),

@@ -8,12 +8,14 @@ for it, is the same for a hidden company and an unknown one.
 """
 
 from django.conf import settings
+from django.db.models import Q
 from rest_framework.authentication import BaseAuthentication, BasicAuthentication
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from search.queries import find_company
+from search.http.signed_urls import Viewer
+from search.queries import CompanyNotFound, find_company
 from tenants import audit
 from tenants.models import ApiKey, Company, CompanyQuerySet
 
@@ -95,6 +97,42 @@ def readable_company(request: Request, name: str) -> Company:
     """
     require_key(request)
     return find_company(name, among=visible_companies(request))
+
+
+def pictured_company(request: Request, name: str) -> Company:
+    """Return the company of this name if the caller may see its pictures, which being searchable does not mean.
+
+    Raises CompanyNotFound, NotAuthenticated and PermissionDenied.
+    """
+    companies = visible_companies(request)
+    if not caller_key(request):
+        companies = Company.objects.active().filter(Q(pk__in=companies.values("pk")) | Q(public_page=True))
+    try:
+        company = find_company(name, among=companies)
+    except CompanyNotFound:
+        require_key(request)
+        raise
+    viewer_of(request, company)
+    return company
+
+
+def viewer_of(request: Request, company: Company) -> Viewer:
+    """Return as whom the caller sees the pictures of a company that exists for it.
+
+    Raises NotAuthenticated and PermissionDenied where it may not see them.
+    """
+    if key := caller_key(request):
+        return Viewer(key=key.prefix)
+    if request.user and Company.objects.visible_to(request.user).filter(pk=company.pk).exists():
+        return Viewer(user=request.user.pk)
+    if company.public_page:
+        return Viewer()
+    if request.user:
+        raise PermissionDenied("You lack the permission to view this company's pictures")
+    raise NotAuthenticated(
+        "This company's pictures are not public: send an API key of the company as `X-API-Key: ...`, or the password "
+        "of a staff user who may view it"
+    )
 
 
 def writable_company(request: Request, name: str) -> Company:

@@ -27,6 +27,8 @@ from search.engine.errors import (
 from search.http.bodies import BodyTooLarge, TooManyParts, UploadTooLarge
 from search.http.limits import LimitExceeded, QuotaExceeded
 from search.http.server_paths import without_server_paths
+from search.http.signed_urls import LinkRefused
+from search.originals import PictureGone
 from search.pictures import FolderUnusable
 from search.queries import CompanyNotFound, ImageNotFound
 from search.storage_limits import PictureLimitReached, SpaceLimitReached
@@ -54,6 +56,8 @@ KINDS: dict[type[Exception], Kind] = {
     ),
     Company.DoesNotExist: Kind(400, "company_deleted"),  # since it was found
     ImageNotFound: Kind(404, "image_not_found"),
+    PictureGone: Kind(404, "picture_gone"),
+    LinkRefused: Kind(403, "link_refused"),
     PathRefused: Kind(400, "path_refused"),
     ImageUnreadable: Kind(400, "image_unreadable"),
     IndexNotBuilt: Kind(503, "index_not_built"),

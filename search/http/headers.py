@@ -22,14 +22,17 @@ def permissions_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> C
 def keep_credentials_apart(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware: no cache stores API responses to requests with credentials or serves them to others."""
+    """Middleware: no cache stores API responses to requests with credentials or serves them to others.
+
+    Pictures say themselves what their caller alone may keep.
+    """
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
         if request.path_info.startswith("/api/"):
             patch_vary_headers(response, _CREDENTIALS)
             if any(header in request.headers for header in _CREDENTIALS):
-                response["Cache-Control"] = "no-store"
+                response.setdefault("Cache-Control", "no-store")
         return response
 
     return middleware

@@ -144,6 +144,18 @@ class CallerThrottle(BaseThrottle):
         return True
 
 
+class PictureThrottle(BaseThrottle):
+    """Counts pictures and thumbnails apart from other requests, because one page of results shows 50."""
+
+    def allow_request(self, request: Request, view: object) -> bool:
+        """Return True. Raises RateExceeded."""
+        if settings.RATE_PICTURES:
+            key = request.auth if isinstance(request.auth, ApiKey) else None
+            who = f"key-{key.pk}" if key else client_address(request)
+            Rate("pictures", "pictures", *settings.RATE_PICTURES).count(who)
+        return True
+
+
 def client_address(request: HttpRequest | Request) -> str:
     """Return the address that a caller is counted by; an IPv6 one stands for its /64, which is one customer's.
 

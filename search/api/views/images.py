@@ -11,13 +11,13 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from search import pictures, queries
-from search.api.answers import ErrorBody, ImageAnswer, ImageListAnswer, PutAnswer
+from search.api.answers import ErrorBody, ImageAnswer, ImageListAnswer, PutAnswer, urls
 from search.api.forms import ImageForm, ImageListForm, validated
-from search.api.responses import FAULT, FORBIDDEN, NO_KEY, NOT_FOUND, UNAUTHORISED, UNUSABLE
+from search.api.responses import FAULT, FORBIDDEN, NO_KEY, NO_PICTURES, NOT_FOUND, UNAUTHORISED, UNUSABLE
 from search.engine.errors import PathRefused
 from search.engine.index.records import metadata_entry
 from search.engine.pictures.paths import NOT_UTF8
-from search.http.access import actor_of, readable_company, staff_or_key, writable_company
+from search.http.access import actor_of, readable_company, staff_or_key, viewer_of, writable_company
 from search.http.bodies import ImageBodyParser, ImageFormParser
 from search.queries import ImageNotFound
 
@@ -42,6 +42,7 @@ class ImagesView(APIView):
             200: ImageListAnswer,
             400: NOT_FOUND,
             401: NO_KEY,
+            403: NO_PICTURES,
             404: OpenApiResponse(ErrorBody, "No such page"),
             500: FAULT,
             503: UNUSABLE,
@@ -51,6 +52,7 @@ class ImagesView(APIView):
         """List the company's pictures, 100 per page; pictures added since the last build come last."""
         found = readable_company(request, company)
         form = validated(ImageListForm, request.query_params)
+        viewer = viewer_of(request, found) if form["urls"] else None
         start = (form["page"] - 1) * IMAGES_A_PAGE
         index = queries.company_index(found)
         records, total = index.page(start, start + IMAGES_A_PAGE, location=form["location"])
@@ -61,7 +63,7 @@ class ImagesView(APIView):
             {
                 "success": True,
                 "company": found.name,
-                "images": [metadata_entry(record) for record in records],
+                "images": [{**metadata_entry(record), **urls(found, record, viewer=viewer)} for record in records],
                 "total": total,
                 "page": form["page"],
                 "pages": pages,

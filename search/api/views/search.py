@@ -10,8 +10,8 @@ from rest_framework.views import APIView
 from search import queries
 from search.api.answers import ErrorBody, SearchBody, search_body
 from search.api.forms import SearchForm, SimilarForm, filters, validated
-from search.api.responses import FAULT, NO_KEY, UNUSABLE
-from search.http.access import readable_company
+from search.api.responses import FAULT, NO_KEY, NO_PICTURES, UNUSABLE
+from search.http.access import readable_company, viewer_of
 from search.http.bodies import ImageFormParser
 from search.http.limits import counted_search
 from search.queries import ImageNotFound
@@ -26,6 +26,7 @@ class SearchView(APIView):
             200: SearchBody,
             400: OpenApiResponse(ErrorBody, "The company is unknown, or the image or a parameter is invalid"),
             401: NO_KEY,
+            403: NO_PICTURES,
             413: OpenApiResponse(ErrorBody, "The image is larger than 16 MB"),
             415: OpenApiResponse(ErrorBody, "The request is not multipart/form-data"),
             500: FAULT,
@@ -37,9 +38,10 @@ class SearchView(APIView):
         found = readable_company(request, company)
         form = validated(SearchForm, request.data)
         image = form["image"]
+        viewer = viewer_of(request, found) if form["urls"] else None
         with counted_search(found):
             matches = queries.search(found, image, name=image.name, top_k=form["top_k"], filters=filters(form))
-        return Response(search_body(found, matches))
+        return Response(search_body(found, matches, viewer=viewer))
 
 
 class SimilarView(APIView):
@@ -49,6 +51,7 @@ class SimilarView(APIView):
             200: SearchBody,
             400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is invalid"),
             401: NO_KEY,
+            403: NO_PICTURES,
             404: OpenApiResponse(ErrorBody, "The company has no picture with this id"),
             500: FAULT,
             503: UNUSABLE,
@@ -58,9 +61,10 @@ class SimilarView(APIView):
         """Return the pictures most similar to one of the company's own, which is left out, best first."""
         found = readable_company(request, company)
         form = validated(SimilarForm, request.query_params)
+        viewer = viewer_of(request, found) if form["urls"] else None
         with counted_search(found):
             matches = queries.search_like(found, str(image_id), top_k=form["top_k"], filters=filters(form))
-        return Response(search_body(found, matches))
+        return Response(search_body(found, matches, viewer=viewer))
 
 
 @extend_schema(exclude=True)

@@ -110,7 +110,8 @@ def any_company(acme: Company, settings: Any) -> Any:
 
 @pytest.fixture
 def one_company(acme: Company) -> Any:
-    """Return the schema for valid requests to a company with an index, whose images are pictures."""
+    """Return the schema for valid requests to a company with an index, whose images are pictures for everybody."""
+    Company.objects.update(public_page=True)
     schema = _load({"parameters": {"company": "acme"}, "generation": {"mode": "positive"}})
 
     @schema.hook
