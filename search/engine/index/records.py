@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 import uuid
 from abc import abstractmethod
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -22,6 +24,10 @@ Rows = slice | npt.NDArray[np.int64]
 
 _ID_NAMESPACE = uuid.UUID("5f0c7c2e-8f0e-4c39-9c2b-6a1f6f7b2a54")
 _LIST_BYTES = 700  # of a record in a ListRecords: two texts and their places in two tables
+_ROWS_AT_ONCE = 8192  # that are read together
+_FEW_ROWS = 32  # that are parsed one by one
+_PLAIN = re.compile(r"[a-z0-9 ./_()-]+")  # what JSON writes as it is, and a Mac as others do
+_AFTER_PATH = b'", "id"'
 
 ID_KEY = np.dtype([("key", "<u8"), ("row", "<i8")])
 
@@ -50,7 +56,11 @@ class ImageRecord:
         the top."""
         if not location or self.path.startswith(f"{location}/"):
             return True
-        return not location.isascii() and _composed(self.path).startswith(f"{_composed(location)}/")
+        return not location.isascii() and composed(self.path).startswith(f"{composed(location)}/")
+
+    def is_named(self, text: str) -> bool:
+        """Return whether the file's name contains text, or the path where text has a slash, in letters of any case."""
+        return text in composed(self.path if "/" in text else self.path.rpartition("/")[2]).lower()
 
 
 class Records(Sequence[ImageRecord]):
@@ -76,6 +86,17 @@ class Records(Sequence[ImageRecord]):
     @abstractmethod
     def rows_below(self, location: str) -> Rows:
         """Return the rows of the pictures in the folder location, however that is written, and the folders below it."""
+
+    @abstractmethod
+    def count_by_location(self) -> Counter[str]:
+        """Return how many pictures lie in each folder itself. Reads all of them."""
+
+    @abstractmethod
+    def rows_named(self, text: str, rows: slice) -> Iterator[int]:
+        """Yield those of the rows whose pictures are named so, in order; see ImageRecord.is_named. Reads all of them.
+
+        text: composed and in lower case.
+        """
 
     @overload
     def __getitem__(self, row: int) -> ImageRecord: ...
@@ -118,6 +139,12 @@ class ListRecords(Records):
             return slice(0, len(self))  # an array would copy all vectors for every search
         rows = [row for row, record in enumerate(self._records) if record.lies_below(location)]
         return np.array(rows, dtype=np.int64)
+
+    def count_by_location(self) -> Counter[str]:
+        return Counter(record.location for record in self._records)
+
+    def rows_named(self, text: str, rows: slice) -> Iterator[int]:
+        return (row for row in range(len(self))[rows] if self._records[row].is_named(text))
 
 
 class _Rows:
@@ -178,6 +205,46 @@ class LineRecords(Records):
         found = [self._rows_of_folder(folder) for folder in self._spellings(location)]
         return found[0] if len(found) == 1 else np.sort(np.concatenate([np.arange(len(self))[rows] for rows in found]))
 
+    def count_by_location(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for block in self._blocks(slice(0, len(self))):
+            self._count_block(block, block.rows, counts)
+        return counts
+
+    def _count_block(self, block: "_Block", rows: range, counts: Counter[str]) -> None:
+        """Count rows of the block: together where all are of one folder, which is a hundred times faster."""
+        if len(rows) <= _FEW_ROWS:
+            counts.update(self._parse(block, row).location for row in rows)
+            return
+        first, last = (self._parse(block, row).location for row in (rows[0], rows[-1]))
+        if first == last and block.lines(rows).count(b'"location": %b' % json.dumps(first).encode()) == len(rows):
+            counts[first] += len(rows)
+            return
+        middle = len(rows) // 2
+        self._count_block(block, rows[:middle], counts)
+        self._count_block(block, rows[middle:], counts)
+
+    def rows_named(self, text: str, rows: slice) -> Iterator[int]:
+        mark = _mark(text)
+        for block in self._blocks(rows):
+            lines, place = block.content.lower(), 0
+            while found := mark.search(lines, place):
+                row = block.row_at(found.start())
+                place = block.end(row)
+                # What follows the path in its line is not of interest.
+                if lines.find(_AFTER_PATH, found.start(), place) >= 0 and self._parse(block, row).is_named(text):
+                    yield row
+
+    def _blocks(self, rows: slice) -> Iterator["_Block"]:
+        for start in range(rows.start, rows.stop, _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, rows.stop)
+            offsets = self._offsets[start : stop + 1].tolist()
+            yield _Block(range(start, stop), offsets, self._file.read(offsets[0], offsets[-1]))
+
+    def _parse(self, block: "_Block", row: int) -> ImageRecord:
+        with DamageNamed(self._path, f"entry {row}"):
+            return parse_entry(json.loads(block.lines(range(row, row + 1)).lstrip(b",\n")))
+
     def _rows_of_folder(self, folder: str) -> slice:
         return slice(self._first_row_from(f"{folder}/"), self._first_row_from(folder + chr(ord("/") + 1)))
 
@@ -197,7 +264,39 @@ class LineRecords(Records):
         return bisect_left(range(len(self)), path, key=lambda row: self.at(row).path)
 
 
-def _composed(path: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Lines of metadata.json that were read together."""
+
+    rows: range
+    offsets: list[int]  # [rows + 1], of the file
+    content: bytes
+
+    def lines(self, rows: range) -> bytes:
+        start, stop = (self.offsets[row - self.rows.start] - self.offsets[0] for row in (rows.start, rows.stop))
+        return self.content[start:stop]
+
+    def row_at(self, place: int) -> int:
+        """Return the row whose line holds this place of the content."""
+        return self.rows.start + bisect_right(self.offsets, self.offsets[0] + place) - 1
+
+    def end(self, row: int) -> int:
+        """Return where in the content the row's line ends."""
+        return self.offsets[row + 1 - self.rows.start] - self.offsets[0]
+
+
+def _mark(text: str) -> re.Pattern[bytes]:
+    """Return what a line in lower case holds of every path that contains text; most other lines do not."""
+    plain = max(_PLAIN.findall(text), key=len, default="")
+    if plain:
+        return re.compile(re.escape(plain.encode()))
+    letter = text[:1]
+    cases = {letter, letter.upper(), letter.title()}
+    spellings = {unicodedata.normalize(form, each) for form in FORMS for each in cases}
+    return re.compile(b"|".join(re.escape(json.dumps(each)[1:-1].lower().encode()) for each in sorted(spellings)))
+
+
+def composed(path: str) -> str:
     """Return path with each letter and its accents in one: a Mac writes them apart."""
     return unicodedata.normalize("NFC", path)
 

@@ -68,6 +68,8 @@ OF_INDEXES: dict[str, Callable[[ImageIndex], Any]] = {
     "found": lambda index: index.search(VECTORS[4], 3),
     "below": lambda index: index.search(VECTORS[4], 3, location="Abstract"),
     "page": lambda index: index.page(0, COUNT),
+    "folders": lambda index: index.records.count_by_location(),
+    "named": lambda index: list(index.named("a")),
     "path": lambda index: index.find_path(RECORDS[5].path),
     "id": lambda index: index.find_vector(RECORDS[6].id),
     "signatures": lambda index: None if index.signatures is None else index.signatures[:].tolist(),

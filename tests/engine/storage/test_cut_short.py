@@ -53,6 +53,8 @@ def ask(directory: Path, index: ImageIndex) -> list[Any]:
         lambda: [match.image for match in index.search(VECTORS[7], 5)],
         lambda: [match.image for match in index.search(VECTORS[7], 5, location="Abstract")],
         lambda: index.page(990, COUNT),
+        lambda: index.records.count_by_location(),
+        lambda: list(index.named("99")),
         lambda: index.find_path(RECORDS[999].path),
         lambda: index.find_vector(RECORDS[998].id) is not None,
         lambda: index.signatures["size"].tolist(),
