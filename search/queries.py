@@ -1,17 +1,21 @@
 """The read path: what the API, the commands and the pages ask of an index."""
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
+from weakref import WeakKeyDictionary
 
 from django.conf import settings
 
 from search import overlay, publication, runtime
 from search.engine.errors import IndexNotBuilt
+from search.engine.index.folders import Folder, folders_of
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match import Match
-from search.engine.index.records import ImageRecord
+from search.engine.index.records import ImageRecord, Records
 from search.engine.model.embedder import read_prepared
 from search.engine.vectors import Vector
 from search.monitoring.observation import note_company, stage
@@ -41,6 +45,19 @@ class Filters:
 
 
 ANY = Filters()
+
+
+@dataclass(slots=True)
+class _Counted:
+    """The pictures of a built index by folder. lock guards the counting, so that it is done once."""
+
+    counts: Counter[str] | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_counted: WeakKeyDictionary[Records, _Counted] = WeakKeyDictionary()
+_folders: WeakKeyDictionary[ImageIndex, list[Folder]] = WeakKeyDictionary()
+_lock = threading.Lock()  # guards both tables, and nothing slow happens under it
 
 
 def find_company(name: str, among: CompanyQuerySet | None = None) -> Company:
@@ -141,6 +158,31 @@ def company_info(company: Company) -> IndexInfo:
             raise
         index = company_index(company)
         return replace(index.info, total_images=len(index))
+
+
+def company_folders(company: Company) -> list[Folder]:
+    """Return the folders of the company's pictures, each in front of those below it; the first is the whole.
+
+    Counted once for each built index and process. company: freshly read from the database.
+    Raises IndexNotBuilt and IndexCorrupt.
+    """
+    index = company_index(company)
+    with _lock:
+        known = _folders.get(index)
+    if known is None:
+        known = folders_of(index, _count(index.records))
+        with _lock:
+            _folders[index] = known
+    return known
+
+
+def _count(records: Records) -> Counter[str]:
+    with _lock:
+        counted = _counted.setdefault(records, _Counted())
+    with counted.lock:
+        if counted.counts is None:
+            counted.counts = records.count_by_location()
+        return counted.counts
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """Response bodies of the API and their schema."""
 
 from dataclasses import asdict
+from math import ceil
 from typing import Any
 
 from rest_framework import serializers
+from rest_framework.exceptions import NotFound
 
+from search.engine.index.folders import Folder
 from search.engine.index.index import IndexInfo
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, metadata_entry
@@ -45,10 +48,28 @@ def urls(company: Company, record: ImageRecord, *, viewer: Viewer | None) -> dic
     return asdict(picture_urls(company, record.id, viewer=viewer)) if viewer else {}
 
 
+def folder_entry(folder: Folder) -> dict[str, Any]:
+    """Return a folder as the API shows it."""
+    return {
+        "location": folder.location,
+        "name": folder.name,
+        "images": folder.pictures,
+        "total_images": folder.below,
+    }
+
+
 def index_info(info: IndexInfo) -> dict[str, Any]:
     """Return an index as the API shows it, without what only builds need."""
     entries = info_entries(info)
     return {name: entries[name] for name in IndexInfoBody().get_fields() if name in entries}
+
+
+def require_page(page: int, *, total: int, a_page: int) -> int:
+    """Return how many pages there are of total entries. Raises NotFound where page is beyond the last."""
+    pages = max(1, ceil(total / a_page))
+    if page > pages:
+        raise NotFound(f"There is no page {page}: the last page is {pages}", "page_out_of_range")
+    return pages
 
 
 # Schema of the responses --------------------------------------------------------------------------------------------
@@ -151,6 +172,22 @@ class ImageListAnswer(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     company = serializers.CharField()
     images = ShownImageBody(many=True)
+    total = serializers.IntegerField()
+    page = serializers.IntegerField()
+    pages = serializers.IntegerField()
+
+
+class FolderBody(serializers.Serializer[Any]):
+    location = serializers.CharField(allow_blank=True, help_text="Its path; empty for the company's own folder.")
+    name = serializers.CharField(allow_blank=True)
+    images = serializers.IntegerField(help_text="Pictures in the folder itself.")
+    total_images = serializers.IntegerField(help_text="Pictures in the folder and in all folders below it.")
+
+
+class FolderListAnswer(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    company = serializers.CharField()
+    folders = FolderBody(many=True)
     total = serializers.IntegerField()
     page = serializers.IntegerField()
     pages = serializers.IntegerField()

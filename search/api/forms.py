@@ -83,10 +83,21 @@ class ImageForm(serializers.Serializer[Any]):
     image = serializers.FileField(error_messages=_IMAGE_MESSAGES, help_text="The picture; at most 16 MB.")
 
 
+class FolderListForm(serializers.Serializer[Any]):
+    location = LocationField(
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=1000,
+        help_text="List only this folder and those below it.",
+    )
+    page = serializers.IntegerField(default=1, min_value=1, error_messages=_whole_number_message("page"))
+
+
 class ImageListForm(serializers.Serializer[Any]):
     location = SimilarForm().fields["location"]
     urls = SimilarForm().fields["urls"]
-    page = serializers.IntegerField(default=1, min_value=1, error_messages=_whole_number_message("page"))
+    page = FolderListForm().fields["page"]
 
 
 class ThumbnailForm(serializers.Serializer[Any]):

@@ -35,7 +35,16 @@ def drop_slashed_paths(endpoints: list[Any]) -> list[Any]:
     return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
 
 
-_ORDER = ("/api/search", "/api/companies", "/api/stats", "/api/images", "/api/reindex", "/api/builds", "/api/health")
+_ORDER = (
+    "/api/search",
+    "/api/companies",
+    "/api/stats",
+    "/api/images",
+    "/api/folders",
+    "/api/reindex",
+    "/api/builds",
+    "/api/health",
+)
 _CODES = {  # that the examples of errors show
     "400": "company_not_found",
     "401": "credentials_invalid",

@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from search.api.views.builds import BuildView, CancelBuildView, ReindexView
 from search.api.views.companies import CompaniesView, StatsView
 from search.api.views.elsewhere import NoSuchPageView
+from search.api.views.folders import FoldersView
 from search.api.views.images import ImagesView, ImageView
 from search.api.views.pictures import PictureView, ThumbnailView
 from search.api.views.probes import HealthView, LiveView, ReadyView
@@ -50,6 +51,7 @@ urlpatterns = [
     *_with_and_without_slash("images/<str:company>", ImagesView.as_view()),
     *_with_and_without_slash("pictures/<str:company>/<name:image_id>/thumbnail", ThumbnailView.as_view(), "thumbnail"),
     *_with_and_without_slash("pictures/<str:company>/<name:image_id>", PictureView.as_view(), "picture"),
+    *_with_and_without_slash("folders/<name:company>", FoldersView.as_view()),
     *_with_and_without_slash("reindex/<name:company>", ReindexView.as_view()),
     *_with_and_without_slash("builds/<number:build_id>", BuildView.as_view(), name="build"),
     *_with_and_without_slash("builds/<number:build_id>/cancel", CancelBuildView.as_view()),

@@ -7,7 +7,7 @@ from rest_framework.views import APIView
 
 from search import queries
 from search.api.answers import ErrorBody, FolderListAnswer, folder_entry, require_page
-from search.api.forms import ImageListForm, validated
+from search.api.forms import FolderListForm, validated
 from search.api.responses import FAULT, NO_KEY, NOT_FOUND, UNUSABLE
 from search.http.access import readable_company
 
@@ -17,7 +17,7 @@ FOLDERS_A_PAGE = 1000
 class FoldersView(APIView):
     @extend_schema(
         operation_id="folders_list",
-        parameters=[ImageListForm],
+        parameters=[FolderListForm],
         responses={
             200: FolderListAnswer,
             400: NOT_FOUND,
@@ -33,7 +33,7 @@ class FoldersView(APIView):
         The first entry is the folder asked for, or the company's own, and each folder is followed by those below it.
         """
         found = readable_company(request, company)
-        form = validated(ImageListForm, request.query_params)
+        form = validated(FolderListForm, request.query_params)
         folders = [each for each in queries.company_folders(found) if each.lies_in(form["location"])]
         start = (form["page"] - 1) * FOLDERS_A_PAGE
         pages = require_page(form["page"], total=len(folders), a_page=FOLDERS_A_PAGE)

@@ -1,17 +1,15 @@
 """A company's pictures one at a time, under /api/images/."""
 
-from math import ceil
 from urllib.parse import unquote_to_bytes
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
-from rest_framework.exceptions import NotFound
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from search import pictures, queries
-from search.api.answers import ErrorBody, ImageAnswer, ImageListAnswer, PutAnswer, urls
+from search.api.answers import ErrorBody, ImageAnswer, ImageListAnswer, PutAnswer, require_page, urls
 from search.api.forms import ImageForm, ImageListForm, validated
 from search.api.responses import FAULT, FORBIDDEN, NO_KEY, NO_PICTURES, NOT_FOUND, UNAUTHORISED, UNUSABLE
 from search.engine.errors import PathRefused
@@ -56,9 +54,7 @@ class ImagesView(APIView):
         start = (form["page"] - 1) * IMAGES_A_PAGE
         index = queries.company_index(found)
         records, total = index.page(start, start + IMAGES_A_PAGE, location=form["location"])
-        pages = max(1, ceil(total / IMAGES_A_PAGE))
-        if form["page"] > pages:
-            raise NotFound(f"There is no page {form['page']}: the last page is {pages}", "page_out_of_range")
+        pages = require_page(form["page"], total=total, a_page=IMAGES_A_PAGE)
         return Response(
             {
                 "success": True,
