@@ -96,6 +96,7 @@ WEB_THREADS = read("WEB_THREADS", "4", whole_number(1), "a whole number of at le
 LOG_LEVEL = read("LOG_LEVEL", "INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR")
 API_KEYS = read("IMAGESEARCH_API_KEYS", "off", one_of("off", "required"), "off or required")
 LOG_FORMAT = read("LOG_FORMAT", "line", one_of("line", "json"), "line or json")
+USAGE_SECONDS = 5  # so long a process keeps counts of its searches before it writes them; 0: each request writes them
 METRICS_TOKEN = read("METRICS_TOKEN", "", token, "at least 16 letters, digits or signs without a space", secret=True)
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # part of the API's contract, so not a setting
 MAX_BODY_BYTES = MAX_UPLOAD_BYTES + 64 * 1024  # with boundaries, headers and the other fields around the one file

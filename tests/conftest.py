@@ -17,7 +17,7 @@ from django.test import Client
 from PIL import Image
 
 from search import runtime
-from tenants.models import Company, keys
+from tenants.models import Company, unwritten
 from tests.support.checkout import copy_code
 from tests.support.fakes import FakeEmbedder
 from tests.support.postgres import Cluster, binaries
@@ -62,10 +62,11 @@ def _own_directories(settings: Any, tmp_path: Path) -> Iterator[None]:
         directory.mkdir()
         setattr(settings, name, directory)
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one takes a second
+    settings.USAGE_SECONDS = 0  # each request writes what it has counted
     shared_cache.clear()  # rates
     yield
     runtime.reset()
-    keys.reset()
+    unwritten.reset()
 
 
 @pytest.fixture

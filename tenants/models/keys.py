@@ -1,23 +1,19 @@
-import logging
 import re
 import secrets
-import threading
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
-from django.core.signals import request_finished
-from django.db import Error, models, transaction
+from django.db import models, transaction
 from django.db.models.functions import Now
-from django.dispatch import receiver
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from tenants.models.audit import Actor, AuditEvent, record
-from tenants.models.patience import waiting_at_most
 from tenants.models.rows import SavedOnce
-
-logger = logging.getLogger(__name__)
+from tenants.models.unwritten import unwritten
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
@@ -99,7 +95,7 @@ class ApiKey(SavedOnce):
                 if not self.last_used or self.last_used <= timezone.now() - self.USE_NOTED_EVERY:
                     # Where the digest was a fallback's, that one can go.
                     digest = _digest(secret, settings.SECRET_KEY)
-                    _unwritten.note(_Use(self.pk, timezone.now(), self.digest, digest))
+                    unwritten.note(_Use(self.pk, timezone.now(), self.digest, digest))
                 return True
         return False
 
@@ -122,59 +118,18 @@ class _Use:
     digest_before: str
     digest: str
 
+    @property
+    def subject(self) -> Hashable:
+        return "key", self.key
+
+    def added_to(self, earlier: Any) -> "_Use":
+        return self
+
     def write(self) -> None:
         # Also where two processes find the minute over at once, it is written once: the condition is asked in SQL.
         due = models.Q(last_used=None) | models.Q(last_used__lte=self.at - ApiKey.USE_NOTED_EVERY)
         same = ApiKey.objects.filter(due, pk=self.key, digest=self.digest_before)
         same.update(last_used=self.at, digest=self.digest)
-
-
-class _Unwritten:
-    """The uses of keys that this process has yet to write, the last one of each key.
-
-    Requests add to them; whichever has been answered takes them all and writes them. lock guards the table.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._uses: dict[int, _Use] = {}
-
-    def note(self, use: _Use) -> None:
-        with self._lock:
-            self._uses[use.key] = use
-
-    def forget(self) -> None:
-        with self._lock:
-            self._uses.clear()
-
-    def write(self) -> None:
-        """Write them unless somebody else writes to the database at the moment: then a later request does it."""
-        with self._lock:
-            uses, self._uses = self._uses, {}
-        if not uses:
-            return
-        try:
-            with waiting_at_most(0), transaction.atomic():
-                for use in uses.values():
-                    use.write()
-        except Error as error:
-            logger.debug("The use of %d keys is noted later: %s", len(uses), error)
-            with self._lock:
-                self._uses = uses | self._uses
-
-
-_unwritten = _Unwritten()
-
-
-def reset() -> None:
-    """Forget what is unwritten, so that the process is as one that has just begun."""
-    _unwritten.forget()
-
-
-@receiver(request_finished, dispatch_uid="tenants.write_uses")
-def _write_uses(sender: object, **_: object) -> None:
-    """Write the uses of keys once the answer is out, so that no search waits for who writes to the database."""
-    _unwritten.write()
 
 
 def _digest(secret: str, secret_key: str) -> str:
