@@ -17,6 +17,7 @@ from search.monitoring.observation import Observation
 use_allocated_files()
 
 REQUESTS = Counter("imagesearch_requests", "Requests answered.", ["method", "endpoint", "company", "status"])
+SEARCHES = Counter("imagesearch_searches", "Searches by outcome.", ["company", "channel", "outcome"])
 REQUEST_SECONDS = Histogram("imagesearch_request_seconds", "Time to answer a request.", ["method", "endpoint"])
 STAGE_SECONDS = Histogram(
     "imagesearch_stage_seconds",
@@ -45,6 +46,10 @@ def count_request(method: str | None, endpoint: str, seen: Observation, status: 
     REQUEST_SECONDS.labels(known, endpoint).observe(seconds)
     for stage, taken in seen.stages.items():
         STAGE_SECONDS.labels(stage).observe(taken)
+
+
+def count_search(company: str, channel: str, outcome: str) -> None:
+    SEARCHES.labels(company, channel, outcome).inc()
 
 
 class CountedCache(IndexCache):

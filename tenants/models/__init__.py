@@ -6,6 +6,7 @@ from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
 from tenants.models.confinement import Confinement
 from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
+from tenants.models.searches import DailySearches, SearchChannel, SearchOutcome
 from tenants.models.usage import SearchUsage
 
 __all__ = [
@@ -19,10 +20,13 @@ __all__ = [
     "Company",
     "CompanyQuerySet",
     "Confinement",
+    "DailySearches",
     "IndexBuild",
     "LeaseLost",
     "LiveChange",
     "LiveChangeQuerySet",
+    "SearchChannel",
+    "SearchOutcome",
     "SearchUsage",
     "SkippedImage",
 ]

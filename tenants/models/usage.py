@@ -1,12 +1,13 @@
-from datetime import UTC, date
+from datetime import date
 
 from django.db import connection, models
-from django.utils import timezone
+
+from tenants.models.searches import today
 
 
 class SearchUsageQuerySet(models.QuerySet["SearchUsage"]):
     def today(self) -> "SearchUsageQuerySet":
-        return self.filter(day=_today())
+        return self.filter(day=today())
 
     def count_one(self, company: models.Model, *, quota: int) -> date | None:
         """Count one of the company's searches of today and return the day; None, where there are as many as quota.
@@ -14,7 +15,7 @@ class SearchUsageQuerySet(models.QuerySet["SearchUsage"]):
         quota: at least 1. One statement, which the database carries out as a whole: among any number of processes
         exactly quota pass.
         """
-        day, table = _today(), connection.ops.quote_name(SearchUsage._meta.db_table)
+        day, table = today(), connection.ops.quote_name(SearchUsage._meta.db_table)
         with connection.cursor() as cursor:
             cursor.execute(
                 f"INSERT INTO {table} (company_id, day, searches) VALUES (%s, %s, 1) "  # noqa: S608
@@ -27,10 +28,6 @@ class SearchUsageQuerySet(models.QuerySet["SearchUsage"]):
     def give_back(self, company: models.Model, day: date) -> None:
         """Take back one of the searches that were counted on day."""
         self.filter(company=company.pk, day=day, searches__gt=0).update(searches=models.F("searches") - 1)
-
-
-def _today() -> date:
-    return timezone.now().astimezone(UTC).date()
 
 
 class SearchUsage(models.Model):

@@ -1,7 +1,10 @@
 """Searches with an uploaded picture or one of the company's own, under /api/search/."""
 
+from time import perf_counter
+from typing import Any
 from uuid import UUID
 
+from django.http import HttpRequest
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -11,13 +14,62 @@ from search import queries
 from search.api.answers import ErrorBody, SearchBody, search_body
 from search.api.forms import SearchForm, SimilarForm, filters, validated
 from search.api.responses import FAULT, NO_KEY, NO_PICTURES, UNUSABLE
-from search.http.access import readable_company, viewer_of
+from search.companies.usage import note_search, outcome_of
+from search.engine.index.match import Match
+from search.http.access import caller_key, readable_company, viewer_of
 from search.http.bodies import ImageFormParser
-from search.http.limits import counted_search
+from search.http.limits import RateExceeded, counted_search
+from search.http.signed_urls import Viewer
 from search.queries import ImageNotFound
+from tenants.models import Company, SearchChannel
 
 
-class SearchView(APIView):
+class _CountedView(APIView):
+    """Counts each request, however it ends, once it is known whom it searches."""
+
+    company: Company | None = None
+    best_score: float | None = None
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        began, status = perf_counter(), 500
+        try:
+            response = super().dispatch(request, *args, **kwargs)
+            status = response.status_code
+            return response
+        finally:
+            self._count(status, seconds=perf_counter() - began)
+
+    def check_throttles(self, request: Request) -> None:
+        try:
+            super().check_throttles(request)
+        except RateExceeded:
+            key = caller_key(request)
+            if key and key.company.name == self.kwargs["company"]:  # of a stranger nothing is looked up
+                self.company = key.company
+            raise
+
+    def find_company(self, name: str) -> Company:
+        self.company = readable_company(self.request, name)
+        return self.company
+
+    def answer(self, company: Company, matches: list[Match], *, viewer: Viewer | None) -> Response:
+        self.best_score = matches[0].score if matches else None
+        return Response(search_body(company, matches, viewer=viewer))
+
+    def _count(self, status: int, *, seconds: float) -> None:
+        if self.company is None:
+            return
+        note_search(
+            self.company,
+            channel=SearchChannel.API,
+            key=caller_key(self.request),
+            outcome=outcome_of(status, self.best_score),
+            seconds=seconds,
+            best_score=self.best_score,
+        )
+
+
+class SearchView(_CountedView):
     parser_classes = [ImageFormParser]
 
     @extend_schema(
@@ -35,16 +87,16 @@ class SearchView(APIView):
     )
     def post(self, request: Request, company: str) -> Response:
         """Return the company's pictures most similar to the image, best first."""
-        found = readable_company(request, company)
+        found = self.find_company(company)
         form = validated(SearchForm, request.data)
         image = form["image"]
         viewer = viewer_of(request, found) if form["urls"] else None
         with counted_search(found):
             matches = queries.search(found, image, name=image.name, top_k=form["top_k"], filters=filters(form))
-        return Response(search_body(found, matches, viewer=viewer))
+        return self.answer(found, matches, viewer=viewer)
 
 
-class SimilarView(APIView):
+class SimilarView(_CountedView):
     @extend_schema(
         parameters=[SimilarForm],
         responses={
@@ -59,12 +111,12 @@ class SimilarView(APIView):
     )
     def get(self, request: Request, company: str, image_id: UUID) -> Response:
         """Return the pictures most similar to one of the company's own, which is left out, best first."""
-        found = readable_company(request, company)
+        found = self.find_company(company)
         form = validated(SimilarForm, request.query_params)
         viewer = viewer_of(request, found) if form["urls"] else None
         with counted_search(found):
             matches = queries.search_like(found, str(image_id), top_k=form["top_k"], filters=filters(form))
-        return Response(search_body(found, matches, viewer=viewer))
+        return self.answer(found, matches, viewer=viewer)
 
 
 @extend_schema(exclude=True)
@@ -72,7 +124,7 @@ class NoIdView(SearchView):
     """A path below a company that ends in no UUID, which no picture has, nor has a company a slash in its name."""
 
     def get(self, request: Request, company: str, image_id: str) -> Response:
-        readable_company(request, company)
+        self.find_company(company)
         raise ImageNotFound(f"No picture with the id {image_id}")
 
     def post(self, request: Request, company: str, image_id: str) -> Response:  # type: ignore[override]
