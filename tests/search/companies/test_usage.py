@@ -1,11 +1,16 @@
 """What is counted of a company's searches, and when it is written."""
 
-from collections.abc import Callable
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import date, timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -14,9 +19,11 @@ from search.companies.usage import note_search
 from tenants.models import ApiKey, Company, DailySearches, SearchChannel, SearchOutcome
 from tenants.models.searches import search_note, today
 from tenants.models.unwritten import unwritten
-from tests.conftest import picture
-from tests.support.fakes import BLUE, GREEN, RED
+from tests.conftest import paint, picture
+from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import Site
+from tests.support.servers import Gunicorn
+from tests.support.waiting import eventually
 
 MakeCompany = Callable[..., Company]
 
@@ -184,3 +191,70 @@ def test_many_who_write_at_once_add_up_exactly(site: Site) -> None:
         list(pool.map(write_often, range(4)))
     assert counted() == [("api", "", 200, 0, 0, 0)]
     assert DailySearches.objects.get().scores == pytest.approx(100)
+
+
+def test_a_locked_database_keeps_no_search_waiting_and_its_count_is_written_later(
+    site: Site, embedder: FakeEmbedder
+) -> None:
+    acme = company_of(site)
+    note(acme)
+    unwritten.write()
+    with someone_writing(site):
+        began = time.monotonic()
+        assert search().status_code == 200
+        assert time.monotonic() - began < 5
+        assert counted() == [("api", "", 1, 0, 0, 0)]
+    note(acme)
+    unwritten.write()
+    assert counted() == [("api", "", 3, 0, 0, 0)]
+
+
+def company_of(site: Site) -> Company:
+    company = Company.objects.create(name="acme")
+    paint(company.image_directory / "red.png", RED)
+    call_command("build_embeddings", company="acme")
+    return company
+
+
+@contextmanager
+def someone_writing(site: Site) -> Iterator[None]:
+    """Hold what a writer of the counts needs until the end of the block."""
+    if site.database_url.startswith("sqlite"):
+        with closing(sqlite3.connect(site.directory / "db.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+    else:
+        with psycopg.connect(site.database_url) as other:
+            other.execute("UPDATE tenants_dailysearches SET searches = searches")
+            yield
+            other.rollback()
+
+
+# In a server
+
+
+@pytest.fixture
+def server(site: Site, embedder: FakeEmbedder) -> Iterator[Gunicorn]:
+    company_of(site)
+    server = Gunicorn(site)
+    yield server
+    server.stop()
+
+
+@pytest.mark.slow
+def test_a_server_that_has_nothing_more_to_do_writes_its_counts(server: Gunicorn) -> None:
+    for _ in range(3):
+        server.found("acme", RED)
+    assert counted() == []
+    eventually(lambda: counted() == [("api", "", 3, 0, 0, 0)], "the counts are written", seconds=15)
+    server.found("acme", RED)
+    eventually(lambda: counted() == [("api", "", 4, 0, 0, 0)], "the next as well", seconds=15)
+
+
+@pytest.mark.slow
+def test_a_server_writes_its_counts_before_it_ends(server: Gunicorn) -> None:
+    for _ in range(3):
+        server.found("acme", RED)
+    assert counted() == []
+    server.stop()
+    assert counted() == [("api", "", 3, 0, 0, 0)]
