@@ -1,19 +1,25 @@
-"""Heartbeat of a running build: writes progress to its row about once a second and checks for a request to stop."""
+"""Heartbeats: of a running build, whose row is told its progress about once a second, and of a worker."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from django.db import InterfaceError, OperationalError
+from django.conf import settings
+from django.db import Error, InterfaceError, OperationalError, connection
 
 from search.engine.build.builder import BuildProgress
 from search.outages import outage
 from search.stopping import StopRequested
-from tenants.models import IndexBuild
+from tenants.models import IndexBuild, Watch
+
+logger = logging.getLogger(__name__)
 
 _BEAT_SECONDS = 1.0
 _RATE_SECONDS = 30.0  # window over which pictures per second are averaged
+_BEATS_A_LEASE = 4  # of a worker
 
 
 def counts(progress: BuildProgress) -> dict[str, int]:
@@ -24,6 +30,28 @@ def counts(progress: BuildProgress) -> dict[str, int]:
         "images_removed": progress.removed,
         "images_skipped": progress.skipped,
     }
+
+
+@contextmanager
+def beating() -> Iterator[None]:
+    """Tell the database that a worker is alive, whatever it does in the block; a thread of its own does that."""
+    over = threading.Event()
+    threading.Thread(target=_beat_until, args=(over,), name="worker-beat", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _beat_until(over: threading.Event) -> None:
+    while not over.is_set():
+        try:
+            Watch.objects.beat()
+        except Error as error:
+            logger.debug("The database does not take the worker's heartbeat: %s", error)
+        finally:
+            connection.close()
+        over.wait(settings.BUILD_LEASE_SECONDS / _BEATS_A_LEASE)
 
 
 class Heart:

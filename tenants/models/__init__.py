@@ -8,9 +8,11 @@ from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
 from tenants.models.searches import DailySearches, SearchChannel, SearchOutcome
 from tenants.models.usage import SearchUsage
+from tenants.models.watch import Alert, Watch
 
 __all__ = [
     "NAME_PATTERN",
+    "Alert",
     "ApiKey",
     "ApiKeyQuerySet",
     "AuditEvent",
@@ -29,4 +31,5 @@ __all__ = [
     "SearchOutcome",
     "SearchUsage",
     "SkippedImage",
+    "Watch",
 ]

@@ -26,7 +26,7 @@ from search.engine.index.index import ImageIndex
 from search.overlay import live_index
 from search.pictures import delete_image, put_image
 from tenants.audit import on_command_line
-from tenants.models import Company, IndexBuild
+from tenants.models import Company, IndexBuild, Watch
 from tests.conftest import paint, picture
 from tests.engine.build.test_builder import LONG_AGO, assert_same_index, colour_of
 from tests.support.databases import on_sqlite
@@ -92,6 +92,15 @@ def test_a_queued_build_is_carried_out(site: Site, tmp_path: Path) -> None:
     assert_same_index(index_of(acme), undisturbed_index(acme, tmp_path))
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def test_a_worker_is_heard_of_as_long_as_it_lives(site: Site) -> None:
+    assert Watch.objects.is_worker_silent()
+    worker = site.worker()
+    eventually(lambda: not Watch.objects.is_worker_silent(), "the worker is heard of")
+    worker.kill()
+    Watch.objects.update(beat_at=Now() - timedelta(hours=1))
+    assert Watch.objects.is_worker_silent()
 
 
 @pytest.mark.slow

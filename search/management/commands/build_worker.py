@@ -3,6 +3,7 @@ from django.db import InterfaceError, OperationalError
 from django_tasks_db.management.commands import db_worker
 
 from search import runtime
+from search.heartbeat import beating
 from search.outages import outage, outlast
 from search.tasks import look_after_companies
 
@@ -15,6 +16,10 @@ class Worker(db_worker.Worker):
 
     def run(self) -> None:
         runtime.believe_others()
+        with beating():
+            self._run_patiently()
+
+    def _run_patiently(self) -> None:
         while self.running:
             outlast(_recover)
             try:
