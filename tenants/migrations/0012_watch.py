@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0010_public_page_and_confinement'),
+        ('tenants', '0011_daily_searches'),
     ]
 
     operations = [
