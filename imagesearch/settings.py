@@ -262,6 +262,7 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
+FORMAT_MODULE_PATH = "imagesearch.formats"  # Django's own for English win over a setting
 
 STATIC_URL = "static/"
 WHITENOISE_USE_FINDERS = True  # the admin's and the API page's files, from where they are installed: no collectstatic
