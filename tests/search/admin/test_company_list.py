@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from search.engine import storage
 from tenants.models import Company, IndexBuild
@@ -125,3 +126,11 @@ def test_only_the_last_build_of_each_company_is_read(admin_client: Client, db: N
         IndexBuild.objects.create(company=acme, status=status)
     found = admin_client.get(COMPANIES).context["cl"].result_list[0]
     assert [build.status for build in found.last_builds] == ["cancelled"]
+
+
+def test_home_page_begins_with_the_companies_and_leaves_out_what_is_the_services_own(
+    admin_client: Client, db: None
+) -> None:
+    page = text(admin_client.get(reverse("admin:index")).content.decode())
+    assert page.index("Companies") < page.index("Users and groups")
+    assert "Task" not in page
