@@ -14,13 +14,38 @@ from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.text import capfirst
 from django.views.decorators.http import require_GET, require_POST
 
 from tenants import audit
 from tenants.models import ApiKey, AuditEvent, Company
 
 
-class UnchangedAdmin(admin.ModelAdmin):
+class Style:
+    css = {"all": ["search/admin.css"]}
+
+
+class PlainTitles(admin.ModelAdmin):
+    """Pages that are called as what they show: Companies, boutique."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        title = {"title": capfirst(self.opts.verbose_name_plural)}
+        return super().changelist_view(request, {**title, **(extra_context or {})})
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        title = {"title": str(obj), "subtitle": None} if obj else {}
+        return super().render_change_form(request, {**context, **title}, add, change, form_url, obj)
+
+
+class UnchangedAdmin(PlainTitles):
     """Rows that cannot be edited or deleted."""
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
@@ -56,7 +81,17 @@ class ExpiryField(SplitDateTimeField):
 class ApiKeyAdmin(UnchangedAdmin):
     """Keys are created and revoked, never edited."""
 
-    list_display = ("prefix", "name", "company", "state", "can_write", "created", "created_by", "expires", "last_used")
+    list_display = (
+        "prefix",
+        "name",
+        "company",
+        "state",
+        "permissions",
+        "created",
+        "created_by",
+        "expires",
+        "last_used",
+    )
     list_filter = ("company", "can_write")
     list_per_page = 50
     list_select_related = ("company", "created_by")
@@ -70,12 +105,18 @@ class ApiKeyAdmin(UnchangedAdmin):
         }
     }
 
+    Media = Style
+
     _TEXT = "made_api_key"  # the cookie that brings a key's text from where it is made to where it is shown
     _TEXT_SECONDS = 60
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
         made = ("prefix", "state", "created", "created_by", "last_used", "revoked")
-        return ("company", "name", "can_write", "expires", *(made if obj else ()))
+        return ("company", "name", "permissions" if obj else "can_write", "expires", *(made if obj else ()))
+
+    @admin.display(ordering="can_write")
+    def permissions(self, key: ApiKey) -> str:
+        return "search, write" if key.can_write else "search"
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("tenants.change_apikey")
@@ -186,3 +227,5 @@ class AuditEventAdmin(ReadOnlyAdmin):
     list_per_page = 100
     search_fields = ("actor", "company", "detail")
     date_hierarchy = "at"
+
+    Media = Style

@@ -1,15 +1,15 @@
 """Who may see a company in the admin, and who may change which index it has."""
 
-from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
+from tenants.admin import PlainTitles
 from tenants.models import Company
 
 
-class CompanyAccess(admin.ModelAdmin):
+class CompanyAccess(PlainTitles):
     def has_reindex_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("tenants.reindex_company") and self.has_view_permission(request)
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
@@ -12,6 +13,7 @@ from django.template.loader import render_to_string
 from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 from django.views.decorators.http import require_GET
 
 from search.admin.site import Assets
@@ -37,23 +39,32 @@ _FORMULA_STARTS = (
 )  # the last are wide
 
 
+def _count(field: str, title: str) -> Any:
+    """Return a column of the list, in the words of a company's page."""
+
+    @admin.display(description=title, ordering=field)
+    def count(build: IndexBuild) -> str:
+        return f"{getattr(build, field):,}"
+
+    count.__name__ = field
+    return count
+
+
+_COUNTS = (
+    _count("images_found", "Found"),
+    _count("images_embedded", "Processed"),
+    _count("images_reused", "Unchanged"),
+    _count("images_removed", "Removed"),
+    _count("images_skipped", "Skipped"),
+)
+
+
 @admin.register(IndexBuild)
 class IndexBuildAdmin(ReadOnlyAdmin):
     """Builds are created by requesting one and cannot be edited."""
 
-    list_display = (
-        "company",
-        "badge",
-        "queued_at",
-        "took",
-        "images_found",
-        "images_embedded",
-        "images_reused",
-        "images_removed",
-        "images_skipped",
-        "rate",
-        "error_start",
-    )
+    list_display = ("number", "company", "status_and_error", "queued_at", "took", *_COUNTS, "rate")
+    list_display_links = ("number",)
     list_filter = ("status", "queued_at")
     list_per_page = 50
     list_select_related = ("company",)
@@ -64,18 +75,7 @@ class IndexBuildAdmin(ReadOnlyAdmin):
         (
             "Result",
             {
-                "fields": (
-                    "images_found",
-                    "images_embedded",
-                    "images_reused",
-                    "images_removed",
-                    "images_skipped",
-                    "total_images",
-                    "rate",
-                    "left",
-                    "weights",
-                    "full_reason",
-                )
+                "fields": (*_COUNTS, "total_images", "rate", "left", "weights", "full_reason"),
             },
         ),
         ("Times", {"fields": ("queued_at", "started_at", "finished_at", "took", "heartbeat_at", "attempts")}),
@@ -93,7 +93,15 @@ class IndexBuildAdmin(ReadOnlyAdmin):
         skipped = self.admin_site.admin_view(require_GET(self.skipped_view))
         return [path("<int:pk>/skipped.csv", skipped, name="tenants_indexbuild_skipped"), *super().get_urls()]
 
+    @admin.display(description="Build", ordering="pk")
+    def number(self, build: IndexBuild) -> int:
+        return build.pk
+
     @admin.display(description="Status", ordering="status")
+    def status_and_error(self, build: IndexBuild) -> SafeString:
+        return format_html('{}<span class="quiet">{}</span>', self.badge(build), Truncator(build.error).chars(120))
+
+    @admin.display(description="Status")
     def badge(self, build: IndexBuild) -> SafeString:
         return format_html('<span class="badge is-{}">{}</span>', build.status, build.status)
 
@@ -108,10 +116,6 @@ class IndexBuildAdmin(ReadOnlyAdmin):
     @admin.display(description="Time left")
     def left(self, build: IndexBuild) -> str:
         return "-" if build.seconds_left is None else format_seconds(build.seconds_left)
-
-    @admin.display(description="Error")
-    def error_start(self, build: IndexBuild) -> str:
-        return build.error if len(build.error) <= 120 else f"{build.error[:120]}..."
 
     @admin.display(description="Files")
     def skipped(self, build: IndexBuild) -> str:

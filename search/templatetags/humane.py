@@ -1,7 +1,10 @@
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from django import template
+from django.contrib.admin import ListFilter
+from django.contrib.admin.views.main import ChangeList
 from django.utils import timezone
 from django.utils.timesince import timesince
 
@@ -25,3 +28,9 @@ def ago(moment: datetime) -> str:
 @register.filter
 def first_of(items: list[Any], limit: int) -> list[Any]:
     return items[:limit]
+
+
+@register.filter
+def choices_of(filter_: ListFilter, changes: ChangeList) -> list[Mapping[str, object]]:
+    """Return what a filter of an admin's list can be set to."""
+    return list(filter_.choices(changes))

@@ -116,7 +116,7 @@ class IndexBuild(SavedOnce):
         ]
 
     def __str__(self) -> str:
-        return f"{self.company} {self.queued_at:%Y-%m-%d %H:%M} {self.get_status_display()}"
+        return f"Build {self.pk} of {self.company}"
 
     @property
     def is_active(self) -> bool:

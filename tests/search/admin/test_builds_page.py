@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from datetime import UTC, datetime
 from io import StringIO
 
 import pytest
@@ -11,12 +12,7 @@ from django.urls import reverse
 from search.builds import run_build
 from tenants.models import Company, IndexBuild
 from tests.conftest import Colleague
-from tests.support.admin import (
-    REINDEX,
-    VIEW,
-    text,
-    url,
-)
+from tests.support.admin import BUILDS, REINDEX, VIEW, messages, reindex, text, url
 from tests.support.fakes import RED
 
 MakeCompany = Callable[..., Company]
@@ -83,7 +79,7 @@ def test_build_page_shows_everything_and_changes_nothing(colleague: Colleague, a
     address = reverse("admin:tenants_indexbuild_change", args=[build.pk])
     client = colleague(VIEW)
     page = text(client.get(address).content.decode())
-    for shown in ("1111", "222", "333", "4.2", "odd", "new weights", "fake-weights"):
+    for shown in ("1,111", "222", "333", "4.2", "odd", "new weights", "fake-weights"):
         assert shown in page
     assert client.post(address, {"status": "failed"}).status_code == 403
     assert client.get(reverse("admin:tenants_indexbuild_changelist")).status_code == 200
@@ -115,3 +111,18 @@ def test_builds_are_read_only(admin_client: Client, build: IndexBuild) -> None:
         == 403
     )
     assert IndexBuild.objects.get(pk=build.pk).status == IndexBuild.Status.SUCCEEDED
+
+
+def test_a_build_has_one_number_everywhere(admin_client: Client, acme: Company) -> None:
+    response = reindex(admin_client, acme)
+    build = acme.builds.active().get()
+    assert f"Build {build.pk} of acme is queued" in messages(response)
+    page = reverse("admin:tenants_indexbuild_change", args=[build.pk])
+    assert f'<a href="{page}">{build.pk}</a>' in admin_client.get(BUILDS).content.decode()
+    assert f"<h1>Build {build.pk} of acme</h1>" in admin_client.get(page).content.decode()
+
+
+def test_times_have_a_zone(admin_client: Client, acme: Company) -> None:
+    IndexBuild.objects.update(queued_at=datetime(2026, 3, 1, 14, 5, tzinfo=UTC))
+    for page in (BUILDS, reverse("admin:tenants_indexbuild_change", args=[acme.builds.get().pk])):
+        assert "1 Mar 2026, 14:05 UTC" in admin_client.get(page).content.decode()

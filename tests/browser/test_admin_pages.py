@@ -1,0 +1,78 @@
+"""The admin's pages as people see them, on a laptop and on a phone."""
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import User
+from django.urls import reverse
+from playwright.sync_api import Page, expect
+
+from tenants.audit import Actor, Channel
+from tenants.models import Company
+from tests.browser.conftest import SignIn
+from tests.support.admin import BUILDS, COMPANIES, url
+from tests.support.browsing import scrolls_sideways
+from tests.support.fakes import BLUE, RED
+
+MakeCompany = Callable[..., Company]
+
+KEYS, AUDIT = reverse("admin:tenants_apikey_changelist"), reverse("admin:tenants_auditevent_changelist")
+TABLE_IS_CUT_OFF = "document.querySelector('.results').scrollWidth > document.querySelector('.results').clientWidth"
+
+
+@pytest.fixture
+def acme(make_company: MakeCompany, sign_in: SignIn) -> Company:
+    """A company of which every list has something to say, and a superuser who looks."""
+    boss = User.objects.create_superuser("boss")
+    by = Actor("boss", Channel.ADMIN, boss)
+    acme = make_company("acme-of-north-east", {"a.png": RED, "b.png": BLUE})
+    (acme.image_directory / "broken.png").write_bytes(b"no picture")
+    acme.issue_key("Import of the warehouse management system", can_write=True, by=by)
+    build = acme.queue_build(by=by)
+    build.start()
+    build.fail("The image folder cannot be read: No such file or directory")
+    sign_in(boss)
+    return acme
+
+
+def test_no_column_of_a_list_is_cut_off_on_a_laptop(page: Page, acme: Company) -> None:
+    cut_off = []
+    for page_url in (COMPANIES, BUILDS, KEYS, AUDIT):
+        page.goto(page_url)
+        expect(page.locator("#result_list tbody tr").first).to_be_visible()
+        cut_off += [page_url] if page.evaluate(TABLE_IS_CUT_OFF) else []
+    assert cut_off == []
+
+
+def test_a_list_is_filtered_from_a_menu_above_it(page: Page, acme: Company) -> None:
+    page.goto(BUILDS)
+    page.get_by_text("Status: All").click()
+    page.get_by_role("link", name="Failed").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    expect(page.get_by_text("Status: Failed")).to_be_visible()
+    page.get_by_role("link", name="Clear filters").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(2)
+
+
+@pytest.mark.slow
+def test_no_page_scrolls_sideways_on_a_phone(page: Page, acme: Company) -> None:
+    build, key = acme.builds.first(), acme.api_keys.first()
+    pages = [
+        reverse("admin:index"),
+        COMPANIES,
+        BUILDS,
+        KEYS,
+        AUDIT,
+        reverse("admin:tenants_company_add"),
+        url("change", acme),
+        url("delete", acme),
+        reverse("admin:tenants_indexbuild_change", args=[build.pk]),
+        reverse("admin:tenants_apikey_change", args=[key.pk]),
+        reverse("admin:tenants_apikey_add"),
+    ]
+    page.set_viewport_size({"width": 400, "height": 800})
+    wide = []
+    for page_url in pages:
+        page.goto(page_url)
+        wide += [page_url] if scrolls_sideways(page) else []
+    assert wide == []
