@@ -9,6 +9,7 @@ from django.urls import URLPattern, path
 from django.views.decorators.http import require_POST
 
 from search.admin.access import CompanyAccess, to_page
+from search.companies.consistency import older_index
 from search.companies.rollback import now_uses, roll_back
 from search.engine.errors import EngineError
 from tenants import audit
@@ -79,7 +80,8 @@ class IndexActions(CompanyAccess):
             self.message_user(request, f"The index of {company} was not rolled back. {error}", messages.ERROR)
             return
         self.log_change(request, company, f"Rolled the index back to {index.name}.")
-        text = f"{now_uses(company, index)}, until the next build replaces it."
+        lasts = ", until the next upload or build replaces it" if older_index(company) else ", the newest one"
+        text = f"{now_uses(company, index)}{lasts}."
         self.message_user(request, text, messages.SUCCESS)
 
     def _queue_build(self, request: HttpRequest, company: Company, *, full: bool) -> None:

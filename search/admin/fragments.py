@@ -69,7 +69,7 @@ class Fragments(CompanyAccess):
             "overview": shown,
             "folder_problem": company.folder_problem(),
             "live_changes": company.live_changes.filter(sequence__gt=folded).count(),
-            "generations": [_generation_row(generation) for generation in listed],
+            "generations": _generation_rows(listed),
             "generations_problem": problem,
             "builds": [(build, took(build)) for build in company.builds.select_related("requested_by")[:BUILDS_SHOWN]],
             "skipping": skipping,
@@ -115,11 +115,16 @@ def _keys(request: HttpRequest, company: Company) -> dict[str, Any]:
     }
 
 
-def _generation_row(generation: storage.Generation) -> dict[str, Any]:
-    return {
-        "name": generation.name,
-        "published": generation.published,
-        "made_at": generation.made_at,
-        "total_images": generation.info.total_images,
-        "weights": generation.info.weights or "not recorded",
-    }
+def _generation_rows(generations: list[storage.Generation]) -> list[dict[str, Any]]:
+    used = next((each.name for each in generations if each.published), "")
+    return [
+        {
+            "name": generation.name,
+            "published": generation.published,
+            "newer": bool(used) and generation.name > used,
+            "made_at": generation.made_at,
+            "total_images": generation.info.total_images,
+            "weights": generation.info.weights or "not recorded",
+        }
+        for generation in generations
+    ]

@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from search import publication
-from search.companies.consistency import disagreements
+from search.companies.consistency import disagreements, older_index
 from search.engine import storage
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
@@ -23,7 +23,7 @@ COUNT_SECONDS = 10.0
 
 _WAITING_SECONDS = 15  # after which a queued build is said to lack a worker
 
-_LABELS = {"succeeded": "ready", "missing": "no index yet", "damaged": "index damaged"}
+_LABELS = {"succeeded": "ready", "older": "older index", "missing": "no index yet", "damaged": "index damaged"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,20 @@ class Overview:
     info: IndexInfo | None  # of the index that is searched now
     problem: str  # why that index cannot be read
     size: int | None  # bytes on disk, generations included; None while files come and go
+    older: str  # that this index is not the newest
     disagreements: list[str]  # between the company's row and its files
 
     @property
     def status(self) -> str:
-        """One of IndexBuild.Status, "missing" or "damaged"."""
+        """One of IndexBuild.Status, "missing", "older" or "damaged"."""
         if self.build and self.build.is_active:
             return self.build.status
         if self.problem:
             return "damaged"
         if self.build and self.build.status != IndexBuild.Status.SUCCEEDED:
             return self.build.status
+        if self.info and self.older:
+            return "older"
         return "succeeded" if self.info else "missing"
 
     @property
@@ -95,7 +98,8 @@ def _read(company: Company, build: IndexBuild | None) -> Overview:
             problem = str(error)
     except EngineError as error:
         problem = str(error)
-    return Overview(company, build, info, problem, size_on_disk(company), disagreements(company))
+    size, older = size_on_disk(company), older_index(company)
+    return Overview(company, build, info, problem, size, older, disagreements(company))
 
 
 def size_on_disk(company: Company) -> int | None:

@@ -20,6 +20,24 @@ def disagreements(company: Company) -> list[str]:
         return [f"Its files cannot be compared with the database: {error}"]
 
 
+def older_index(company: Company) -> str:
+    """Return in sentences that the company uses an older index than its newest; "" where it uses that.
+
+    So it is after a rollback, a killed build, or with a database older than the disk.
+    """
+    try:
+        known = publication.generations(company)
+    except (EngineError, OSError):  # disagreements() tells
+        return ""
+    used = next((each for each in known if each.published), None)
+    if used is None or used == known[0]:
+        return ""
+    made = f", of {used.made_at:%-d %b %Y, %H:%M} UTC" if used.made_at else ""
+    pictures = f"{used.info.total_images:,} picture{'' if used.info.total_images == 1 else 's'}"
+    newest = f"the newest has {known[0].info.total_images:,}"
+    return f"{company} uses an older index{made} ({pictures}; {newest}). The next upload or build replaces it"
+
+
 def _gone(company: Company) -> Iterator[str]:
     """Yield that the generation which the row names is gone, and what is used instead."""
     if company.generation is None:
@@ -38,21 +56,13 @@ def _gone(company: Company) -> Iterator[str]:
 
 
 def _ahead(company: Company) -> Iterator[str]:
-    """Yield that the disk holds a later state than the database, or one that somebody went back from."""
+    """Yield that the disk holds a later state than the database."""
     held = publication.changes_on_disk(company)
     if held > company.live_sequence:
         yield (
             f"The database is older than the disk: it has counted {company.live_sequence} live changes, "
             f"an index on the disk contains {held}. New changes are counted from there; "
             f"build_embeddings --company {company} brings the index in line with the pictures"
-        )
-        return
-    used = publication.published_generation(company)
-    newest = next((each.name for each in publication.generations(company)), None)
-    if used is not None and newest is not None and newest > used:
-        yield (
-            f"The index {newest} is newer than {used}, which is used: after a rollback, a killed build, or with a "
-            "database older than the disk. The next build replaces both"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from search import publication
-from search.companies.consistency import disagreements
+from search.companies.consistency import disagreements, older_index
 from search.engine.errors import IndexNotBuilt
 from search.engine.storage.checkup import Checkup, examine
 from search.management.companies import find_company
@@ -40,7 +40,7 @@ class Command(BaseCommand):
         try:
             company.refresh_from_db()  # the checks of the others took their time
             problems, summary = _look_over(company)
-            differences = [*disagreements(company), *filter(None, [company.folder_problem()])]
+            differences = [*disagreements(company), *filter(None, [older_index(company), company.folder_problem()])]
         except Company.DoesNotExist:
             self.stdout.write(f"{company}: deleted meanwhile")
             return True

@@ -13,7 +13,7 @@ from django.test import Client
 from search.tasks import look_after_companies
 from tenants.models import Company
 from tests.conftest import paint
-from tests.support.admin import COMPANIES, fragments, rebuild, search_names, text, url
+from tests.support.admin import COMPANIES, fragments, messages, rebuild, search_names, text, url
 from tests.support.fakes import BLUE, GREEN, RED
 from tests.support.indexes import flask_directory, generations, some_vectors
 
@@ -139,13 +139,20 @@ def test_a_disk_that_is_ahead_of_its_database(admin_client: Client, acme: Compan
     assert not any("older than the disk: it has counted" in warning for warning in warnings())
 
 
-def test_an_index_that_is_newer_than_the_one_in_use(admin_client: Client, acme: Company) -> None:
+def test_an_older_index_in_use_is_told_until_the_newest_serves(admin_client: Client, acme: Company) -> None:
     call_command("rollback_index", "acme", stdout=StringIO())
-    used = Company.objects.get().generation
     (said,) = warnings()
-    assert said.startswith(f"The index {acme.generation} is newer than {used}, which is used: after a rollback,")
-    assert said in shown(admin_client)
-    rebuild(acme)
+    assert said.startswith("acme uses an older index, of ")
+    assert said.endswith("UTC (1 picture; the newest has 2). The next upload or build replaces it")
+    assert "older index the next upload or build replaces it" in text(admin_client.get(COMPANIES).content.decode())
+    page = fragments(admin_client, url("live", acme))
+    assert said in page["overview"]
+    assert "do not agree" not in page["overview"]
+    assert "ready" not in page["overview"]
+    assert "Use this one" in page["generations"]
+    assert "Roll back" not in page["generations"]
+    response = admin_client.post(url("roll_back", acme), {"generation": acme.generation}, follow=True)
+    assert "the newest one" in messages(response)
     assert warnings() == []
 
 
