@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import transaction
 
+from search.engine.errors import PathRefused
 from search.engine.pictures.intake import Intake, IntakeLimits, Upload, take_in
+from search.engine.pictures.paths import require_location
 from tenants import audit
 from tenants.models import Company, IndexBuild
 
@@ -18,6 +21,7 @@ def store_uploads(
     location: the folder below the company's own. replace: also pictures that are there.
     Raises ValidationError where the company's folder, or the location, may not be written to, and OSError.
     """
+    _require_location(location)
     company.clean()  # the folder may have become a link that leads out of the allowed roots
     intake = take_in(
         uploads,
@@ -32,6 +36,14 @@ def store_uploads(
     with transaction.atomic():
         audit.record(by, audit.Action.PICTURES_UPLOADED, company, summary(intake))
         return intake, company.queue_build(by=by)
+
+
+def _require_location(location: str) -> None:
+    """Raise ValidationError where no picture may lie in the folder: said once, and not of every file."""
+    try:
+        require_location(location)
+    except PathRefused as error:
+        raise ValidationError(f"the subfolder {location[:100]!r} cannot be used. {error.reason}.") from error
 
 
 def summary(intake: Intake) -> str:

@@ -129,6 +129,11 @@ def new_path(name: str, *, location: str = "") -> str:
     return path
 
 
+def require_location(location: str) -> None:
+    """Raise PathRefused where no new picture may lie in this folder below the company's, whatever it is called."""
+    new_path(f"a.{ALLOWED_EXTENSIONS[0]}", location=location)
+
+
 def _require_new(path: str) -> None:
     if _CONTROL.search(path):
         raise PathRefused(path, CONTROL)
