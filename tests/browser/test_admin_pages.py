@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from django.contrib.auth.models import User
 from django.urls import reverse
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Dialog, Page, expect
 
 from tenants.audit import Actor, Channel
 from tenants.models import Company
@@ -52,6 +52,28 @@ def test_a_list_is_filtered_from_a_menu_above_it(page: Page, acme: Company) -> N
     expect(page.get_by_text("Status: Failed")).to_be_visible()
     page.get_by_role("link", name="Clear filters").click()
     expect(page.locator("#result_list tbody tr")).to_have_count(2)
+
+
+def test_reindexing_says_first_which_unsaved_settings_it_loses(page: Page, acme: Company) -> None:
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        (dialog.dismiss if len(asked) == 1 else dialog.accept)()
+
+    page.on("dialog", answer)
+    page.goto(url("change", acme))
+    page.get_by_label("Notes").fill("calls on Mondays")
+    page.get_by_label("Daily quota").fill("700")
+    page.get_by_role("button", name="Reindex changed").click()
+    expect(page.get_by_label("Notes")).to_have_value("calls on Mondays")
+    assert asked == ["Not saved yet, and lost if you go on: Daily quota, Notes. Go on?"]
+    page.get_by_role("button", name="Reindex changed").click()
+    expect(page.get_by_text("is queued: changed pictures only")).to_be_visible()
+    page.get_by_label("Notes").fill("calls on Tuesdays")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.wait_for_url(f"**{COMPANIES}")
+    assert (len(asked), Company.objects.get().notes) == (2, "calls on Tuesdays")
 
 
 @pytest.mark.slow
