@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.safestring import SafeString
 
 from search import publication
+from search.admin.access import to_page
 from search.admin.deletion import Deletion
 from search.admin.fragments import CELLS, Fragments, live_cell
 from search.admin.site import Assets
@@ -123,10 +124,15 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         try:
-            return super().add_view(request, form_url, extra_context)
+            # Saving leads to the new company's page anyway.
+            return super().add_view(request, form_url, {"show_save_and_continue": False, **(extra_context or {})})
         except (EarlierIndexFound, EngineError, OSError) as error:
             self.message_user(request, f"No company was added. {error}", messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
+
+    def response_post_save_add(self, request: HttpRequest, obj: Company) -> HttpResponseRedirect:
+        """Lead to the new company's page, where its pictures are uploaded."""
+        return to_page(obj) if self.has_view_permission(request, obj) else super().response_post_save_add(request, obj)
 
     def save_model(self, request: HttpRequest, obj: Company, form: ModelForm, change: bool) -> None:
         if not change:

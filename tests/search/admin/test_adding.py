@@ -55,6 +55,10 @@ def test_nothing_is_asked_where_there_is_no_earlier_index(admin_client: Client) 
     assert Company.objects.get().active
 
 
+def test_a_new_company_is_shown_where_its_pictures_are_uploaded(admin_client: Client) -> None:
+    assert add(admin_client).redirect_chain[-1][0] == url("change", Company.objects.get())
+
+
 @pytest.mark.parametrize("there", ["left", "of_flask"])
 def test_an_earlier_index_is_asked_about(admin_client: Client, there: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(there)
