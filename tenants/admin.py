@@ -118,6 +118,22 @@ class ApiKeyAdmin(UnchangedAdmin):
     def permissions(self, key: ApiKey) -> str:
         return "search, write" if key.can_write else "search"
 
+    def get_form(
+        self, request: HttpRequest, obj: Model | None = None, change: bool = False, **kwargs: Any
+    ) -> type[ModelForm]:
+        """Choose a company, without the icons to add and change one."""
+        form = super().get_form(request, obj, change, **kwargs)
+        if "company" in form.base_fields:
+            widget = form.base_fields["company"].widget
+            widget.can_add_related = widget.can_change_related = widget.can_view_related = False
+        return form
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        one_button = {"show_save_and_add_another": False, "show_save_and_continue": False}  # all lead to the key's text
+        return super().add_view(request, form_url, {**one_button, **(extra_context or {})})
+
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("tenants.change_apikey")
 

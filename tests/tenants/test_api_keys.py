@@ -35,6 +35,14 @@ def opens(text: str, company: Company) -> bool:
     return Client().get(f"/api/stats/{company}", headers={"X-API-Key": text}).status_code == 503
 
 
+def test_the_form_of_a_new_key_has_one_button_and_no_way_to_change_companies(
+    admin_client: Client, acme: Company
+) -> None:
+    page = admin_client.get(f"{ADD}?company={acme.pk}").content.decode()
+    assert re.findall(r'<input type="submit"[^>]*name="(\w+)"', page) == ["_save"]
+    assert "related-widget-wrapper-link" not in page
+
+
 def make_in_admin(client: Client, company: Company, **form: Any) -> Any:
     """Return the page that making a key leads to, or the form again."""
     form = {"company": company.pk, "name": "Shop", "expires_0": "", "expires_1": "", **form}
