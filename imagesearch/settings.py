@@ -56,7 +56,7 @@ CORS_ALLOWED_ORIGINS = read(
 CORS_URLS_REGEX = r"^/api/"
 CORS_ALLOW_CREDENTIALS = False  # nothing under /api/ is authorised by a cookie
 CORS_ALLOW_HEADERS = ["authorization", "content-type", "x-api-key", "x-request-id"]
-CORS_EXPOSE_HEADERS = ["Retry-After", "Server-Timing", "X-Request-ID"]
+CORS_EXPOSE_HEADERS = ["Retry-After", "Server-Timing", "X-Quota-Remaining", "X-Request-ID"]
 
 HTTPS = read("HTTPS", "false", boolean, "true or false")
 HSTS_SECONDS = read("HSTS_SECONDS", "31536000", whole_number(0), "a whole number of seconds of at least 0")

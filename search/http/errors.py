@@ -25,7 +25,7 @@ from search.engine.errors import (
     WeightsUnavailable,
 )
 from search.http.bodies import BodyTooLarge, TooManyParts, UploadTooLarge
-from search.http.limits import LimitExceeded, QuotaExceeded
+from search.http.limits import QUOTA_REMAINING, LimitExceeded, QuotaExceeded
 from search.http.server_paths import without_server_paths
 from search.http.signed_urls import LinkRefused
 from search.originals import PictureGone
@@ -163,7 +163,8 @@ def _own_words(error: Exception) -> str:
 
 def _headers(error: Exception) -> dict[str, str]:
     if isinstance(error, LimitExceeded | DecoderBusy):
-        return {"Retry-After": str(error.retry_after)}
+        left = {QUOTA_REMAINING: "0"} if isinstance(error, QuotaExceeded) else {}
+        return {"Retry-After": str(error.retry_after), **left}
     return {"Retry-After": "2"} if isinstance(error, OperationalError | InterfaceError) else {}
 
 

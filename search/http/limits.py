@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, timedelta
+from datetime import UTC, timedelta
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from math import ceil
 
@@ -29,6 +29,7 @@ from tenants.models.patience import waiting_at_most
 logger = logging.getLogger(__name__)
 
 UNIT_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+QUOTA_REMAINING = "X-Quota-Remaining"  # the header that says how many searches are left today
 COUNT_SECONDS = 1.0  # so long a search with a quota waits for who writes to the database
 AWAY_SECONDS = 10.0  # so long a cache that fails is not asked again
 
@@ -175,8 +176,10 @@ def client_address(request: HttpRequest | Request) -> str:
 
 
 @contextmanager
-def counted_search(company: Company) -> Iterator[None]:
+def counted_search(company: Company) -> Iterator[int | None]:
     """Count the search that is done in the block; one that is refused or fails, with whatever exception, costs nothing.
+
+    Yields how many more the quota allows today after this one, None without a quota.
 
     It is counted before it is done, so that among any number of processes no more are done than the quota allows.
     Without a quota nothing is counted: a search then does not wait for who writes to the database. With one it waits
@@ -184,23 +187,23 @@ def counted_search(company: Company) -> Iterator[None]:
     Raises QuotaExceeded, until midnight UTC.
     """
     if company.daily_quota is None:
-        yield
+        yield None
         return
     with waiting_at_most(COUNT_SECONDS):
-        day = SearchUsage.objects.count_one(company, quota=company.daily_quota)
-    if day is None:
+        usage = SearchUsage.objects.count_one(company, quota=company.daily_quota)
+    if usage is None:
         raise _quota_exceeded(company)
     try:
-        yield
+        yield company.daily_quota - usage.searches
     except BaseException:
-        _give_back(company, day)
+        _give_back(company, usage)
         raise
 
 
-def _give_back(company: Company, day: date) -> None:
+def _give_back(company: Company, usage: SearchUsage) -> None:
     try:
         with waiting_at_most(COUNT_SECONDS):
-            SearchUsage.objects.give_back(company, day)
+            SearchUsage.objects.give_back(usage)
     except Error:  # why the search failed is what its caller has to hear
         logger.exception("A search of %s that was counted could not be given back", company)
 

@@ -1,5 +1,3 @@
-from datetime import date
-
 from django.db import connection, models
 
 from tenants.models.searches import today
@@ -9,8 +7,8 @@ class SearchUsageQuerySet(models.QuerySet["SearchUsage"]):
     def today(self) -> "SearchUsageQuerySet":
         return self.filter(day=today())
 
-    def count_one(self, company: models.Model, *, quota: int) -> date | None:
-        """Count one of the company's searches of today and return the day; None, where there are as many as quota.
+    def count_one(self, company: models.Model, *, quota: int) -> "SearchUsage | None":
+        """Count one of the company's searches of today and return the row; None, where there are as many as quota.
 
         quota: at least 1. One statement, which the database carries out as a whole: among any number of processes
         exactly quota pass.
@@ -23,11 +21,12 @@ class SearchUsageQuerySet(models.QuerySet["SearchUsage"]):
                 f"WHERE {table}.searches < %s RETURNING searches",
                 [company.pk, connection.ops.adapt_datefield_value(day), quota],
             )
-            return day if cursor.fetchone() else None
+            counted = cursor.fetchone()
+        return SearchUsage(company_id=company.pk, day=day, searches=counted[0]) if counted else None
 
-    def give_back(self, company: models.Model, day: date) -> None:
-        """Take back one of the searches that were counted on day."""
-        self.filter(company=company.pk, day=day, searches__gt=0).update(searches=models.F("searches") - 1)
+    def give_back(self, usage: "SearchUsage") -> None:
+        """Take back one of the searches that were counted in this row."""
+        self.filter(company=usage.company_id, day=usage.day, searches__gt=0).update(searches=models.F("searches") - 1)
 
 
 class SearchUsage(models.Model):

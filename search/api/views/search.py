@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -18,10 +18,18 @@ from search.companies.usage import note_search, outcome_of
 from search.engine.index.match import Match
 from search.http.access import caller_key, readable_company, viewer_of
 from search.http.bodies import ImageFormParser
-from search.http.limits import RateExceeded, counted_search
+from search.http.limits import QUOTA_REMAINING, RateExceeded, counted_search
 from search.http.signed_urls import Viewer
 from search.queries import ImageNotFound
 from tenants.models import Company, SearchChannel
+
+_REMAINING = OpenApiParameter(
+    QUOTA_REMAINING,
+    int,
+    OpenApiParameter.HEADER,
+    response=[200],
+    description="Searches that are left today (UTC); missing where the company has no daily quota.",
+)
 
 
 class _CountedView(APIView):
@@ -52,9 +60,12 @@ class _CountedView(APIView):
         self.company = readable_company(self.request, name)
         return self.company
 
-    def answer(self, company: Company, matches: list[Match], *, viewer: Viewer | None) -> Response:
+    def answer(
+        self, company: Company, matches: list[Match], *, viewer: Viewer | None, remaining: int | None
+    ) -> Response:
         self.best_score = matches[0].score if matches else None
-        return Response(search_body(company, matches, viewer=viewer))
+        headers = {} if remaining is None else {QUOTA_REMAINING: str(remaining)}
+        return Response(search_body(company, matches, viewer=viewer), headers=headers)
 
     def _count(self, status: int, *, seconds: float) -> None:
         if self.company is None:
@@ -73,6 +84,7 @@ class SearchView(_CountedView):
     parser_classes = [ImageFormParser]
 
     @extend_schema(
+        parameters=[_REMAINING],
         request={"multipart/form-data": SearchForm},
         responses={
             200: SearchBody,
@@ -91,14 +103,14 @@ class SearchView(_CountedView):
         form = validated(SearchForm, request.data)
         image = form["image"]
         viewer = viewer_of(request, found) if form["urls"] else None
-        with counted_search(found):
+        with counted_search(found) as remaining:
             matches = queries.search(found, image, name=image.name, top_k=form["top_k"], filters=filters(form))
-        return self.answer(found, matches, viewer=viewer)
+        return self.answer(found, matches, viewer=viewer, remaining=remaining)
 
 
 class SimilarView(_CountedView):
     @extend_schema(
-        parameters=[SimilarForm],
+        parameters=[SimilarForm, _REMAINING],
         responses={
             200: SearchBody,
             400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is invalid"),
@@ -114,9 +126,9 @@ class SimilarView(_CountedView):
         found = self.find_company(company)
         form = validated(SimilarForm, request.query_params)
         viewer = viewer_of(request, found) if form["urls"] else None
-        with counted_search(found):
+        with counted_search(found) as remaining:
             matches = queries.search_like(found, str(image_id), top_k=form["top_k"], filters=filters(form))
-        return self.answer(found, matches, viewer=viewer)
+        return self.answer(found, matches, viewer=viewer, remaining=remaining)
 
 
 @extend_schema(exclude=True)

@@ -40,7 +40,7 @@ def test_a_page_of_a_named_origin_reads_what_helps_it(client: Client, db: None, 
     response = client.get("/api/companies", headers={"Origin": shop})
     assert response["Access-Control-Allow-Origin"] == shop
     exposed = {name.strip() for name in response["Access-Control-Expose-Headers"].split(",")}
-    assert exposed == {"Retry-After", "Server-Timing", "X-Request-ID"}
+    assert exposed == {"Retry-After", "Server-Timing", "X-Quota-Remaining", "X-Request-ID"}
 
 
 def test_a_page_of_another_origin_reads_nothing(client: Client, db: None, shop: str) -> None:

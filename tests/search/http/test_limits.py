@@ -341,6 +341,23 @@ def test_exactly_as_many_pass_among_those_who_share_a_redis(
 # Quotas ---------------------------------------------------------------------------------------------------------------
 
 
+def test_answers_say_how_many_searches_the_quota_leaves(client: Client, acme: Company) -> None:
+    Company.objects.update(daily_quota=3)
+    first = search(client)
+    image = first.json()["results"][0]["id"]
+    answers = [first, client.get(f"/api/search/acme/{image}"), search(client), search(client)]
+    assert [(answer.status_code, answer["X-Quota-Remaining"]) for answer in answers] == [
+        (200, "2"),
+        (200, "1"),
+        (200, "0"),
+        (429, "0"),
+    ]
+
+
+def test_without_a_quota_answers_say_nothing_of_one(client: Client, acme: Company) -> None:
+    assert "X-Quota-Remaining" not in search(client)
+
+
 def test_a_company_searches_as_often_a_day_as_its_quota_allows(
     client: Client, acme: Company, make_company: MakeCompany
 ) -> None:
