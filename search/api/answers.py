@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 
+from search.companies.usage import Searches, Usage
 from search.engine.index.folders import Folder
 from search.engine.index.index import IndexInfo
 from search.engine.index.match import Match
@@ -15,7 +16,7 @@ from search.engine.storage import info_entries
 from search.engine.timestamps import timestamp
 from search.http.server_paths import without_server_paths
 from search.http.signed_urls import Viewer, picture_urls
-from tenants.models import Company, IndexBuild
+from tenants.models import Company, IndexBuild, SearchChannel
 
 
 def search_body(company: Company, matches: list[Match], *, viewer: Viewer | None) -> dict[str, Any]:
@@ -70,6 +71,28 @@ def require_page(page: int, *, total: int, a_page: int) -> int:
     if page > pages:
         raise NotFound(f"There is no page {page}: the last page is {pages}", "page_out_of_range")
     return pages
+
+
+def usage_body(usage: Usage, names: dict[str, str]) -> dict[str, Any]:
+    """Return how a company was used. names: of its keys, by prefix; of others nothing is shown."""
+    return {
+        "total": _searches(usage.total),
+        "days": [{"day": day, **_searches(searches)} for day, searches in usage.days.items()],
+        "channels": [{"channel": channel, **_searches(searches)} for channel, searches in usage.channels.items()],
+        "keys": [
+            {"prefix": prefix, "name": names[prefix], **_searches(searches)}
+            for prefix, searches in usage.keys.items()
+            if prefix in names
+        ],
+    }
+
+
+def _searches(searches: Searches) -> dict[str, Any]:
+    return {name: _rounded(getattr(searches, name)) for name in SearchesBody().get_fields()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 3) if isinstance(value, float) else value
 
 
 # Schema of the responses --------------------------------------------------------------------------------------------
@@ -156,6 +179,42 @@ class StatsBody(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     company = serializers.CharField()
     stats = StatsDetailBody()
+
+
+class SearchesBody(serializers.Serializer[Any]):
+    searches = serializers.IntegerField(help_text="Answered searches.")
+    without_result = serializers.IntegerField(help_text="Those of them that found nothing.")
+    errors = serializers.IntegerField(  # type: ignore[assignment]  # a field never hides the serializer's own
+        help_text="Failed on the server (5xx); not among `searches`."
+    )
+    refused = serializers.IntegerField(help_text="Refused (4xx): quota, rate, invalid input; not among `searches`.")
+    mean_ms = serializers.FloatField(allow_null=True, help_text="Mean time of an answered search.")
+    p95_ms = serializers.IntegerField(
+        allow_null=True, help_text="95 % took at most this: 25, 50, 100, 200, 500, 1000, 2000 or 5000; null if more."
+    )
+    mean_best_score = serializers.FloatField(allow_null=True, help_text="Mean score of the best results.")
+
+
+class SearchesOfDayBody(SearchesBody):
+    day = serializers.DateField(help_text="UTC")
+
+
+class SearchesOfChannelBody(SearchesBody):
+    channel = serializers.ChoiceField(SearchChannel.values)
+
+
+class SearchesOfKeyBody(SearchesBody):
+    prefix = serializers.CharField(allow_blank=True, help_text="Empty: searches without a key.")
+    name = serializers.CharField(allow_blank=True)
+
+
+class UsageBody(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    company = serializers.CharField()
+    total = SearchesBody()
+    days = SearchesOfDayBody(many=True, help_text="Each day, oldest first, today included.")
+    channels = SearchesOfChannelBody(many=True)
+    keys = SearchesOfKeyBody(many=True, help_text="All for staff; for a key's holder only that key.")
 
 
 class ImageAnswer(serializers.Serializer[Any]):

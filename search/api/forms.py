@@ -7,6 +7,7 @@ from rest_framework import serializers
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.queries import DEFAULT_TOP_K, MAX_TOP_K, Filters
 from search.thumbnails import SIZES
+from tenants.models.searches import DAYS_KEPT
 
 _NO_IMAGE = "No image: send the picture as a multipart field named image"
 _IMAGE_MESSAGES: dict[str, Any] = {
@@ -106,6 +107,19 @@ class ThumbnailForm(serializers.Serializer[Any]):
         default=320,
         error_messages={"invalid_choice": f"size must be one of {', '.join(map(str, SIZES))}"},
         help_text="Pixels of the longer side; smaller pictures are not enlarged.",
+    )
+
+
+class UsageForm(serializers.Serializer[Any]):
+    days = serializers.IntegerField(
+        default=30,
+        min_value=1,
+        max_value=DAYS_KEPT,
+        error_messages=dict.fromkeys(
+            ("invalid", "min_value", "max_value", "max_string_length"),
+            f"days must be a whole number from 1 to {DAYS_KEPT}",
+        ),
+        help_text="How many days, today (UTC) included.",
     )
 
 

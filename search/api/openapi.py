@@ -39,6 +39,7 @@ _ORDER = (
     "/api/search",
     "/api/companies",
     "/api/stats",
+    "/api/usage",
     "/api/images",
     "/api/folders",
     "/api/reindex",

@@ -12,6 +12,7 @@ from search.api.views.images import ImagesView, ImageView
 from search.api.views.pictures import PictureView, ThumbnailView
 from search.api.views.probes import HealthView, LiveView, ReadyView
 from search.api.views.search import NoIdView, SearchView, SimilarView
+from search.api.views.usage import UsageView
 
 
 def _with_and_without_slash(route: str, view: Any, name: str | None = None) -> list[URLPattern]:
@@ -52,6 +53,7 @@ urlpatterns = [
     *_with_and_without_slash("pictures/<str:company>/<name:image_id>/thumbnail", ThumbnailView.as_view(), "thumbnail"),
     *_with_and_without_slash("pictures/<str:company>/<name:image_id>", PictureView.as_view(), "picture"),
     *_with_and_without_slash("folders/<name:company>", FoldersView.as_view()),
+    *_with_and_without_slash("usage/<name:company>", UsageView.as_view()),
     *_with_and_without_slash("reindex/<name:company>", ReindexView.as_view()),
     *_with_and_without_slash("builds/<number:build_id>", BuildView.as_view(), name="build"),
     *_with_and_without_slash("builds/<number:build_id>/cancel", CancelBuildView.as_view()),
