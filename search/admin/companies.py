@@ -15,11 +15,12 @@ from search.admin.deletion import Deletion
 from search.admin.fragments import CELLS, Fragments, live_cell
 from search.admin.site import Assets
 from search.admin.uploads import Uploads
+from search.admin.usage import usage_chart
 from search.companies import adoption
 from search.companies.adoption import EarlierIndex, EarlierIndexFound
 from search.engine.errors import EngineError
 from tenants import audit
-from tenants.models import Company, IndexBuild, SearchUsage
+from tenants.models import Company, DailySearches, IndexBuild, SearchUsage
 
 
 class NewCompanyForm(ModelForm):
@@ -83,8 +84,9 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Company]:
         last_build = Prefetch("builds", queryset=IndexBuild.objects.all()[:1], to_attr="last_builds")
-        usage = Prefetch("search_usage", queryset=SearchUsage.objects.today(), to_attr="usage_today")
-        return super().get_queryset(request).prefetch_related(last_build, usage)
+        used = Prefetch("search_usage", queryset=SearchUsage.objects.today(), to_attr="usage_today")
+        searches = Prefetch("daily_searches", queryset=DailySearches.objects.of_last(1), to_attr="searches_of_today")
+        return super().get_queryset(request).prefetch_related(last_build, used, searches)
 
     # The list
 
@@ -107,7 +109,7 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
     @admin.display(description="Searches today")
     def searches_today(self, company: Company) -> str:
         if company.daily_quota is None:
-            return "no quota"
+            return f"{sum(row.searches for row in company.__dict__.get('searches_of_today', [])):,}"
         used = sum(usage.searches for usage in company.__dict__.get("usage_today", []))
         return f"{used:,} of {company.daily_quota:,}"
 
@@ -117,7 +119,9 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         company = self.get_object(request, object_id)
-        page = self.page(request, company) if company and self.has_view_permission(request, company) else {}
+        page = {}
+        if company and self.has_view_permission(request, company):
+            page = {**self.page(request, company), "usage": usage_chart(company)}
         return super().change_view(request, object_id, form_url, {**page, **(extra_context or {})})
 
     def add_view(
