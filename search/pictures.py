@@ -15,7 +15,7 @@ from io import BytesIO
 from django.conf import settings
 from django.db import transaction
 
-from search import overlay, publication, runtime
+from search import overlay, publication, runtime, thumbnails
 from search.engine.errors import IndexNotBuilt, PathRefused
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord, image_id
@@ -103,6 +103,7 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
         _write_change(company, record, sequence, None, "")
         audit.record(by, audit.Action.PICTURE_DELETED, company, path)
         _remove_file(company, path)  # last: while its file is there the row is rolled back
+    thumbnails.forget(company, record.id)
     fold_wanted.send_robust(Company, company=company)
     return record
 

@@ -12,7 +12,7 @@ import numpy as np
 from django.conf import settings
 from django.db import transaction
 
-from search import overlay, publication
+from search import overlay, publication, thumbnails
 from search.companies import kept_changes
 from search.engine import storage
 from search.engine.errors import EngineError
@@ -65,6 +65,7 @@ def delete_company(
         Company.objects.filter(pk=company.pk).delete()  # which leaves the instance its key
         publication.keep_protection(company)  # before the commit: whoever is killed after it leaves nothing open
         transaction.on_commit(partial(_look_after_index, company, by, remove=remove_index, tell=tell))
+        transaction.on_commit(partial(thumbnails.forget_company, company))
         transaction.on_commit(partial(_look_after_pictures, company, by, remove=remove_pictures, tell=tell))
 
 
@@ -117,7 +118,8 @@ def _remove_pictures(company: Company) -> None:
 
 
 def finish_removals() -> None:
-    """Remove the pictures and indexes of deleted companies that a killed process left half removed, or log why not."""
+    """Remove what a killed process, or one on another machine, left of deleted companies, or log why not."""
+    thumbnails.forget_unknown()
     try:
         storage.empty_graves(Path(settings.EMBEDDINGS_DIR))
         for left in Path(settings.MEDIA_ROOT).glob(f"{_REMOVED}*"):
