@@ -18,7 +18,9 @@ from django.utils.text import capfirst
 from django.views.decorators.http import require_GET, require_POST
 
 from tenants import audit
-from tenants.models import ApiKey, AuditEvent, Company
+from tenants import users_admin as users_admin
+from tenants.confined_admin import CompanyFilter, OfCompanies
+from tenants.models import ApiKey, AuditEvent, Company, is_confined
 
 
 class Style:
@@ -78,7 +80,7 @@ class ExpiryField(SplitDateTimeField):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(UnchangedAdmin):
+class ApiKeyAdmin(OfCompanies, UnchangedAdmin):
     """Keys are created and revoked, never edited."""
 
     list_display = (
@@ -92,7 +94,7 @@ class ApiKeyAdmin(UnchangedAdmin):
         "expires",
         "last_used",
     )
-    list_filter = ("company", "can_write")
+    list_filter = (("company", CompanyFilter), "can_write")
     list_per_page = 50
     list_select_related = ("company", "created_by")
     search_fields = ("prefix", "name", "company__name")
@@ -221,7 +223,7 @@ class CompanyOfEvent(admin.SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin) -> list[tuple[str, str]]:
         there = set(Company.objects.values_list("pk", flat=True))
-        known = AuditEvent.objects.exclude(company_key=None).order_by("company", "-company_key")
+        known = model_admin.get_queryset(request).exclude(company_key=None).order_by("company", "-company_key")
         return [
             (str(key), name if key in there else f"{name} (deleted)")
             for key, name in known.values_list("company_key", "company").distinct()
@@ -245,3 +247,10 @@ class AuditEventAdmin(ReadOnlyAdmin):
     date_hierarchy = "at"
 
     Media = Style
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEvent]:
+        """Return the events; to confined users only those of companies that are there and that they can see."""
+        events = super().get_queryset(request)
+        if not is_confined(request.user):
+            return events
+        return events.filter(company_key__in=Company.objects.within_confinement_of(request.user).values("pk"))

@@ -6,10 +6,20 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
 from tenants.admin import PlainTitles
-from tenants.models import Company
+from tenants.models import Company, CompanyQuerySet, is_confined
 
 
 class CompanyAccess(PlainTitles):
+    """Companies that a confined user may not see do not exist for that user."""
+
+    def get_queryset(self, request: HttpRequest) -> CompanyQuerySet:
+        companies: CompanyQuerySet = super().get_queryset(request)  # type: ignore[assignment]
+        return companies.within_confinement_of(request.user)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """A confined user adds none, which the user could not see afterwards."""
+        return not is_confined(request.user) and super().has_add_permission(request)
+
     def has_reindex_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("tenants.reindex_company") and self.has_view_permission(request)
 
@@ -24,7 +34,7 @@ class CompanyAccess(PlainTitles):
         """Return the company whose index the request changes. Raises PermissionDenied and Http404."""
         if not self.has_reindex_permission(request):
             raise PermissionDenied
-        return get_object_or_404(Company, pk=pk)
+        return get_object_or_404(self.get_queryset(request), pk=pk)
 
 
 def to_page(company: Company) -> HttpResponseRedirect:

@@ -19,6 +19,7 @@ from django.views.decorators.http import require_GET
 from search.admin.site import Assets
 from search.monitoring.durations import format_seconds
 from tenants.admin import ReadOnlyAdmin
+from tenants.confined_admin import OfCompanies
 from tenants.models import IndexBuild
 
 SKIPPED_SHOWN = 50
@@ -60,7 +61,7 @@ _COUNTS = (
 
 
 @admin.register(IndexBuild)
-class IndexBuildAdmin(ReadOnlyAdmin):
+class IndexBuildAdmin(OfCompanies, ReadOnlyAdmin):
     """Builds are created by requesting one and cannot be edited."""
 
     list_display = ("number", "company", "status_and_error", "queued_at", "took", *_COUNTS, "rate")
@@ -124,7 +125,7 @@ class IndexBuildAdmin(ReadOnlyAdmin):
 
     def skipped_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Stream the build's skipped files as CSV."""
-        build = get_object_or_404(IndexBuild.objects.select_related("company"), pk=pk)
+        build = get_object_or_404(self.get_queryset(request).select_related("company"), pk=pk)
         if not self.has_view_permission(request, build):
             raise PermissionDenied
         return StreamingHttpResponse(  # type: ignore[return-value]

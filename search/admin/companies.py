@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Prefetch
 from django.forms import ChoiceField, ModelForm, RadioSelect
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.safestring import SafeString
@@ -20,7 +20,7 @@ from search.companies import adoption
 from search.companies.adoption import EarlierIndex, EarlierIndexFound
 from search.engine.errors import EngineError
 from tenants import audit
-from tenants.models import Company, DailySearches, IndexBuild, SearchUsage
+from tenants.models import Company, CompanyQuerySet, DailySearches, IndexBuild, SearchUsage, is_confined
 
 
 class NewCompanyForm(ModelForm):
@@ -80,9 +80,12 @@ class CompanyAdmin(Uploads, Fragments, Deletion):
         return super().get_form(request, obj, change, **(kwargs if change else {"form": NewCompanyForm, **kwargs}))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Company | None = None) -> tuple[str, ...]:
-        return ("name", "searches_today") if obj else ("searches_today",)
+        if obj is None:
+            return ("searches_today",)
+        # What can be said of other folders would tell the confined of other companies.
+        return ("name", *(["image_folder"] if is_confined(request.user) else []), "searches_today")
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Company]:
+    def get_queryset(self, request: HttpRequest) -> CompanyQuerySet:
         last_build = Prefetch("builds", queryset=IndexBuild.objects.all()[:1], to_attr="last_builds")
         used = Prefetch("search_usage", queryset=SearchUsage.objects.today(), to_attr="usage_today")
         searches = Prefetch("daily_searches", queryset=DailySearches.objects.of_last(1), to_attr="searches_of_today")

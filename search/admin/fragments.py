@@ -15,7 +15,7 @@ from search.admin.builds import SKIPPED_SHOWN, took
 from search.admin.overview import Overview, generations, overview, pictures_found
 from search.admin.uploads import MAX_UPLOAD_BYTES
 from search.engine import storage
-from tenants.models import Company, IndexBuild
+from tenants.models import Company, IndexBuild, is_confined
 
 CELLS = ("status", "pictures", "last_build", "size")
 BUILDS_SHOWN = 20
@@ -67,7 +67,7 @@ class Fragments(CompanyAccess):
         return {
             "company": company,
             "overview": shown,
-            "folder_problem": company.folder_problem(),
+            "folder_problem": company.folder_problem(naming=not is_confined(request.user)),
             "live_changes": company.live_changes.filter(sequence__gt=folded).count(),
             "generations": _generation_rows(listed),
             "generations_problem": problem,

@@ -162,7 +162,7 @@ def pictures_directory(company: Company) -> Path:
         raise RemovalRefused(f"{folder} and {settings.EMBEDDINGS_DIR} overlap.")
     for other in Company.objects.exclude(pk=company.pk):
         if _overlap(lexical, other.image_directory.resolve()):
-            raise RemovalRefused(f"{folder} overlaps with the image folder of {other}.")
+            raise RemovalRefused(f"{folder} overlaps with the image folder of another company.")
     return lexical
 
 

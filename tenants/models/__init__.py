@@ -3,7 +3,7 @@
 from tenants.models.audit import AuditEvent
 from tenants.models.builds import BuildCancelled, BuildRunning, BuildStopped, IndexBuild, LeaseLost, SkippedImage
 from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
-from tenants.models.confinement import Confinement
+from tenants.models.confinement import Confinement, is_confined
 from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
 from tenants.models.searches import DailySearches, SearchChannel, SearchOutcome
@@ -32,4 +32,5 @@ __all__ = [
     "SearchUsage",
     "SkippedImage",
     "Watch",
+    "is_confined",
 ]

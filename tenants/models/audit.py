@@ -49,6 +49,9 @@ class AuditEvent(SavedOnce):
         INDEX_ROLLED_BACK = "index rolled back", "index rolled back"
         KEY_MADE = "key made", "API key created"
         KEY_REVOKED = "key revoked", "API key revoked"
+        USER_CONFINED = "user confined", "user confined to companies"
+        CONFINEMENT_CHANGED = "confinement changed", "user's companies changed"
+        CONFINEMENT_LIFTED = "confinement lifted", "confinement lifted"
 
     at = models.DateTimeField(auto_now_add=True, db_index=True)
     actor = models.CharField(max_length=200, help_text="A user's name, a key's prefix and name, or a system user.")
@@ -68,14 +71,14 @@ class AuditEvent(SavedOnce):
         ordering = ["-at", "-id"]
 
     def __str__(self) -> str:
-        return f"{self.actor}: {self.company}, {self.get_action_display()}"
+        return f"{self.actor}: {', '.join(filter(None, [self.company, self.get_action_display()]))}"
 
 
 def record(by: Actor | None, action: AuditEvent.Action, company: models.Model | str, detail: str = "") -> None:
     """Keep who did this to the company. Call it in the transaction that does it, where there is one.
 
     by: None for what the service does by itself, of which nothing is kept. company: or its name, where nothing else is
-    left of it. detail: never a secret.
+    left of it; "" where it concerns none alone. detail: never a secret.
     """
     if by is None:
         return
@@ -91,11 +94,11 @@ def record(by: Actor | None, action: AuditEvent.Action, company: models.Model | 
     line = {"actor": by.name, "channel": by.channel.value, "action": action.value, "company": name}
     transaction.on_commit(
         lambda: logger.info(
-            "%s (%s): %s, company %s%s",
+            "%s (%s): %s%s%s",
             by.name,
             by.channel.label,
             action.label,
-            name,
+            f", company {name}" if name else "",
             f": {detail}" if detail else "",
             extra={**line, "detail": detail},
         )

@@ -1,4 +1,5 @@
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, User
 from django.db import models
 
 
@@ -18,3 +19,11 @@ class Confinement(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} is confined to companies"
+
+
+def is_confined(user: User | AnonymousUser | None) -> bool:
+    """Return whether the user may see some companies only; superusers see all, whatever is listed for them.
+
+    Asked of the database once for each instance of a user, which lives as long as a request.
+    """
+    return bool(user and not user.is_superuser and getattr(user, "confinement", None))

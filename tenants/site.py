@@ -1,0 +1,33 @@
+"""The admin's site. Django asks for it before there are models, so it imports them late."""
+
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.contrib.admin.apps import AdminConfig
+from django.db.models import CharField, Q, QuerySet
+from django.db.models.functions import Cast
+from django.http import HttpRequest
+
+
+class ConfiningSite(AdminSite):
+    """Keeps from users who are confined to some companies what they did elsewhere before."""
+
+    def get_log_entries(self, request: HttpRequest) -> QuerySet[Any]:
+        """Return the recent actions of the home page: of the confined only those on what they can see now."""
+        from tenants.models import is_confined
+
+        entries = super().get_log_entries(request)
+        return entries.filter(self._on_visible_rows(request)) if is_confined(request.user) else entries
+
+    def _on_visible_rows(self, request: HttpRequest) -> Q:
+        visible = Q(pk=None)  # nothing
+        for model, pages in self._registry.items():
+            if pages.has_view_permission(request):
+                ids = pages.get_queryset(request).order_by().values(text=Cast("pk", CharField()))
+                of_model = Q(content_type__app_label=model._meta.app_label, content_type__model=model._meta.model_name)
+                visible |= of_model & Q(object_id__in=ids)
+        return visible
+
+
+class ConfiningAdminConfig(AdminConfig):
+    default_site = "tenants.site.ConfiningSite"
