@@ -2,9 +2,9 @@
 
 The caller is the holder of a company's key, a user with a password (HTTP Basic) or anonymous; cookies and sessions are
 ignored. Credentials that are wrong are refused wherever they are sent. A caller with a key sees the key's own company
-and nothing else, in every mode; staff who may view companies see all. Everybody else sees the companies that require no
-key, unless IMAGESEARCH_API_KEYS is required. Other companies do not exist for a caller: the response, and the work done
-for it, is the same for a hidden company and an unknown one.
+and nothing else, in every mode; staff who may view companies see all, or those that they are confined to. Everybody
+else sees the companies that require no key, unless IMAGESEARCH_API_KEYS is required. Other companies do not exist for a
+caller: the response, and the work done for it, is the same for a hidden company and an unknown one.
 """
 
 from django.conf import settings
@@ -61,7 +61,7 @@ def actor_of(request: Request) -> audit.Actor:
 
 
 def may_view_companies(request: Request) -> bool:
-    """Return whether the caller is a user who sees all companies."""
+    """Return whether the caller is a user who may view companies, all or those that the user is confined to."""
     return _is_staff_with(request, "tenants.view_company")
 
 
@@ -137,15 +137,20 @@ def viewer_of(request: Request, company: Company) -> Viewer:
 
 def writable_company(request: Request, name: str) -> Company:
     """Return the company of this name, for a caller admitted by staff_or_key(). Raises CompanyNotFound."""
-    return find_company(name, among=visible_companies(request) if caller_key(request) else None)
+    return find_company(name, among=known_companies(request).active())
+
+
+def known_companies(request: Request) -> CompanyQuerySet:
+    """Return the companies that exist for the caller; what the caller may do there is asked elsewhere."""
+    if key := caller_key(request):
+        return Company.objects.filter(pk=key.company_id)
+    return Company.objects.within_confinement_of(request.user)
 
 
 def visible_companies(request: Request) -> CompanyQuerySet:
     """Return the active companies that the caller may see."""
-    companies = Company.objects.active()
-    if key := caller_key(request):
-        return companies.filter(pk=key.company_id)
-    if may_view_companies(request):
+    companies = known_companies(request).active()
+    if caller_key(request) or may_view_companies(request):
         return companies
     return companies.none() if settings.API_KEYS == "required" else companies.filter(requires_api_key=False)
 

@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 from search.api.answers import BuildAnswer, ErrorBody, build_body
 from search.api.forms import ReindexForm, validated
 from search.api.responses import FAULT, FORBIDDEN, NOT_FOUND, UNAUTHORISED
-from search.http.access import actor_of, caller_key, staff_or_key, writable_company
+from search.http.access import actor_of, known_companies, staff_or_key, writable_company
 from search.http.bodies import SmallFormParser, SmallJSONParser, SmallMultiPartParser
 from search.http.errors import error_body
 from tenants.models import IndexBuild
@@ -77,10 +77,9 @@ class CancelBuildView(APIView):
 
 
 def _find_build(request: Request, build_id: int) -> IndexBuild:
-    """Return the build; a key holder sees only those of the key's company. Raises NotFound."""
-    builds = IndexBuild.objects.select_related("company").filter(pk=build_id)
-    key = caller_key(request)
-    build = (builds.filter(company=key.company) if key else builds).first()
+    """Return the build if it is of a company that exists for the caller. Raises NotFound."""
+    builds = IndexBuild.objects.select_related("company").filter(company__in=known_companies(request))
+    build = builds.filter(pk=build_id).first()
     if build is None:
         raise NotFound(f"No build {build_id}", "build_not_found")
     return build
