@@ -63,6 +63,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LAID_DOWN = {_TURNS[number] for number in (5, 6, 7, 8)}  # width and height change places
 
 # What Pillow says of files that may well be good.
 _UNSUPPORTED = re.compile(
@@ -102,6 +103,22 @@ def open_image(
     except (ImageUnreadable, DecoderBusy):
         raise
     except Exception as error:  # Pillow raises a dozen unrelated types on broken files, assertions too
+        raise ImageUnreadable(_reason(error)) from error
+
+
+def measure(source: BinaryIO, *, name: str, max_pixels: int) -> tuple[str, tuple[int, int]]:
+    """Return the format of the picture in source, and its width and height as it is shown, by its header alone.
+
+    name: its extension must agree with the content. Raises ImageUnreadable.
+    """
+    try:
+        kind = _check_kind(source, name)
+        picture = _read_header(_MeteredFile(source), kind, max_pixels)
+        width, height = picture.stored_size if isinstance(picture, tiff.TiffFile) else picture.size
+        return kind, (height, width) if _turn(picture) in _LAID_DOWN else (width, height)
+    except ImageUnreadable:
+        raise
+    except Exception as error:  # as in open_image
         raise ImageUnreadable(_reason(error)) from error
 
 
@@ -309,11 +326,15 @@ def _stretch(values: np.ndarray, usual: tuple[float, ...]) -> np.ndarray:
 
 def _turn_upright(canvas: Image.Image, picture: Image.Image) -> Image.Image:
     """Return canvas turned as the EXIF, or the TIFF, of picture says."""
-    try:
-        turn = _TURNS.get(_orientation(picture))
-    except Exception:  # broken EXIF is no reason to refuse a good picture
-        return canvas
+    turn = _turn(picture)
     return canvas if turn is None else canvas.transpose(turn)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(_orientation(picture))
+    except Exception:  # broken EXIF is no reason to refuse a good picture
+        return None
 
 
 def _orientation(picture: Image.Image) -> int:

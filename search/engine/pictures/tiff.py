@@ -46,6 +46,11 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         return self._directory.get(ExifTags.Base.Orientation)
 
     @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height as stored, also before load(), when size is what Pillow would turn them into."""
+        return self._tile_size
+
+    @property
     def white_is_zero(self) -> bool:
         """Whether samples that Pillow hands on as they are have to be turned into their opposites."""
         return self._directory.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO

@@ -217,8 +217,10 @@ def test_all_eight_orientations_give_the_same_picture(orientation: int, kind: st
         stored = stored.transpose(undo.get(orientation, images._TURNS[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    shown = opened(encoded(stored, kind, exif=exif, **options), f"x.{kind.lower()}")
+    content, name = encoded(stored, kind, exif=exif, **options), f"x.{kind.lower()}"
+    shown = opened(content, name)
     assert shown.size == (64, 32)
+    assert images.measure(BytesIO(content), name=name, max_pixels=64 * 32) == (kind, (64, 32))
     assert np.abs(np.asarray(shown).astype(int) - CORNERS).max() <= 6
 
 
