@@ -13,6 +13,7 @@ from search import publication
 from search.admin.access import to_page
 from search.admin.deletion import Deletion
 from search.admin.fragments import CELLS, Fragments, live_cell
+from search.admin.pictures import Pictures
 from search.admin.site import Assets
 from search.admin.uploads import Uploads
 from search.admin.usage import usage_chart
@@ -50,7 +51,7 @@ class NewCompanyForm(ModelForm):
 
 
 @admin.register(Company)
-class CompanyAdmin(Uploads, Fragments, Deletion):
+class CompanyAdmin(Pictures, Uploads, Fragments, Deletion):
     list_display = ("name", *CELLS, "searches_today", "active")
     list_per_page = 50
     search_fields = ("name", "notes")

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
@@ -13,7 +12,7 @@ from django.utils.safestring import SafeString
 from search.admin.access import CompanyAccess
 from search.admin.builds import SKIPPED_SHOWN, took
 from search.admin.overview import Overview, generations, overview, pictures_found
-from search.admin.uploads import MAX_UPLOAD_BYTES
+from search.admin.uploads import upload_limits
 from search.engine import storage
 from tenants.models import Company, IndexBuild, is_confined
 
@@ -78,9 +77,7 @@ class Fragments(CompanyAccess):
             "may_change": self.has_change_permission(request, company),
             "may_reindex": self.has_reindex_permission(request),
             "may_view_audit": request.user.has_perm("tenants.view_auditevent"),
-            "max_picture_bytes": settings.MAX_UPLOAD_BYTES,
-            "max_upload_bytes": MAX_UPLOAD_BYTES,
-            "max_upload_files": settings.DATA_UPLOAD_MAX_NUMBER_FILES,
+            **upload_limits(),
         }
 
 

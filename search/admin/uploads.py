@@ -1,15 +1,18 @@
 """Uploads of pictures and zips to a company's folder, through its page."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, TooManyFilesSent, ValidationError
 from django.core.files.uploadhandler import MemoryFileUploadHandler, TemporaryFileUploadHandler
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST
 
@@ -17,7 +20,11 @@ from search import storage_limits
 from search.admin.access import to_page
 from search.admin.actions import IndexActions
 from search.companies.uploads import store_uploads, summary
+from search.engine.errors import PathRefused
+from search.engine.pictures.folder import SkippedFile
 from search.engine.pictures.intake import Intake, Upload
+from search.engine.pictures.paths import new_path
+from search.engine.pictures.shelf import Shelf
 from search.http import bodies
 from tenants import audit
 from tenants.models import Company
@@ -53,12 +60,12 @@ class Uploads(IndexActions):
         files: Sequence[Any] = request.FILES.getlist("files")
         if not files:
             return self._upload_refused(request, company, "choose pictures or a zip first")
-        before = company.builds.active().first()
+        before, location = company.builds.active().first(), request.POST.get("location", "").strip().strip("/")
         try:
             intake, build = store_uploads(
                 company,
-                [Upload(file.name, file) for file in files],
-                location=request.POST.get("location", "").strip().strip("/"),
+                [Upload(name, file) for name, file in zip(_names(request, files), files, strict=True)],
+                location=location,
                 replace=request.POST.get("replace") == "1",
                 by=audit.in_admin(request),
             )
@@ -70,13 +77,19 @@ class Uploads(IndexActions):
             self.log_change(request, company, summary(intake))
             self._tell_of_limits(request, company)
             self.tell_of_build(request, build, before=before)
-        return self._show_intake(request, company, intake)
+        return self._show_intake(request, company, intake, location)
 
     def _tell_of_limits(self, request: HttpRequest, company: Company) -> None:
         for excess in storage_limits.excesses(company):
             self.message_user(request, excess, messages.WARNING)
 
-    def _show_intake(self, request: HttpRequest, company: Company, intake: Intake) -> HttpResponse:
+    def _show_intake(self, request: HttpRequest, company: Company, intake: Intake, location: str) -> HttpResponse:
+        stored = [_Stored.of(company, path, intake) for path in intake.stored[:LINES_SHOWN]]
+        refused = [_Refused.of(company, file, location) for file in intake.refused[:LINES_SHOWN]]
+        if _is_from_script(request):
+            counts = {"stored_count": len(intake.stored), "refused_count": len(intake.refused)}
+            entries = {"stored": [asdict(each) for each in stored], "refused": [asdict(each) for each in refused]}
+            return JsonResponse({**counts, **entries, "ignored": intake.passed_over, "messages": _told(request)})
         context = {
             **self.admin_site.each_context(request),
             "title": f"Upload to {company}",
@@ -84,10 +97,70 @@ class Uploads(IndexActions):
             "media": self.media,
             "company": company,
             "intake": intake,
+            "stored": stored,
+            "refused": refused,
             "lines_shown": LINES_SHOWN,
         }
         return TemplateResponse(request, "admin/tenants/company/upload_result.html", context)
 
     def _upload_refused(self, request: HttpRequest, company: Company, reason: str) -> HttpResponse:
-        self.message_user(request, f"Nothing was uploaded to {company}: {reason}", messages.ERROR)
+        text = f"Nothing was uploaded to {company}: {reason}"
+        if _is_from_script(request):
+            return JsonResponse({"error": text}, status=400)
+        self.message_user(request, text, messages.ERROR)
         return to_page(company)
+
+
+def upload_limits() -> dict[str, int]:
+    """Return what the form for uploads says of their size."""
+    return {
+        "max_picture_bytes": settings.MAX_UPLOAD_BYTES,
+        "max_upload_bytes": MAX_UPLOAD_BYTES,
+        "max_upload_files": settings.DATA_UPLOAD_MAX_NUMBER_FILES,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    path: str
+    replaced: bool
+    thumbnail_url: str
+
+    @classmethod
+    def of(cls, company: Company, path: str, intake: Intake) -> "_Stored":
+        return cls(path, path in intake.replaced, _thumbnail_url(company, path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    path: str
+    reason: str
+    thumbnail_url: str  # of the picture that has its path; "" where none has
+
+    @classmethod
+    def of(cls, company: Company, file: SkippedFile, location: str) -> "_Refused":
+        with suppress(OSError, PathRefused), Shelf(company.image_directory) as shelf:
+            path = new_path(file.path, location=location)
+            shelf.require(path)
+            return cls(file.path, file.reason, _thumbnail_url(company, path))
+        return cls(file.path, file.reason, "")
+
+
+def _thumbnail_url(company: Company, path: str) -> str:
+    """Return the address of a thumbnail of what lies in the company's folder, which no index need have yet."""
+    return f"{reverse('admin:tenants_company_thumbnail', args=[company.pk])}?{urlencode({'path': path})}"
+
+
+def _names(request: HttpRequest, files: Sequence[Any]) -> list[str]:
+    """Return the files' names: with their folders where the script tells these, because browsers leave them out."""
+    paths = request.POST.getlist("path")
+    return paths if len(paths) == len(files) else [file.name for file in files]
+
+
+def _is_from_script(request: HttpRequest) -> bool:
+    return request.headers.get("Accept") == "application/json"
+
+
+def _told(request: HttpRequest) -> list[str]:
+    """Return what the next page would have told, which then does not tell it again."""
+    return [str(message) for message in messages.get_messages(request)]

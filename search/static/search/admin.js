@@ -143,30 +143,4 @@
             event.preventDefault();
         }
     });
-
-    for (const form of document.querySelectorAll("form[data-max-bytes]")) {
-        const input = form.querySelector("input[type=file]");
-        input.addEventListener("change", () => {
-            const bytes = [...input.files].reduce((sum, file) => sum + file.size, 0);
-            const files = Number(form.dataset.maxFiles);
-            let problem = "";
-            if (input.files.length > files) {
-                problem = `At most ${files} files at a time: upload a zip instead.`;
-            } else if (bytes > Number(form.dataset.maxBytes)) {
-                problem = "The files are too large together: upload fewer at a time.";
-            }
-            input.setCustomValidity(problem);
-            input.reportValidity();
-        });
-        form.addEventListener("submit", () => {
-            const button = form.querySelector("button");
-            button.disabled = true;
-            button.textContent = "Uploading...";
-        });
-        window.addEventListener("pageshow", () => { // back again, perhaps to the page as it was left
-            const button = form.querySelector("button");
-            button.disabled = false;
-            button.textContent = "Upload";
-        });
-    }
 }
