@@ -239,7 +239,6 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Image similarity search",
-    "DESCRIPTION": "Post a photograph, get a company's most similar pictures.",
     "VERSION": "1.0.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,  # else the schema declares uploaded images as URLs
@@ -250,7 +249,10 @@ SPECTACULAR_SETTINGS = {
         "search.api.openapi.add_summaries",
         "search.api.openapi.add_examples",
         "search.api.openapi.search_first",
+        "search.api.openapi.introduce",
     ],
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,  # sizes of thumbnails as "320 - 320"
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "defaultModelsExpandDepth": 0, "tryItOutEnabled": True},
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

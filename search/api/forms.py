@@ -92,7 +92,9 @@ class FolderListForm(serializers.Serializer[Any]):
         max_length=1000,
         help_text="List only this folder and those below it.",
     )
-    page = serializers.IntegerField(default=1, min_value=1, error_messages=_whole_number_message("page"))
+    page = serializers.IntegerField(
+        default=1, min_value=1, error_messages=_whole_number_message("page"), help_text="Which page, from 1."
+    )
 
 
 class ImageListForm(serializers.Serializer[Any]):

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 
+from search.api import examples
 from search.http.access import SCHEME
 
 
@@ -19,13 +21,22 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):
 
     def get_security_definition(self, auto_schema: AutoSchema) -> Any:
         return [
-            {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            {"type": "http", "scheme": "bearer", "description": "The API key."},
+            {
+                "type": "apiKey",
+                "in": "header",
+                "name": "X-API-Key",
+                "description": "**Use this one:** a key of the company, as the admin shows it when it is created.",
+            },
+            {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "The same key, for clients that can only send a bearer token.",
+            },
             {
                 "type": "apiKey",
                 "in": "header",
                 "name": "Authorization",
-                "description": f"`{SCHEME} ` followed by the key.",
+                "description": f"The same key after `{SCHEME} `, for clients that expect this form.",
             },
         ]
 
@@ -35,17 +46,27 @@ def drop_slashed_paths(endpoints: list[Any]) -> list[Any]:
     return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
 
 
-_ORDER = (
-    "/api/search",
-    "/api/companies",
-    "/api/stats",
-    "/api/usage",
-    "/api/images",
-    "/api/folders",
-    "/api/reindex",
-    "/api/builds",
-    "/api/health",
-)
+_TAGS = {  # in the order of a newcomer's interest
+    "search": "Find similar pictures. Start here.",
+    "pictures": "The pictures themselves, and small ones of them.",
+    "images": "What is in the index; add and remove pictures one at a time.",
+    "folders": "Where the pictures lie.",
+    "companies": "What can be searched.",
+    "stats": "The size of an index, and the model that made it.",
+    "usage": "How a company is searched.",
+    "reindex": "Bring an index in line with the folder.",
+    "builds": "How far that is.",
+    "health": "For monitoring.",
+}
+_INTRODUCTION = """Post a photograph, get a company's most similar pictures:
+
+    {search}
+
+**Authorisation:** a key in the header `X-API-Key`; under *Authorize* that is ApiKeyAuth. The next two are other ways to
+send the same key, and basicAuth is for staff. Companies that require no key can be searched without.
+
+Every example works against the demo that `make run` creates, in the directory where that was started;
+`{key}` stands for a key that can write, created on the company's page in the admin."""
 _CODES = {  # that the examples of errors show
     "400": "company_not_found",
     "401": "credentials_invalid",
@@ -59,17 +80,63 @@ _CODES = {  # that the examples of errors show
     "503": "index_not_built",
 }
 # What "Try it out" fills in: a search that finds something. Left alone, it takes min_score=1 and location=string.
-_EXAMPLES = {"min_score": 0, "location": ""}
+_NONE = object()
+_FILLED_IN = {"min_score": 0, "location": ""}
 
 
 def search_first(result: Any, **_: object) -> Any:
-    """Put the paths in the order of a newcomer's interest."""
+    """Put paths and tags in the order of a newcomer's interest."""
+    order = list(_TAGS)
 
     def place(path: str) -> int:
-        return next((place for place, start in enumerate(_ORDER) if path.startswith(start)), len(_ORDER))
+        tag = path.split("/")[2]
+        return order.index(tag) if tag in _TAGS else len(order)
 
     result["paths"] = {path: result["paths"][path] for path in sorted(result["paths"], key=place)}
+    there = {tag for operations in result["paths"].values() for each in operations.values() for tag in each["tags"]}
+    result["tags"] = [{"name": tag, "description": text} for tag, text in _TAGS.items() if tag in there]
     return result
+
+
+def introduce(result: Any, request: Any = None, **_: object) -> Any:
+    """Begin with a search to copy and which authorisation to use, and end every description with such an example."""
+    server = request.build_absolute_uri("/") if request else f"http://localhost:{settings.PORT}/"
+    for path, operations in result["paths"].items():
+        for method, operation in operations.items():
+            _describe_parameters(operation, method)
+            example = f"    {_curl(server, path, method, operation)}"
+            operation["description"] = "\n\n".join(filter(None, [operation["description"], example]))
+    search = result["paths"]["/api/search/{company}"]["post"]["description"].splitlines()[-1].strip()
+    result["info"]["description"] = _INTRODUCTION.format(search=search, key=examples.KEY)
+    result["components"]["securitySchemes"]["basicAuth"]["description"] = "Staff: user name and password of the admin."
+    return result
+
+
+def _describe_parameters(operation: dict[str, Any], method: str) -> None:
+    for parameter in operation.get("parameters", []):
+        if parameter["in"] != "path" or parameter["name"] not in examples.PATH_PARAMETERS:
+            continue
+        parameter["description"], parameter["example"] = examples.PATH_PARAMETERS[parameter["name"]]
+        if parameter["name"] == "image_path" and method != "get":
+            parameter["example"] = examples.WRITTEN_PATH
+        if parameter["schema"].pop("pattern", None):  # in Python's words, some of which browsers refuse
+            parameter["schema"] |= (
+                {"type": "integer", "minimum": 1} if parameter["name"] == "build_id" else {"minLength": 1}
+            )
+
+
+def _curl(server: str, path: str, method: str, operation: dict[str, Any]) -> str:
+    has_image = "requestBody" in operation and operation["tags"] != ["reindex"]
+    implied = "post" if has_image else "get"
+    parts = ["curl"] if method == implied else [f"curl -X {method.upper()}"]
+    if {} not in operation["security"]:
+        parts.append(f"-H 'X-API-Key: {examples.KEY}'")
+    if has_image:
+        parts.append(f"-F image=@{examples.PICTURE}")
+    if "application/json" not in operation["responses"].get("200", {}).get("content", {"application/json": {}}):
+        parts.append("-o picture.jpg")
+    filled = {each["name"]: each.get("example") for each in operation.get("parameters", []) if each["in"] == "path"}
+    return " ".join([*parts, server.rstrip("/") + path.format(**filled)])
 
 
 def add_summaries(result: Any, **_: object) -> Any:
@@ -82,18 +149,25 @@ def add_summaries(result: Any, **_: object) -> Any:
 
 
 def add_examples(result: Any, **_: object) -> Any:
-    """Show errors as they come, and fill the forms with what finds something."""
-    for schema in result["components"]["schemas"].values():
-        for name, value in _EXAMPLES.items():
-            if name in schema.get("properties", {}):
-                schema["properties"][name]["example"] = value
+    """Show answers and errors as they come, and fill the forms with what finds something."""
+    for name, schema in result["components"]["schemas"].items():
+        _show_fields(name, schema.get("properties", {}))
     for operations in result["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):
-                if parameter["name"] in _EXAMPLES:
-                    parameter["example"] = _EXAMPLES[parameter["name"]]
+                if parameter["name"] in _FILLED_IN:
+                    parameter["example"] = _FILLED_IN[parameter["name"]]
             _show_errors(operation["responses"])
     return result
+
+
+def _show_fields(schema: str, fields: dict[str, Any]) -> None:
+    """Give the fields of a form, which drf-spectacular calls Request, or of an answer their examples."""
+    known = _FILLED_IN if schema.endswith("Request") else examples.FIELDS
+    for name, field in fields.items():
+        example = known.get(f"{schema}.{name}", known.get(name, _NONE))
+        if example is not _NONE and "$ref" not in field and "items" not in field:
+            field["example"] = example
 
 
 def _show_errors(responses: dict[str, Any]) -> None:

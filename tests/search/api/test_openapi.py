@@ -1,9 +1,13 @@
 """The OpenAPI document, and whether the service does what it says."""
 
 import json
+import shlex
+from argparse import ArgumentParser
 from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
@@ -11,6 +15,7 @@ import schemathesis
 from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.test import Client
+from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 from hypothesis import HealthCheck
 from schemathesis.config import SchemathesisConfig
 
@@ -87,6 +92,70 @@ def test_search_comes_first_and_everything_has_a_summary(document: Any) -> None:
         for operation in path.values():
             assert 10 < len(operation["summary"]) < 120
             assert not operation["summary"].endswith(".")
+
+
+def test_the_introduction_says_which_authorisation_to_use(document: Any) -> None:
+    introduction = document["info"]["description"]
+    assert "curl -F image=@" in introduction
+    assert "a key in the header `X-API-Key`; under *Authorize* that is ApiKeyAuth" in introduction
+    schemes = document["components"]["securitySchemes"]
+    assert [name for name, scheme in schemes.items() if "Use this one" in scheme["description"]] == ["ApiKeyAuth"]
+
+
+def test_every_parameter_field_and_group_is_described(document: Any) -> None:
+    bare = [tag["name"] for tag in document["tags"] if not tag["description"]]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert set(operation["tags"]) <= {tag["name"] for tag in document["tags"]}, path
+            bare += [
+                f"{path} {each['name']}" for each in operation.get("parameters", []) if not each.get("description")
+            ]
+    for name, schema in document["components"]["schemas"].items():
+        if name.endswith("Request"):
+            bare += [f"{name}.{field}" for field, about in schema["properties"].items() if "description" not in about]
+    assert bare == []
+
+
+def test_examples_work_against_the_demo(make_company: MakeCompany, settings: Any) -> None:
+    picture_of_demo = "Things/Fish/fish-01.jpg"
+    demo = make_company("demo", {picture_of_demo: RED})
+    Company.objects.update(public_page=True)
+    _, key = demo.issue_key("Shop", can_write=True)
+    client = Client(headers={"host": "search.example.com"})
+    settings.ALLOWED_HOSTS = ["search.example.com"]
+    document = json.loads(client.get("/api/schema/?format=json").content)
+    answers = {}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            command = operation["description"].splitlines()[-1].strip()
+            answers[f"{method} {path}"] = _paste(client, command, key, settings.MEDIA_ROOT).status_code
+    odd = {operation: status for operation, status in answers.items() if status not in (200, 201, 202)}
+    assert odd == {"post /api/builds/{build_id}/cancel": 409}  # the first build has finished
+    shown = document["components"]["schemas"]["ImageBody"]["properties"]
+    answer = client.get(f"/api/images/demo/{picture_of_demo}").json()["image"]
+    assert {name: field["example"] for name, field in shown.items()} == answer
+
+
+def _paste(client: Client, command: str, key: str, media: Path) -> Any:
+    """Do what curl would, in a directory with media in it."""
+    parser = ArgumentParser()
+    for option in ("-X", "-H", "-F", "-o", "url"):
+        parser.add_argument(option)
+    program, *words = shlex.split(command.replace("KEY", key))
+    assert program == "curl"
+    asked = parser.parse_args(words)
+    url = urlsplit(asked.url)
+    assert f"{url.scheme}://{url.netloc}" == "http://search.example.com"
+    name, _, value = (asked.H or ":").partition(": ")
+    data = {}
+    if asked.F:
+        field, _, file = asked.F.partition("=@")
+        data[field] = (media / Path(file).relative_to("media")).open("rb")
+    method = asked.X or ("POST" if data else "GET")
+    body = encode_multipart(BOUNDARY, data) if data else b""
+    return client.generic(
+        method, url.path, body, MULTIPART_CONTENT if data else "", headers={name: value} if name else {}
+    )
 
 
 def _load(configuration: dict[str, Any]) -> Any:
