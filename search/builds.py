@@ -78,7 +78,13 @@ def _record(build: IndexBuild, outcome: BuildOutcome) -> None:
     skipped = (SkippedImage(build=build, path=file.path, reason=file.reason) for file in outcome.skipped_files)
     SkippedImage.objects.bulk_create(skipped, batch_size=1000)
     Company.objects.filter(pk=build.company_id).forget_stored()  # others may have written to the folder
-    build.succeed(**counts(outcome.progress), total_images=outcome.total_images, full_reason=outcome.full_reason)
+    build.succeed(
+        **counts(outcome.progress),
+        total_images=outcome.total_images,
+        full_reason=outcome.full_reason,
+        neighbours_tried=outcome.neighbours.tried if outcome.neighbours else None,
+        neighbours_own=outcome.neighbours.own if outcome.neighbours else None,
+    )
 
 
 def _build(build: IndexBuild, heart: Heart, options: BuildOptions) -> BuildOutcome:
@@ -125,7 +131,7 @@ def _fold(build: IndexBuild, heart: Heart) -> BuildOutcome:
     storage.require_undamaged(publication.index_directory(company), copy=False, beat=lambda: report(0))
     info = _info_of_fold(company, index)
     heart.beat(weights=info.weights or "")
-    republish(
+    made = republish(
         index,
         company.embeddings_directory,
         info=info,
@@ -133,9 +139,8 @@ def _fold(build: IndexBuild, heart: Heart) -> BuildOutcome:
         report=report,
         publish=partial(publication.publish, company, made_from=made_from, confirm=build.hold),
     )
-    return BuildOutcome(
-        BuildProgress(found=len(index), reused=len(index)), [], len(index), full_reason="", published=True
-    )
+    progress = BuildProgress(found=len(index), reused=len(index))
+    return BuildOutcome(progress, [], len(index), full_reason="", published=True, neighbours=made.neighbours)
 
 
 def _info_of_fold(company: Company, index: ImageIndex) -> IndexInfo:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 from django.urls import URLPattern, path
@@ -18,8 +19,9 @@ from tenants.models import Company, IndexBuild, is_confined
 
 CELLS = ("status", "pictures", "last_build", "size")
 BUILDS_SHOWN = 20
+QUALITIES_SHOWN = 10
 
-_SECTIONS = ("overview", "actions", "generations", "history", "skipped")
+_SECTIONS = ("overview", "actions", "quality", "generations", "history", "skipped")
 
 
 class Fragments(CompanyAccess):
@@ -68,6 +70,8 @@ class Fragments(CompanyAccess):
             "overview": shown,
             "folder_problem": company.folder_problem(naming=not is_confined(request.user)),
             "live_changes": company.live_changes.filter(sequence__gt=folded).count(),
+            "quality_builds": _measured(company),
+            "quality_folders": _folders(shown),
             "generations": _generation_rows(listed),
             "generations_problem": problem,
             "builds": [(build, took(build)) for build in company.builds.select_related("requested_by")[:BUILDS_SHOWN]],
@@ -79,6 +83,21 @@ class Fragments(CompanyAccess):
             "may_view_audit": request.user.has_perm("tenants.view_auditevent"),
             **upload_limits(),
         }
+
+
+def _measured(company: Company) -> QuerySet[IndexBuild]:
+    return company.builds.exclude(neighbours_tried=None)[:QUALITIES_SHOWN]
+
+
+def _folders(shown: Overview) -> list[tuple[str, int, float]]:
+    """Return folders of the index, how many of their pictures were tried, and at how many percent the nearest one lies
+    there too; the worst first."""
+    by_folder = shown.info.neighbours.folders if shown.info and shown.info.neighbours else {}
+    rows = [
+        (name.encode("utf-8", "backslashreplace").decode(), tried, 100 * own / tried)
+        for name, (tried, own) in by_folder.items()
+    ]
+    return sorted(rows, key=lambda row: (row[2], row[0]))
 
 
 def _cell(company: Company, cell: str) -> str:

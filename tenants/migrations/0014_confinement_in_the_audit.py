@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0012_watch'),
+        ('tenants', '0013_quality'),
     ]
 
     operations = [

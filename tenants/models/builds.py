@@ -100,6 +100,12 @@ class IndexBuild(SavedOnce):
     seconds_left = models.FloatField(null=True)
     total_images = models.PositiveIntegerField(null=True, help_text="Pictures in the new index.")
     weights = models.CharField(max_length=200, blank=True, help_text="Weights of the model that made the vectors.")
+    neighbours_tried = models.PositiveIntegerField(
+        null=True, default=None, db_default=None, help_text="Pictures whose nearest neighbour was looked at."
+    )
+    neighbours_own = models.PositiveIntegerField(
+        null=True, default=None, db_default=None, help_text="Those of them whose nearest neighbour is in their folder."
+    )
     full_reason = models.TextField(blank=True, help_text="Why all pictures were processed.")
     error = models.TextField(blank=True)
 
@@ -125,6 +131,11 @@ class IndexBuild(SavedOnce):
     @property
     def images_done(self) -> int:
         return self.images_embedded + self.images_reused + self.images_skipped
+
+    @property
+    def neighbours_percent(self) -> float | None:
+        """How often a picture's nearest neighbour lies in its own folder; None where that was not measured."""
+        return 100 * (self.neighbours_own or 0) / self.neighbours_tried if self.neighbours_tried else None
 
     @property
     def percent(self) -> int:

@@ -19,6 +19,7 @@ from search.engine.build.plan import EMBED, TIME_GRAIN_NS, Plan, make_plan
 from search.engine.build.workspace import Workspace
 from search.engine.errors import ImageUnreadable, IndexNotBuilt, IndexUnusable, NotEnoughSpace, NothingToIndex
 from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.neighbours import Neighbours
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.model.transform import Pixels
@@ -58,6 +59,7 @@ class BuildOutcome:
     total_images: int
     full_reason: str  # why all pictures were processed; "" where vectors could be kept
     published: bool  # False: the previous index is already what this build would have made
+    neighbours: Neighbours | None = None  # of the index that is there now
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ class _Build:
         self._advance(found=plan.found, reused=plan.kept, removed=plan.removed, skipped=len(plan.skipped))
         rows_by_path = plan.rows.copy()
         if self._is_done_already(rows_by_path, plan.signatures):
-            return self._outcome(plan, len(plan.paths), published=False)
+            return self._outcome(plan, len(plan.paths), None)
         self._require_space(plan)
         with (
             storage.IndexWriter(self._target, embeddings_npy=self._options.embeddings_npy) as writer,
@@ -181,12 +183,12 @@ class _Build:
             if not len(indexed) and plan.found:
                 raise NothingToIndex(_why_nothing(self._folder, plan.skipped))
             # What was tried may all have been unreadable.
-            published = not self._is_done_already(rows_by_path[indexed], plan.signatures[indexed])
-            if published:
+            published = None
+            if not self._is_done_already(rows_by_path[indexed], plan.signatures[indexed]):
                 self._write(plan, workspace, numbers, indexed, writer)
-                writer.publish(self._info(), publish, given_ids=self._given_ids, beat=self._beat)
+                published = writer.publish(self._info(), publish, given_ids=self._given_ids, beat=self._beat)
             workspace.clear()
-        return self._outcome(plan, len(indexed), published=published)
+        return self._outcome(plan, len(indexed), published)
 
     def make_plan(self) -> Plan:
         in_order = self._before is not None and self._before.signatures is not None  # as builds write them
@@ -455,8 +457,11 @@ class _Build:
     def _beat(self) -> None:
         self._report(self._progress)
 
-    def _outcome(self, plan: Plan, total: int, *, published: bool) -> BuildOutcome:
-        return BuildOutcome(self._progress, plan.skipped, total, self.full_reason, published)
+    def _outcome(self, plan: Plan, total: int, published: storage.Published | None) -> BuildOutcome:
+        """published: None where the previous index stays."""
+        before = self._kept.info.neighbours if self._kept else None
+        neighbours = published.neighbours if published else before
+        return BuildOutcome(self._progress, plan.skipped, total, self.full_reason, bool(published), neighbours)
 
 
 class _RowsByContent:

@@ -45,10 +45,10 @@ def take_over(
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
     index = replace(index, read_signatures=None)
-    total = republish(index, target, info=info, publish=publish, embeddings_npy=embeddings_npy)
+    published = republish(index, target, info=info, publish=publish, embeddings_npy=embeddings_npy)
     if move and source.resolve() != target.resolve() and source.exists():
         storage.remove(source)
-    return total
+    return published.total_images
 
 
 def republish(
@@ -59,8 +59,8 @@ def republish(
     publish: storage.Publish,
     embeddings_npy: bool = True,
     report: Callable[[int], None] = lambda written: None,
-) -> int:
-    """Publish index, with its live changes, as a generation of target; return how many pictures it has.
+) -> storage.Published:
+    """Publish index, with its live changes, as a generation of target.
 
     info: what is to be said of it. Of several pictures of one path the first stays. embeddings_npy: see
     storage.IndexWriter. report is called with the number of pictures written so far.
@@ -73,8 +73,7 @@ def republish(
             writer.add(_vectors(index, block), _records(index, block), _signatures(index, block))
             report(start + len(block))
         given_ids = storage.given_ids(target, target.name) | ids_no_path_gives(target.name, index.records)
-        writer.publish(info, publish, given_ids=given_ids, beat=lambda: report(len(paths)))
-    return len(paths)
+        return writer.publish(info, publish, given_ids=given_ids, beat=lambda: report(len(paths)))
 
 
 def _places_by_path(index: ImageIndex) -> dict[str, int]:

@@ -18,6 +18,7 @@ from search.engine.damage import DamageNamed
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable
 from search.engine.index.coarse import CoarseIndex, CoarseSearch, read_coarse
 from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.neighbours import MAX_FOLDERS, Neighbours
 from search.engine.index.records import (
     ID_KEY,
     ImageRecord,
@@ -259,6 +260,7 @@ def _parse_info(entries: dict[str, Any], missing: IndexInfo) -> IndexInfo:
         if text is not None and len(require_text(text).encode()) > _TEXT_BYTES:
             raise ValueError("a text is too long")
     known["coarse"] = _coarse_search(known.get("coarse"))
+    known["neighbours"] = _neighbours(known.get("neighbours"))
     return replace(missing, **known)
 
 
@@ -277,6 +279,22 @@ def _coarse_search(entry: Any) -> CoarseSearch | None:
     if any(type(number) is not int or number < 1 for number in numbers) or not 0 <= search.recall_at_10 <= 1:
         raise ValueError("the first pass is described in numbers that cannot be")
     return search
+
+
+def _neighbours(entry: Any) -> Neighbours | None:
+    """Return None for one that another version wrote in fields of its own, too."""
+    if not isinstance(entry, dict) or entry.keys() != {field.name for field in fields(Neighbours)}:
+        return None
+    by_folder = {require_text(name): _hits(*counts) for name, counts in dict(entry["folders"]).items()}
+    if len(by_folder) > MAX_FOLDERS:
+        raise ValueError("there are too many folders")
+    return Neighbours(*_hits(entry["tried"], entry["own"]), by_folder)
+
+
+def _hits(tried: Any, own: Any) -> tuple[int, int]:
+    if type(tried) is not int or type(own) is not int or not 0 <= own <= tried <= _LARGEST or not tried:
+        raise ValueError(f"{own} of {tried} cannot be")
+    return tried, own
 
 
 def _flat_shape(generation: Path) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from filelock import FileLock
 from search.engine import durable
 from search.engine.index.coarse import CoarseSearch, build_coarse, write_coarse
 from search.engine.index.index import IndexInfo
+from search.engine.index.neighbours import Neighbours, measure_neighbours
 from search.engine.index.records import ID_KEY, ImageRecord, id_key, ids_no_path_gives, metadata_entry
 from search.engine.index.vector_file import VectorFile
 from search.engine.storage.generations import link, next_name, prune, publish_lock, require_index_or_nothing
@@ -52,6 +53,7 @@ from search.engine.vectors import DIMENSION, Vectors
 class Published:
     generation: str
     total_images: int
+    neighbours: Neighbours | None
 
 
 class Draft:
@@ -129,6 +131,8 @@ class IndexWriter:
         """
         self._offsets = array("q", [len(METADATA_START)])
         self._ids = array("Q")
+        self._folders: dict[str, int] = {}  # in the order of their first pictures
+        self._folder_of = array("q")  # by picture
         self._last_path: str | None = None
         self._signatures: list[Any] = []
         with contextlib.ExitStack() as opened:
@@ -172,6 +176,7 @@ class IndexWriter:
         self._metadata.write(line)
         self._offsets.append(self._offsets[-1] + len(line))
         self._ids.append(id_key(record.id))
+        self._folder_of.append(self._folders.setdefault(record.location, len(self._folders)))
         self._last_path = record.path
 
     def publish(
@@ -184,13 +189,21 @@ class IndexWriter:
     ) -> Published:
         """Finish the files, see that they can be read, and have publish make them the index; return what it is.
 
-        info: what is to be said of the index; its number of images and its timestamp are filled in here.
+        info: what is to be said of the index; what the files tell of it is filled in here.
         given_ids: see the function of that name. beat: called now and then.
         """
         durable.write(self._draft.path / GIVEN_IDS, json.dumps(given_ids or {}).encode())
-        self._finish_files(replace(info, total_images=len(self._ids), timestamp=timestamp()), beat)
+        self._finish_files()
+        info = replace(
+            info,
+            total_images=len(self._ids),
+            timestamp=timestamp(),
+            coarse=self._write_codes(beat),
+            neighbours=self._measure_neighbours(beat),
+        )
+        self._describe_files(info, beat)
         load(self._draft.path)
-        return Published(publish(self._draft), len(self._ids))
+        return Published(publish(self._draft), len(self._ids), info.neighbours)
 
     def _open(self, name: str) -> IO[bytes]:
         return (self._draft.path / name).open("wb", buffering=1 << 20)
@@ -217,7 +230,7 @@ class IndexWriter:
             # NumPy pads it so that it keeps its length whatever the number of rows.
             np.lib.format.write_array_header_1_0(self._embeddings, header)
 
-    def _finish_files(self, info: IndexInfo, beat: Callable[[], None]) -> None:
+    def _finish_files(self) -> None:
         self._write_headers()
         self._metadata.write(METADATA_END)
         for file in filter(None, (self._faiss, self._embeddings, self._metadata)):
@@ -229,7 +242,8 @@ class IndexWriter:
         self._save(ID_KEYS, np.sort(id_keys, order="key"))
         if self._signatures:
             self._save(SIGNATURES, np.concatenate(self._signatures))
-        info = replace(info, coarse=self._write_codes(beat))
+
+    def _describe_files(self, info: IndexInfo, beat: Callable[[], None]) -> None:
         entries = info_entries(info) | {"format": FORMAT}
         durable.write(self._draft.path / INFO, json.dumps(entries, indent=2).encode())
         names = [name for name in PARTS - {SUMS} if (self._draft.path / name).exists()]
@@ -239,13 +253,24 @@ class IndexWriter:
     def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
         if not self._ids:
             return None
-        vectors = VectorFile(self._draft.path / FAISS_INDEX, start=FLAT_HEADER.size, count=len(self._ids))
-        coarse = build_coarse(vectors, beat=beat)
+        coarse = build_coarse(self._written_vectors(), beat=beat)
         if coarse is None:
             return None
         write_coarse(coarse, self._draft.path / CODES)
         durable.sync(self._draft.path / CODES)
         return coarse.search
+
+    def _measure_neighbours(self, beat: Callable[[], None]) -> Neighbours | None:
+        return measure_neighbours(
+            self._written_vectors(),
+            folders=np.array(self._folder_of, np.int64),
+            names=list(self._folders),
+            ids=np.array(self._ids, np.uint64),
+            beat=beat,
+        )
+
+    def _written_vectors(self) -> VectorFile:
+        return VectorFile(self._draft.path / FAISS_INDEX, start=FLAT_HEADER.size, count=len(self._ids))
 
     def _save(self, name: str, values: Any) -> None:
         with self._open(name) as file:
