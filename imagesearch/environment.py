@@ -128,6 +128,38 @@ def cache(text: str) -> dict[str, Any]:
     return {**configured, "OPTIONS": {**timeouts, **configured.get("OPTIONS", {})}}
 
 
+def mail(text: str) -> dict[str, Any]:
+    """Return Django's settings of the server that mails are sent through, or of the directory they are written to."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"smtp", "smtp+tls", "smtp+ssl", "filemail"}:
+        raise ValueError(text)
+    server: dict[str, Any] = dict(environ.Env.email_url_config(text))
+    if parts.scheme != "filemail" and (not parts.hostname or parts.port == 0):
+        raise ValueError(text)
+    return {
+        "EMAIL_BACKEND": server["EMAIL_BACKEND"],
+        "EMAIL_HOST": server["EMAIL_HOST"] or "",
+        "EMAIL_PORT": server["EMAIL_PORT"] or {"smtp+tls": 587, "smtp+ssl": 465}.get(parts.scheme, 25),
+        "EMAIL_HOST_USER": server["EMAIL_HOST_USER"] or "",
+        "EMAIL_HOST_PASSWORD": server["EMAIL_HOST_PASSWORD"] or "",
+        "EMAIL_USE_TLS": parts.scheme == "smtp+tls",
+        "EMAIL_USE_SSL": parts.scheme == "smtp+ssl",
+        "EMAIL_FILE_PATH": server["EMAIL_FILE_PATH"] or None,
+    }
+
+
+def addresses(text: str) -> list[str]:
+    found = comma_separated(text)
+    if not all(re.fullmatch(r"[^@\s<>,]+@[\w.-]+", address) for address in found):
+        raise ValueError(text)
+    return found
+
+
+def address(text: str) -> str:
+    (found,) = addresses(text)
+    return found
+
+
 _RATE_UNITS = {"s": 1, "min": 60, "hour": 3600, "day": 86400}  # seconds
 
 

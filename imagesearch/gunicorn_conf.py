@@ -58,9 +58,10 @@ def child_exit(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Load the model and run it once before the process accepts its first request."""
-    from search import runtime
+    from search import notices, runtime
     from search.companies.model_change import warm_up_now_or_later
 
     runtime.use_threads(_MODEL_THREADS)
     runtime.believe_others()
+    notices.look_in_background()
     warm_up_now_or_later()

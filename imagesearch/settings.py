@@ -7,12 +7,15 @@ from math import ceil
 from imagesearch.environment import (
     BASE_DIR,
     ERRORS,
+    address,
+    addresses,
     boolean,
     cache,
     comma_separated,
     database,
     hosts,
     listen_address,
+    mail,
     one_of,
     origins,
     path,
@@ -102,6 +105,20 @@ MAX_UPLOAD_BYTES = 16 * 1024 * 1024  # part of the API's contract, so not a sett
 MAX_BODY_BYTES = MAX_UPLOAD_BYTES + 64 * 1024  # with boundaries, headers and the other fields around the one file
 # No file is written to the disk where strangers may post, such as the admin's login; uploads name their own handlers.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
+
+# Mail
+NOTIFY = read("IMAGESEARCH_NOTIFY", "", addresses, "a comma-separated list of mail addresses")
+globals().update(  # EMAIL_HOST and what else Django wants to know
+    read(
+        "EMAIL_URL",
+        "smtp://localhost:25",
+        mail,
+        "a mail server such as smtp+tls://user:password@mail.example.com:587",
+        secret=True,
+    )
+)
+EMAIL_TIMEOUT = 10  # seconds
+DEFAULT_FROM_EMAIL = read("DEFAULT_FROM_EMAIL", f"imagesearch@{socket.gethostname()}", address, "a mail address")
 
 # Images and indexes
 EMBEDDINGS_DIR = read("IMAGESEARCH_EMBEDDINGS_DIR", "embeddings", path, "a directory")

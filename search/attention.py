@@ -79,9 +79,11 @@ def of_companies(companies: CompanyQuerySet, *, keys: bool = True) -> list[Conce
     return sorted(found, key=lambda concern: (order.index(concern.kind), str(concern.company)))
 
 
-def failed_builds(companies: CompanyQuerySet) -> list[IndexBuild]:
-    """Return the last builds of those of the companies whose last one has failed."""
-    return [build for build in _last_builds(companies) if build.status == IndexBuild.Status.FAILED]
+def last_builds(companies: CompanyQuerySet, **conditions: Any) -> list[IndexBuild]:
+    """Return each company's last build, of those that meet the conditions."""
+    builds = IndexBuild.objects.filter(company=OuterRef("pk"), **conditions)
+    last = companies.order_by().annotate(last=Subquery(builds.values("pk")[:1])).values("last")
+    return list(IndexBuild.objects.filter(pk__in=last).select_related("company"))
 
 
 # The installation -----------------------------------------------------------------------------------------------------
@@ -132,24 +134,17 @@ def _enumerated(names: list[str]) -> str:
 # Companies ------------------------------------------------------------------------------------------------------------
 
 
-def _last_builds(companies: CompanyQuerySet, **conditions: Any) -> list[IndexBuild]:
-    """Return each company's last build of those that meet the conditions."""
-    builds = IndexBuild.objects.filter(company=OuterRef("pk"), **conditions)
-    last = companies.order_by().annotate(last=Subquery(builds.values("pk")[:1])).values("last")
-    return list(IndexBuild.objects.filter(pk__in=last).select_related("company"))
-
-
 def _failed(companies: CompanyQuerySet) -> Iterator[Concern]:
-    for build in failed_builds(companies):
-        reason = build.error.strip().partition("\n")[0]
-        yield Concern(
-            Kind.BUILD_FAILED, f"The last build of {build.company} failed. {reason}", _page_of(build), build.company
-        )
+    for build in last_builds(companies):
+        if build.status == IndexBuild.Status.FAILED:
+            reason = build.error.strip().partition("\n")[0]
+            text = f"The last build of {build.company} failed. {reason}"
+            yield Concern(Kind.BUILD_FAILED, text, _page_of(build), build.company)
 
 
 def _skipped(companies: CompanyQuerySet) -> Iterator[Concern]:
     """A build that only merges live changes looks at no file, and says nothing about those skipped before."""
-    for build in _last_builds(companies, status=IndexBuild.Status.SUCCEEDED, fold=False):
+    for build in last_builds(companies, status=IndexBuild.Status.SUCCEEDED, fold=False):
         if build.images_skipped:
             number = f"{build.images_skipped:,} file{'s' if build.images_skipped > 1 else ''}"
             text = f"{number} of {build.company} could not be indexed."

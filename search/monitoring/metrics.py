@@ -38,6 +38,7 @@ CACHE_COMPANIES = Gauge(
     "Companies whose index is in memory, summed over the processes.",
     multiprocess_mode="livesum",
 )
+MAILS = Counter("imagesearch_mails", "Mails about failed builds and silent workers, by this server.", ["outcome"])
 
 
 def count_request(method: str | None, endpoint: str, seen: Observation, status: int, seconds: float) -> None:

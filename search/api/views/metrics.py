@@ -14,9 +14,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from search import health
+from search import attention, health
 from search.http.errors import error_body
-from tenants.models import IndexBuild
+from tenants.models import Company, IndexBuild, Watch
 
 _OUTCOMES = ("embedded", "reused", "removed", "skipped")
 
@@ -63,6 +63,7 @@ class _DatabaseCollector(Collector):
         if answers:
             yield from self._builds()
             yield self._tasks()
+            yield from self._attention()
 
     def _builds(self) -> Iterator[GaugeMetricFamily]:
         count = GaugeMetricFamily("imagesearch_builds", "Builds by status.", labels=["status"])
@@ -84,3 +85,10 @@ class _DatabaseCollector(Collector):
     def _tasks(self) -> GaugeMetricFamily:
         waiting = DBTaskResult.objects.ready().count()
         return GaugeMetricFamily("imagesearch_tasks_waiting", "Tasks that are ready for a worker.", value=waiting)
+
+    def _attention(self) -> Iterator[GaugeMetricFamily]:
+        silent = Watch.objects.is_worker_silent()
+        yield GaugeMetricFamily("imagesearch_worker_silent", "1 if no worker has responded lately.", value=silent)
+        last = attention.last_builds(Company.objects.active())
+        failed = sum(build.status == IndexBuild.Status.FAILED for build in last)
+        yield GaugeMetricFamily("imagesearch_companies_failed", "Companies whose last build failed.", value=failed)

@@ -2,7 +2,7 @@ from django.core.management import call_command
 from django.db import InterfaceError, OperationalError
 from django_tasks_db.management.commands import db_worker
 
-from search import runtime
+from search import notices, runtime
 from search.heartbeat import beating
 from search.outages import outage, outlast
 from search.tasks import look_after_companies
@@ -16,6 +16,7 @@ class Worker(db_worker.Worker):
 
     def run(self) -> None:
         runtime.believe_others()
+        notices.look_in_background()
         with beating():
             self._run_patiently()
 
