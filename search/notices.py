@@ -131,7 +131,8 @@ def _of_worker(*, watched_seconds: float) -> Iterator[Notice]:
     """
     if not Watch.objects.is_worker_silent():
         if Alert.objects.end(_WORKER):
-            yield Notice(_WORKER, False, "a build worker responds again", "Uploads and builds go on.")
+            text = "A build worker responds again: uploads and builds go on."
+            yield Notice(_WORKER, False, "a build worker responds again", text)
     elif watched_seconds > settings.BUILD_LEASE_SECONDS and Alert.objects.begin(_WORKER):
         last = Watch.objects.last_beat()
         since = f"since {last:%-d %b %H:%M} UTC" if last else "so far"

@@ -180,6 +180,7 @@ def test_a_silent_worker_is_told_once_and_so_is_its_return(acme: Company, server
     for _ in range(2):
         look(lookout)
     assert subjects(server)[1:] == ["Image search: a build worker responds again"]
+    assert server.mails[1].get_payload().startswith("A build worker responds again: uploads and builds go on.")
 
 
 def test_a_worker_that_never_came_is_silent(db: None, server: MailServer) -> None:
