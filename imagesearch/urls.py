@@ -4,9 +4,10 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from search.api.views.metrics import metrics
+from search.web.front_door import front_door
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="docs")),
+    path("", front_door, name="front-door"),
     path("favicon.ico", RedirectView.as_view(url=static("search/favicon.svg"))),
     path("api/", include("search.api.urls")),
     path("metrics", metrics),

@@ -167,6 +167,7 @@ def test_the_first_start_makes_a_demo_and_says_what_to_try(service: Service) -> 
     port = service.environment["PORT"]
     assert "generated pictures" in service.first_prepare
     assert re.search(rf"curl -F image=@(\S+) http://localhost:{port}/api/search/demo", service.first_prepare)
+    assert re.findall(r"http://\S+", service.first_prepare)[0] == f"http://localhost:{port}/"
     assert f"http://localhost:{port}/admin/" in service.first_prepare
     assert re.search(r"user admin, password \S{12,} ", service.first_prepare)
 

@@ -26,9 +26,12 @@ class Command(BaseCommand):
         self._tell_what_to_try(password)
 
     def _make_demo(self) -> None:
-        company, _, _ = get_or_create_company(
+        company, is_new, _ = get_or_create_company(
             demo.COMPANY, image_folder=None, earlier_index=EarlierIndex.REMOVE, by=audit.on_command_line()
         )
+        if is_new:  # an earlier one stays as its owner left it
+            company.public_page = True
+            company.change(by=audit.on_command_line(), detail="public_page = True")
         if not publication.is_listed(company):
             self.stdout.write("No company exists yet: creating one called demo, with generated pictures")
             demo.draw_demo_pictures(company.image_directory)
@@ -39,9 +42,10 @@ class Command(BaseCommand):
     def _tell_what_to_try(self, password: str | None) -> None:
         company = Company.objects.active().first()
         address = f"http://localhost:{settings.PORT}"
+        self.stdout.write(f"\nOpen:    {address}/")
         if company and company.name == demo.COMPANY:
             picture = next(company.image_directory.rglob("*.jpg"), "PICTURE.jpg")
-            self.stdout.write(f"\nSearch:  curl -F image=@{picture} {address}/api/search/{company}")
+            self.stdout.write(f"Search:  curl -F image=@{picture} {address}/api/search/{company}")
         self.stdout.write(f"API:     {address}/api/docs/\nAdmin:   {address}/admin/")
         if password:
             self.stdout.write(

@@ -81,7 +81,7 @@ def test_a_session_is_no_key(client: Client, db: None, settings: Any, method: st
     assert getattr(client, method)(path).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/admin/login/", "/api/docs/", "/api/companies", "/api/no-such-page"])
+@pytest.mark.parametrize("path", ["/", "/admin/login/", "/api/docs/", "/api/companies", "/api/no-such-page"])
 def test_every_answer_holds_the_browser_to_what_is_ours(client: Client, db: None, path: str) -> None:
     response = client.get(path)
     policy = dict(part.strip().split(" ", 1) for part in response["Content-Security-Policy"].split(";"))
@@ -98,6 +98,7 @@ def test_every_answer_holds_the_browser_to_what_is_ours(client: Client, db: None
 @pytest.mark.parametrize(
     "path",
     [
+        "/",
         "/admin/login/",
         "/admin/",
         "/admin/tenants/company/",
