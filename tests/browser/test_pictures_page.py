@@ -183,3 +183,11 @@ def test_the_pages_fit_a_narrow_window(page: Page, shop: Company, scheme: str) -
     assert not scrolls_sideways(page)
     page.get_by_role("button", name="Delete").click()
     assert not scrolls_sideways(page)
+
+
+def test_an_upload_on_the_companys_page_shows_its_build_without_a_reload(page: Page, shop: Company) -> None:
+    page.goto(url("change", shop))
+    page.evaluate(_DROP, {"new.png": encoded(BLUE)})
+    page.get_by_role("button", name="Upload 1 file").click()
+    expect(page.locator("[data-fragment=overview] .badge")).to_have_text("queued")
+    page.wait_for_load_state("networkidle")

@@ -126,6 +126,7 @@
                 follow({ everything: true });
             }
         });
+        document.addEventListener("pictures-uploaded", () => follow({ everything: true })); // a build is queued
         follow({ everything: true });
     }
 

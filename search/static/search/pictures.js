@@ -2,17 +2,28 @@
 
 import { draw } from "./preview.js";
 
-function showPlaceholder(image) {
-    image.closest(".frame")?.classList.add("is-gone");
-    image.hidden = true;
-}
+const RETRY = 5000; // milliseconds: the server may have been busy with large pictures
 
-for (const image of document.querySelectorAll("[data-thumbnail]")) {
-    image.addEventListener("error", () => showPlaceholder(image));
-    if (image.complete && image.naturalWidth === 0 && image.getAttribute("loading") !== "lazy") {
-        showPlaceholder(image); // it failed before this was loaded
+/* Shows a placeholder where there is no picture, and the picture if it comes after all. */
+function mind(image) {
+    const fail = () => {
+        image.closest(".frame")?.classList.add("is-gone");
+        if (!("retried" in image.dataset)) {
+            image.dataset.retried = "";
+            window.setTimeout(() => {
+                image.loading = "eager"; // a hidden one is loaded by nothing else
+                image.src = image.src;
+            }, RETRY);
+        }
+    };
+    image.addEventListener("error", fail);
+    image.addEventListener("load", () => image.closest(".frame")?.classList.remove("is-gone"));
+    if (image.complete && image.naturalWidth === 0 && image.loading !== "lazy") {
+        fail(); // before this was loaded
     }
 }
+
+document.querySelectorAll("[data-thumbnail]").forEach(mind);
 
 for (const details of document.querySelectorAll("[data-narrow-closed]")) {
     details.open = !window.matchMedia("(max-width: 767px)").matches;

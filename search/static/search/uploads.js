@@ -265,7 +265,7 @@ class UploadForm {
         for (const { path, replaced, thumbnail_url } of answer.stored.slice(0, SHOWN - result.storedTiles.length)) {
             const frame = element("span", { className: "frame" }, element("img", { src: thumbnail_url, alt: "", loading: "lazy" }));
             frame.firstChild.addEventListener("error", () => frame.classList.add("is-gone"));
-            const name = element("span", { className: "tile-name", title: path }, element("bdi", { textContent: path }));
+            const name = element("span", { className: "tile-name", title: path }, element("bdi", { textContent: path.split("/").at(-1) }));
             result.storedTiles.push(element("li", { className: "tile" }, frame, name, ...(replaced ? [element("span", { className: "quiet", textContent: "replaced" })] : [])));
         }
         for (const refused of answer.refused) {
@@ -319,6 +319,7 @@ class UploadForm {
         this.outcome.replaceChildren(...parts);
         this.outcome.hidden = false;
         this.announce(`${problem} ${text}`.trim());
+        document.dispatchEvent(new Event("pictures-uploaded"));
     }
 
     cutNote(shown, all) {
