@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
@@ -73,7 +73,7 @@ class Pictures(CompanyAccess):
         index = overlay.live_index_or_empty(company)
         record = index.find_id(request.GET.get("id", ""))
         if record is None:
-            raise Http404("The company has no such picture any more")
+            return self._to_others(request, company, place)
         shown = tile(company, record, viewer=_viewer(request), size=640)
         context = {
             "title": shown.name,
@@ -87,7 +87,9 @@ class Pictures(CompanyAccess):
 
     def thumbnail_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Show a picture of the company's folder that no index need have: what was just uploaded."""
-        company, file = self.viewed(request, pk), request.GET.get("path", "")
+        company, file = self.viewed(request, pk), request.GET.get("path")
+        if file is None:
+            return HttpResponseBadRequest("Say which picture: ?path=...")
         try:
             require_path(file)
             made = thumbnails.thumbnail(company, ImageRecord(file, image_id(company.name, file)), size=160)
@@ -121,8 +123,7 @@ class Pictures(CompanyAccess):
         place, record = Place.of(request.POST), next(iter(self._chosen(request, company)), None)
         file: Any = request.FILES.get("image")
         if record is None:
-            self.message_user(request, "That picture was deleted meanwhile.", messages.ERROR)
-            return _to_pictures(company, place)
+            return self._to_others(request, company, place)
         back = HttpResponseRedirect(tile(company, record, viewer=_viewer(request), place=place).details_url)
         if file is None:
             self.message_user(request, "Nothing was replaced: choose a picture first.", messages.WARNING)
@@ -173,6 +174,10 @@ class Pictures(CompanyAccess):
         text = deleted[0] if len(deleted) == 1 else f"{len(deleted)} pictures"
         self.log_change(request, company, f"Deleted {text}.")
         self.message_user(request, f"Deleted {text} from the folder and from all searches.", messages.SUCCESS)
+
+    def _to_others(self, request: HttpRequest, company: Company, place: Place) -> HttpResponse:
+        self.message_user(request, f"{company} has no such picture: it was deleted meanwhile.", messages.ERROR)
+        return _to_pictures(company, place)
 
     def _answer(self, request: HttpRequest, company: Company, page: str, context: dict[str, Any]) -> HttpResponse:
         shared = {

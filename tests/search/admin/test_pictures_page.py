@@ -12,10 +12,10 @@ from django.urls import reverse
 
 from search.admin import grid
 from search.engine.index.records import image_id
-from tenants.models import AuditEvent, Company
+from tenants.models import AuditEvent, Company, Confinement
 from tests.conftest import Colleague, paint, picture
 from tests.search.admin.conftest import MakeCompany
-from tests.support.admin import VIEW, messages, rebuild, search_names, stored_below, text, upload, url
+from tests.support.admin import CHANGE, VIEW, messages, rebuild, search_names, stored_below, text, upload, url
 from tests.support.fakes import BLUE, GREEN, RED
 from tests.support.indexes import flask_directory, some_vectors
 
@@ -188,7 +188,7 @@ def test_a_picture_whose_file_is_gone_or_broken_says_so(admin_client: Client, sh
     (shop.image_directory / "top.png").unlink()
     assert "The file is gone" in text(admin_client.get(url("picture", shop), query).content.decode())
     delete(admin_client, shop, "top.png")
-    assert admin_client.get(url("picture", shop), query).status_code == 404
+    assert "it was deleted meanwhile" in messages(admin_client.get(url("picture", shop), query, follow=True))
 
 
 # Deleting and replacing
@@ -277,6 +277,26 @@ def test_changes_need_a_token_and_a_post(shop: Company) -> None:
         assert client.get(url(page, shop)).status_code == 405
         assert client.post(url(page, shop), form).status_code == 403
     assert search_names(shop) >= {"top.png"}
+
+
+def test_other_companies_do_not_exist_for_confined_staff(
+    colleague: Colleague, shop: Company, make_company: MakeCompany
+) -> None:
+    other = make_company("globex", {"top.png": RED})
+    client = colleague(VIEW, CHANGE)
+    confinement = Confinement.objects.create(user=User.objects.latest("pk"))
+    confinement.companies.set([other])
+    assert listed(client, other) == ["top.png"]
+    ids = {"id": image_id("shop", "top.png"), "path": "top.png"}
+    for page in ("pictures", "picture", "thumbnail"):
+        assert client.get(url(page, shop), ids).status_code == 404
+    for page in ("delete_pictures", "replace_picture", "upload"):
+        form = {**ids, "confirmed": "1", "image": picture(GREEN), "files": picture(GREEN, "x.png")}
+        assert client.post(url(page, shop), form).status_code == 404
+    assert len(stored_below(shop.image_directory)) == 4
+    assert delete(client, other, "../shop/top.png").status_code == 200
+    assert post(client, "delete_pictures", other, confirmed="1", id=ids["id"]).status_code == 200
+    assert len(stored_below(shop.image_directory)) == 4
 
 
 # Uploads
