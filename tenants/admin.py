@@ -9,6 +9,7 @@ from django.contrib.admin.widgets import AdminSplitDateTime
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import DateTimeField, Model, QuerySet
 from django.forms import ModelForm, SplitDateTimeField
+from django.forms.widgets import Script
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -25,6 +26,7 @@ from tenants.models import ApiKey, AuditEvent, Company, is_confined
 
 class Style:
     css = {"all": ["search/admin.css"]}
+    js = [Script("search/lists.js", defer=True)]
 
 
 class PlainTitles(admin.ModelAdmin):

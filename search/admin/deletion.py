@@ -36,7 +36,8 @@ class Deletion(admin.ModelAdmin):
     ) -> HttpResponse:
         company = self.get_object(request, object_id)
         choices = _removal_choices(company) if company and self.has_delete_permission(request, company) else {}
-        return super().delete_view(request, object_id, {**choices, **(extra_context or {})})
+        title = {"title": f"Delete {company}?"}
+        return super().delete_view(request, object_id, {**title, **choices, **(extra_context or {})})
 
     def delete_model(self, request: HttpRequest, obj: Company) -> None:
         removal.delete_company(

@@ -15,4 +15,4 @@ admin.site.unregister(DBTaskResult)
 
 class Assets:
     css = {"all": ["search/admin.css"]}
-    js = [Script("search/admin.js", defer=True), Script("search/unsaved.js", defer=True)]
+    js = [Script(f"search/{name}.js", defer=True) for name in ("admin", "lists", "unsaved")]

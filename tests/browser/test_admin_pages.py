@@ -44,6 +44,15 @@ def test_no_column_of_a_list_is_cut_off_on_a_laptop(page: Page, acme: Company) -
     assert cut_off == []
 
 
+def test_a_row_of_a_list_is_a_card_of_named_values_on_a_phone(page: Page, acme: Company) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto(BUILDS)
+    assert not page.evaluate(TABLE_IS_CUT_OFF)
+    found = page.locator("#result_list .field-images_found").last
+    assert found.evaluate("cell => getComputedStyle(cell, '::before').content") == '"Found"'
+    expect(found).to_have_text("2")
+
+
 def test_a_list_is_filtered_from_a_menu_above_it(page: Page, acme: Company) -> None:
     page.goto(BUILDS)
     page.get_by_text("Status: All").click()
