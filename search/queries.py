@@ -136,6 +136,14 @@ def find_picture(company: Company, image_id: str) -> ImageRecord:
     return record
 
 
+def some_pictures(company: Company, count: int) -> list[ImageRecord]:
+    """Return at most count of the company's pictures, from all over its index, the same ones each time.
+
+    company: freshly read from the database. Raises IndexNotBuilt and IndexCorrupt.
+    """
+    return company_index(company).spread(count)
+
+
 def company_index(company: Company) -> ImageIndex:
     """Return the company's index with its live changes. Raises IndexNotBuilt and IndexCorrupt.
 

@@ -191,6 +191,15 @@ class ImageIndex:
                 yield self.records[row]
         yield from (record for record in self.added if record.lies_below(location) and record.is_named(wanted))
 
+    def spread(self, count: int) -> list[ImageRecord]:
+        """Return at most count images from all over the index, in its order, so that they differ."""
+        places = np.linspace(0, len(self), num=min(count, len(self)), endpoint=False, dtype=np.int64)
+        rows = np.delete(np.arange(len(self.records)), self.hidden)
+        return [
+            self.records[int(rows[place])] if place < len(rows) else self.added[int(place) - len(rows)]
+            for place in places
+        ]
+
     def _search_built(self, vector: Vector, top_k: int, location: str) -> list[Match]:
         if self.coarse is not None and not location:
             rows, exact = self._best_of_proposed(self.coarse, vector, top_k)

@@ -194,3 +194,13 @@ def test_an_image_is_found_by_its_id_until_it_is_deleted(make_index: MakeIndex) 
     index = built.with_changes([LiveImage(gone, None), LiveImage(replaced, vectors[2]), LiveImage(new, vectors[0])])
     assert [index.find_id(record.id) for record in (gone, replaced, kept, new)] == [None, replaced, kept, new]
     assert index.find_id("no id") is None
+
+
+def test_spread_pictures_come_from_all_over_the_index(make_index: MakeIndex) -> None:
+    index = make_index(random_vectors(100))
+    assert [record.path for record in index.spread(4)] == ["00000.png", "00025.png", "00050.png", "00075.png"]
+    assert index.spread(500) == list(index.records)
+    gone = [LiveImage(record, None) for record in index.records[:50]]
+    new = LiveImage(ImageRecord("new.png", str(uuid.UUID(int=1000))), index.vectors.at(0))
+    changed = index.with_changes([*gone, new])
+    assert [record.path for record in changed.spread(51)] == [f"{row:05}.png" for row in range(50, 100)] + ["new.png"]
