@@ -109,16 +109,33 @@ def body_of(error: Exception) -> dict[str, Any]:
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Return the answer to an error of a view; None leaves it to Django, which answers with server_error."""
-    request, kind = context["request"], _kind(error)
+    request = context["request"]
     # Also of views whose answers are a page or YAML.
     request.accepted_renderer, request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
-    if kind is None or isinstance(error, drf.APIException):
+    if isinstance(error, drf.APIException) or (answer := answer_to(error)) is None:
         return _drf_answer(error, context)
+    return Response(answer.body, status=answer.status, headers=answer.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller gets for an error."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
+def answer_to(error: Exception) -> Answer | None:
+    """Return the answer to an error of the table, and log a fault; None for an error outside the table."""
+    kind = _kind(error)
+    if kind is None:
+        return None
     body = body_of(error)
     if kind.status >= 500 and not isinstance(error, DecoderBusy):
         logger.error("%s", error)
         body["error"] = without_server_paths(body["error"])  # the others name what the caller has sent
-    return Response(body, status=kind.status, headers=_headers(error))
+    return Answer(kind.status, body, _headers(error))
 
 
 def _kind(error: Exception) -> Kind | None:
