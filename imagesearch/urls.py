@@ -9,6 +9,7 @@ from search.web.front_door import front_door
 urlpatterns = [
     path("", front_door, name="front-door"),
     path("favicon.ico", RedirectView.as_view(url=static("search/favicon.svg"))),
+    path("", include("search.web.urls")),
     path("api/", include("search.api.urls")),
     path("metrics", metrics),
     path("admin/", admin.site.urls),

@@ -24,6 +24,7 @@ SMALL_BYTES = 64 * 1024  # of a body with options and no picture, and of the for
 
 _CHUNK_BYTES = 64 * 1024
 _BOUNDARY = re.compile(r"[ -~]{0,200}[!-~]")
+_SEARCH_PAGE = re.compile("/search/[^/]+/")
 
 
 class UploadTooLarge(APIException):
@@ -67,8 +68,8 @@ def accept_more(request: HttpRequest, *, most_bytes: int, most_parts: int) -> No
 
 
 def _most_bytes(request: HttpRequest) -> int:
-    if request.path_info.startswith("/api/"):
-        return sys.maxsize  # the API's parsers have bounds of their own
+    if request.path_info.startswith("/api/") or _SEARCH_PAGE.fullmatch(request.path_info):
+        return sys.maxsize  # the API's parsers, which the search page uses too, have bounds of their own
     if request.path_info == reverse("admin:login"):
         return SMALL_BYTES
     return int(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)

@@ -1,0 +1,107 @@
+// Pictures in the browser: what a file holds, what is shown of it, and what is sent.
+
+const LONGEST = 1600; // pixels of a picture that is sent; a search looks at far fewer
+const SMALL_BYTES = 2 * 1024 * 1024; // what is sent as it is, if it has few pixels too
+const PREVIEW = 900; // pixels of a picture that is shown
+
+/** Return the extension that belongs to what the file holds, "" where the server reads nothing of its kind. */
+async function extensionOf(blob) {
+    const bytes = new Uint8Array(await blob.slice(0, 12).arrayBuffer());
+    const text = String.fromCharCode(...bytes);
+    if (text.startsWith("\xff\xd8\xff")) return "jpg";
+    if (text.startsWith("\x89PNG")) return "png";
+    if (text.startsWith("GIF8")) return "gif";
+    if (text.startsWith("BM")) return "bmp";
+    if (text.startsWith("II*\0") || text.startsWith("MM\0*")) return "tif";
+    if (text.startsWith("RIFF") && text.endsWith("WEBP")) return "webp";
+    return "";
+}
+
+/** Return { blob, name, extension, bitmap }; bitmap is null where this browser cannot decode the file. */
+export async function openPicture(blob, name) {
+    const extension = await extensionOf(blob);
+    let bitmap = null;
+    try {
+        bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" }); // upright
+    } catch {
+        // Left to the server, which reads kinds that browsers do not, such as TIFF.
+    }
+    return { blob, name, extension, bitmap };
+}
+
+export function canvasOf(picture) {
+    return drawn(picture.bitmap, { x: 0, y: 0, w: 1, h: 1 }, PREVIEW);
+}
+
+/** Return the file to send: cut to the crop ({ x, y, w, h }, fractions of the upright picture) where there is one. */
+export async function fileToSend(picture, crop) {
+    const { blob, bitmap, extension } = picture;
+    const isSmall = bitmap && Math.max(bitmap.width, bitmap.height) <= LONGEST && blob.size <= SMALL_BYTES;
+    if (!bitmap || (isSmall && extension && !crop)) {
+        return new File([blob], named(picture.name, extension), { type: blob.type });
+    }
+    const canvas = drawn(bitmap, crop ?? { x: 0, y: 0, w: 1, h: 1 }, LONGEST);
+    const jpeg = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+    return new File([jpeg], named(picture.name, "jpg"), { type: "image/jpeg" });
+}
+
+function drawn(bitmap, { x, y, w, h }, longest) {
+    const [width, height] = [Math.max(1, w * bitmap.width), Math.max(1, h * bitmap.height)];
+    const scale = Math.min(1, longest / Math.max(width, height));
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(1, Math.round(width * scale));
+    canvas.height = Math.max(1, Math.round(height * scale));
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#fff"; // under what is transparent, as the server lays it
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, x * bitmap.width, y * bitmap.height, width, height, 0, 0, canvas.width, canvas.height);
+    return canvas;
+}
+
+/** Return the name with the extension of what the file holds: the server refuses one that says something else. */
+function named(name, extension) {
+    if (!extension) return name;
+    const [, stem, ending] = /^(.*?)(?:\.([^.]*))?$/s.exec(name);
+    const same = { jpeg: "jpg", tiff: "tif" };
+    const given = (ending ?? "").toLowerCase();
+    return (same[given] ?? given) === extension ? name : `${stem || "picture"}.${extension}`;
+}
+
+// Pictures that were searched with, so that going back shows them again: in memory, and for a reload in the session.
+
+const kept = new Map();
+
+export async function keepPicture(id, picture) {
+    kept.set(id, picture);
+    const file = await fileToSend(picture, null);
+    const reader = new FileReader();
+    await new Promise((resolve) => { reader.onloadend = resolve; reader.readAsDataURL(file); });
+    const entry = JSON.stringify({ name: file.name, data: reader.result });
+    while (!stored(`picture-${id}`, entry)) {
+        const oldest = Object.keys(sessionStorage).filter((key) => key.startsWith("picture-")).sort()[0];
+        if (!oldest) return;
+        sessionStorage.removeItem(oldest);
+    }
+}
+
+function stored(key, text) {
+    try {
+        sessionStorage.setItem(key, text);
+        return true;
+    } catch {
+        return false; // full
+    }
+}
+
+/** Return the picture that was kept under this id, or null. */
+export async function keptPicture(id) {
+    if (kept.has(id)) return kept.get(id);
+    const entry = sessionStorage.getItem(`picture-${id}`);
+    if (!entry) return null;
+    const { name, data } = JSON.parse(entry);
+    const bytes = Uint8Array.from(atob(data.slice(data.indexOf(",") + 1)), (letter) => letter.charCodeAt(0));
+    const picture = await openPicture(new Blob([bytes]), name);
+    kept.set(id, picture);
+    return picture;
+}

@@ -1,0 +1,293 @@
+"""The search page of a company: a picture is posted to the page's own address, or one of its own is named in the URL.
+
+A script gets the parts of the page that change as JSON; without one the page works as a plain form.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.cache import patch_cache_control, patch_vary_headers
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from search import queries
+from search.companies.usage import note_search, outcome_of
+from search.engine.errors import EngineError
+from search.engine.index.folders import Folder
+from search.engine.index.match import Match
+from search.engine.index.records import ImageRecord
+from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
+from search.http.access import viewer_of
+from search.http.bodies import ImageFormParser
+from search.http.errors import answer_to
+from search.http.limits import counted_search
+from search.http.signed_urls import Viewer, picture_urls
+from search.queries import MAX_TOP_K, CompanyNotFound, Filters, ImageNotFound
+from search.web.curl import search_command, similar_command
+from search.web.visitors import OwnSession, searchable_by
+from search.web.words import plain_words
+from tenants.models import Company, SearchChannel
+
+DEFAULT_TOP = 20
+TOPS = (10, 20, 30, 50)
+EXAMPLES = 12  # pictures to begin with
+MAX_FOLDERS = 500  # in the list to choose from
+
+_NOT_ALLOWED = f"This type of file can't be searched with. Use one of {', '.join(ALLOWED_EXTENSIONS)}."
+
+
+class SearchForm(forms.Form):
+    """What is asked: a picture, or the id of one, and which results are wanted."""
+
+    image = forms.FileField(
+        required=False,
+        max_length=1000,
+        error_messages={"empty": "The picture is empty. Choose another one."},
+    )
+    like = forms.CharField(required=False, max_length=100)
+    folder = forms.CharField(required=False, max_length=1000, strip=False)
+    min_score = forms.FloatField(
+        required=False,
+        min_value=-1,
+        max_value=1,
+        error_messages=dict.fromkeys(
+            ("invalid", "min_value", "max_value"), "The minimum score must be a number from -1 to 1."
+        ),
+    )
+    top = forms.IntegerField(
+        required=False,
+        min_value=1,
+        error_messages=dict.fromkeys(("invalid", "min_value"), "The number of results must be at least 1."),
+    )
+
+    def clean_image(self) -> Any:
+        image = self.cleaned_data["image"]
+        if image and not has_allowed_extension(image.name):
+            raise forms.ValidationError(_NOT_ALLOWED)
+        return image
+
+    def clean_folder(self) -> str:
+        return str(self.cleaned_data["folder"]).strip("/")
+
+    def clean_top(self) -> int:
+        return min(self.cleaned_data["top"] or DEFAULT_TOP, MAX_TOP_K)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search that somebody asks for. One of image and like, or neither."""
+
+    image: Any = None  # an uploaded file
+    like: str = ""  # the id of one of the company's pictures
+    folder: str = ""
+    min_score: float | None = None
+    top: int = DEFAULT_TOP
+
+    @property
+    def filters(self) -> Filters:
+        return Filters(location=self.folder, min_score=self.min_score)
+
+    def url_parameters(self, **changes: Any) -> str:
+        """Return what follows the page's address when this is asked with changes; an upload stands in no URL."""
+        values = {"like": self.like, "folder": self.folder, "min_score": self.min_score, "top": self.top} | changes
+        if values["top"] == DEFAULT_TOP:
+            del values["top"]
+        return urlencode({name: value for name, value in values.items() if value not in (None, "")})
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture as the page shows it. url and thumbnail_url open it for this visitor alone, for an hour or two."""
+
+    record: ImageRecord
+    url: str
+    thumbnail_url: str
+    like_url: str  # the page's, with the search for what is like this picture
+    folder_url: str  # the page's, with the same search in this picture's folder
+    score: float | None = None
+
+    @property
+    def percent(self) -> int:
+        """The score as the length of a bar."""
+        return round(100 * max(0.0, self.score or 0.0))
+
+
+@never_cache
+@require_safe
+def choose_company(request: HttpRequest) -> HttpResponse:
+    """Show the companies that can be searched, or the only one's page."""
+    companies = list(searchable_by(request.user))
+    if not companies and not request.user.is_authenticated:
+        return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+    if len(companies) == 1:
+        return redirect("search-page", companies[0].name)
+    return render(request, "search/companies.html", {"companies": companies})
+
+
+@extend_schema(exclude=True)
+class SearchPage(APIView):
+    """Accepts what the API accepts, by its parser, rates and table of errors, from sessions in place of keys."""
+
+    authentication_classes = [OwnSession]
+    parser_classes = [ImageFormParser]
+    http_method_names = ["get", "head", "post"]
+    company: Company
+    viewer: Viewer
+    query = Query()
+    best_score: float | None = None
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        began, status = perf_counter(), 500
+        try:
+            response = super().dispatch(request, *args, **kwargs)
+            status = response.status_code
+            return response
+        finally:
+            if hasattr(self, "company") and (request.method == "POST" or "like" in request.GET):
+                self._count(status, seconds=perf_counter() - began)
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.company = queries.find_company(kwargs["company"], among=searchable_by(request.user))
+        self.viewer = viewer_of(request, self.company)
+        super().initial(request, *args, **kwargs)
+
+    def get(self, request: Request, company: str) -> HttpResponse:
+        return self._answered(SearchForm(request.query_params))
+
+    def post(self, request: Request, company: str) -> HttpResponse:
+        OwnSession().enforce_csrf(request)
+        return self._answered(SearchForm(request.POST, request.FILES))
+
+    def handle_exception(self, error: Exception) -> HttpResponseBase:  # type: ignore[override]
+        if isinstance(error, CompanyNotFound):
+            return self._no_company()
+        answer = answer_to(error)
+        if answer is None:
+            raise error
+        message = answer.body["error"]
+        problem = plain_words(answer.body["code"], message)
+        return self._page(problem=problem, detail=message, status=answer.status, headers=answer.headers)
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        patch_vary_headers(response, ["Accept", "Cookie"])  # the script's answer is no page to go back to
+        patch_cache_control(response, private=True, no_store=True)
+        return super().finalize_response(request, response, *args, **kwargs)
+
+    def _no_company(self) -> HttpResponseBase:
+        """Answer alike whether there is no such company or the visitor must not know of it."""
+        if self.request.user:
+            raise Http404
+        return redirect_to_login(self.request.path, reverse("admin:login"))
+
+    def _answered(self, form: SearchForm) -> HttpResponse:
+        if not form.is_valid():
+            return self._page(status=400, problem=str(next(iter(form.errors.values()))[0]))
+        self.query = query = Query(**form.cleaned_data)
+        if query.image or query.like:
+            matches = self._search(query)
+            self.best_score = matches[0].score if matches else None
+            return self._page(results=[self._shown(match.image, match.score) for match in matches])
+        if self.request.method == "POST":
+            return self._page(status=400, problem="Choose a picture first.")
+        return self._page()
+
+    def _search(self, query: Query) -> list[Match]:
+        with counted_search(self.company):
+            if query.image:
+                image = query.image
+                return queries.search(self.company, image, name=image.name, top_k=query.top, filters=query.filters)
+            return queries.search_like(self.company, query.like, top_k=query.top, filters=query.filters)
+
+    def _count(self, status: int, *, seconds: float) -> None:
+        note_search(
+            self.company,
+            channel=SearchChannel.PAGE,
+            key=None,
+            outcome=outcome_of(status, self.best_score),
+            seconds=seconds,
+            best_score=self.best_score,
+        )
+
+    def _page(
+        self,
+        *,
+        results: list[Shown] | None = None,
+        problem: str = "",
+        detail: str = "",
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+    ) -> HttpResponse:
+        """Return the page, or for its script the parts of it that change. detail: of a problem, for staff."""
+        context = {
+            "company": self.company,
+            "query": self.query,
+            "query_picture": self._query_picture(),
+            "results": results,
+            "problem": problem,
+            "detail": detail if self.viewer.user else "",
+            "command": self._command() if results is not None else "",
+            "is_staff": bool(self.viewer.user),
+        }
+        request = self.request._request
+        if request.headers.get("Accept") == "application/json":
+            return self._parts(context, status, headers)
+        with contextlib.suppress(EngineError):
+            context["folders"] = self._folders()
+            if results is None:
+                context["examples"] = [self._shown(record) for record in queries.some_pictures(self.company, EXAMPLES)]
+        context |= {
+            "tops": sorted({*TOPS, self.query.top}),
+            "has_others": searchable_by(request.user).count() > 1,
+            "max_bytes": settings.MAX_UPLOAD_BYTES,
+        }
+        html = render_to_string("search/search_page.html", context, request)
+        return HttpResponse(html, status=status, headers=headers)
+
+    def _parts(self, context: dict[str, Any], status: int, headers: dict[str, str] | None) -> HttpResponse:
+        parts = {
+            "results": render_to_string("search/_results.html", context),
+            "query": render_to_string("search/_query.html", context),
+            "said": render_to_string("search/_said.txt", context).strip(),
+        }
+        return JsonResponse(parts, status=status, headers=headers)
+
+    def _query_picture(self) -> Shown | None:
+        """Return the picture of the company that is searched with; None where none is, or it is gone."""
+        if not self.query.like or self.query.image:
+            return None
+        with contextlib.suppress(EngineError, ImageNotFound):
+            return self._shown(queries.find_picture(self.company, self.query.like), size=640)
+        return None
+
+    def _folders(self) -> list[Folder]:
+        """Return the folders to choose from, the chosen one among them."""
+        folders = queries.company_folders(self.company)[1 : MAX_FOLDERS + 1]
+        chosen = self.query.folder
+        is_listed = not chosen or any(folder.location == chosen for folder in folders)
+        return folders if is_listed else [Folder(chosen, pictures=0, below=0), *folders]
+
+    def _shown(self, record: ImageRecord, score: float | None = None, *, size: int = 320) -> Shown:
+        urls = picture_urls(self.company, record.id, viewer=self.viewer, size=size)
+        like = self.query.url_parameters(like=record.id)
+        folder = self.query.url_parameters(folder=record.location)
+        return Shown(record, urls.url, urls.thumbnail_url, f"?{like}", f"?{folder}", score)
+
+    def _command(self) -> str:
+        query, address = self.query, self.request.build_absolute_uri(f"/api/search/{self.company}")
+        wanted: Any = {"top_k": query.top, "min_score": query.min_score, "location": query.folder}
+        if query.image:
+            return search_command(address, image_name=query.image.name, **wanted)
+        return similar_command(f"{address}/{query.like}", **wanted)

@@ -1,0 +1,312 @@
+"""The search page without its script: who may open it, what it finds, and what it says where it finds nothing."""
+
+import re
+import shlex
+from collections.abc import Callable
+from html import unescape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import reverse
+from rest_framework.test import APIClient
+
+from tenants.models import Company, Confinement, DailySearches
+from tests.conftest import picture
+from tests.support.admin import text
+from tests.support.fakes import BLUE, GREEN, RED
+
+MakeCompany = Callable[..., Company]
+Colleague = Callable[..., Client]
+DARK_RED = (200, 0, 0)
+
+
+@pytest.fixture(autouse=True)
+def cache(settings: Any, tmp_path: Path) -> None:
+    settings.CACHE_DIR = tmp_path / "cache"
+
+
+@pytest.fixture
+def acme(make_company: MakeCompany) -> Company:
+    """A company whose page is public."""
+    company = make_company("acme", {"Warm/red.png": RED, "Warm/Dark/wine.png": DARK_RED, "blue.png": BLUE})
+    Company.objects.filter(pk=company.pk).update(public_page=True)
+    return company
+
+
+@pytest.fixture
+def globex(make_company: MakeCompany) -> Company:
+    """A company whose page is not."""
+    return make_company("globex", {"green.png": GREEN})
+
+
+def page_of(company: str) -> str:
+    return reverse("search-page", args=[company])
+
+
+def search(client: Client, company: str, colour: tuple[int, int, int] = RED, **fields: Any) -> Any:
+    return client.post(page_of(company), {"image": picture(colour), **fields})
+
+
+def names(response: HttpResponse) -> list[str]:
+    """Return the names of the pictures that a page shows, in their order."""
+    return re.findall(r'<p class="name"[^>]*>([^<]*)</p>', response.content.decode())
+
+
+def ids(response: HttpResponse) -> list[str]:
+    return re.findall(r'href="\?like=([^&"]+)', response.content.decode())
+
+
+# Who may --------------------------------------------------------------------------------------------------------------
+
+
+def test_stranger_searches_a_public_page(client: Client, acme: Company) -> None:
+    response = search(client, "acme")
+    assert response.status_code == 200
+    assert names(response) == ["red", "wine", "blue"]
+
+
+def test_stranger_cannot_tell_a_hidden_company_from_an_unknown_one(client: Client, globex: Company) -> None:
+    for company in ("globex", "nobody"):
+        for response in (client.get(page_of(company)), search(client, company)):
+            assert response.status_code == 302
+            assert response["Location"] == f"/admin/login/?next=/search/{company}/"
+
+
+def test_staff_who_may_view_companies_search_them(colleague: Colleague, globex: Company) -> None:
+    assert names(search(colleague("view_company"), "globex")) == ["green"]
+
+
+def test_staff_without_the_permission_cannot_tell_a_hidden_company_from_an_unknown_one(
+    colleague: Colleague, globex: Company
+) -> None:
+    client = colleague("view_apikey")
+    hidden, unknown = search(client, "globex"), search(client, "nobody")
+    assert hidden.status_code == unknown.status_code == 404
+    assert text(hidden.content.decode()).replace("globex", "nobody") == text(unknown.content.decode())
+
+
+def test_confined_staff_search_their_own_companies_and_public_ones(acme: Company, globex: Company) -> None:
+    user = User.objects.create_user("cara", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_company"))
+    confinement = Confinement.objects.create(user=user)
+    client = Client()
+    client.force_login(user)
+    assert client.get(page_of("globex")).status_code == 404
+    assert client.get(page_of("acme")).status_code == 200
+    confinement.companies.add(globex)
+    assert names(search(client, "globex")) == ["green"]
+
+
+def test_company_that_is_switched_off_has_no_page(colleague: Colleague, acme: Company) -> None:
+    Company.objects.update(active=False)
+    assert colleague("view_company").get(page_of("acme")).status_code == 404
+    assert Client().get(page_of("acme")).status_code == 302
+
+
+def test_key_opens_no_page(client: Client, globex: Company) -> None:
+    headers = {"X-API-Key": globex.issue_key("shop")[1]}
+    assert client.get(page_of("globex"), headers=headers).status_code == 302
+
+
+def test_public_page_of_a_company_that_requires_keys_is_open(client: Client, acme: Company, settings: Any) -> None:
+    Company.objects.update(requires_api_key=True)
+    settings.API_KEYS = "required"
+    assert names(search(client, "acme")) == ["red", "wine", "blue"]
+
+
+@pytest.mark.parametrize("is_staff", [True, False])
+def test_post_from_another_site_is_refused(colleague: Colleague, acme: Company, is_staff: bool) -> None:
+    client = colleague("view_company", enforce_csrf_checks=True) if is_staff else Client(enforce_csrf_checks=True)
+    response = search(client, "acme")
+    assert response.status_code == 403
+    assert "Reload it and try again" in text(response.content.decode())
+    page = client.get(page_of("acme")).content.decode()
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+    assert token
+    assert names(search(client, "acme", csrfmiddlewaretoken=token[1])) == ["red", "wine", "blue"]
+
+
+def test_visitors_choose_among_the_companies_that_they_may_search(
+    client: Client, colleague: Colleague, acme: Company, globex: Company
+) -> None:
+    assert client.get("/search/")["Location"] == page_of("acme")  # the only one for strangers
+    choice = colleague("view_company").get("/search/").content.decode()
+    assert page_of("acme") in choice
+    assert page_of("globex") in choice
+    Company.objects.update(public_page=False)
+    assert client.get("/search/")["Location"] == "/admin/login/?next=/search/"
+    assert "Ask whoever manages this server" in colleague("view_apikey").get("/search/").content.decode()
+
+
+# What it shows --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_of_results_open_without_a_login(client: Client, acme: Company) -> None:
+    page = unescape(search(client, "acme").content.decode())
+    for kind in ("", "/thumbnail"):
+        address = re.search(rf'"(/api/pictures/acme/[0-9a-f-]+{kind}\?[^"]+)"', page)
+        assert address
+        assert Client().get(address[1]).status_code == 200
+
+
+def test_picture_that_is_chosen_is_searched_with_from_its_address(client: Client, acme: Company) -> None:
+    red = ids(search(client, "acme"))[0]
+    response = client.get(f"{page_of('acme')}?like={red}&top=1")
+    assert names(response) == ["wine"]  # without the picture itself
+    assert "The picture that is searched with: red" in response.content.decode()
+
+
+def test_picture_of_another_company_is_not_found(client: Client, acme: Company, make_company: MakeCompany) -> None:
+    Company.objects.filter(pk=make_company("globex", {"green.png": GREEN}).pk).update(public_page=True)
+    green = ids(search(client, "globex"))[0]
+    response = client.get(f"{page_of('acme')}?like={green}")
+    assert response.status_code == 404
+    assert "green" not in response.content.decode()
+
+
+def test_folder_score_and_number_limit_the_results(client: Client, acme: Company) -> None:
+    assert names(search(client, "acme", folder="Warm")) == ["red", "wine"]
+    assert names(search(client, "acme", folder="/Warm/Dark/")) == ["wine"]
+    assert names(search(client, "acme", min_score="0.5")) == ["red", "wine"]
+    assert names(search(client, "acme", top="1")) == ["red"]
+    assert names(search(client, "acme", top="5000")) == ["red", "wine", "blue"]
+
+
+def test_folders_of_the_company_are_listed(client: Client, acme: Company) -> None:
+    options = re.findall(r"<option value=[^>]*>([^<]*)<", client.get(page_of("acme")).content.decode())
+    assert options == ["All folders", "Warm (2)", "Warm/Dark (1)"]
+
+
+def test_page_begins_with_some_of_the_pictures(client: Client, acme: Company) -> None:
+    assert set(names(client.get(page_of("acme")))) == {"red", "wine", "blue"}
+
+
+def test_script_gets_the_parts_that_change(client: Client, acme: Company) -> None:
+    headers = {"Accept": "application/json"}
+    answer = client.post(page_of("acme"), {"image": picture(RED)}, headers=headers)
+    assert answer.json()["said"] == "3 pictures found."
+    assert "wine" in answer.json()["results"]
+    assert "no-store" in answer["Cache-Control"]  # or going back would show this in place of the page
+    refused = client.post(page_of("acme"), {}, headers=headers)
+    assert (refused.status_code, refused.json()["said"]) == (400, "Choose a picture first.")
+
+
+def test_names_of_pictures_are_text(client: Client, make_company: MakeCompany) -> None:
+    company = make_company("acme", {"<b>/<script>alert(1)<.png": RED})
+    Company.objects.filter(pk=company.pk).update(public_page=True)
+    page = search(client, "acme").content.decode()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;" in page
+
+
+def test_command_is_what_a_shell_reads(client: Client, acme: Company) -> None:
+    file = picture(RED, "it's; a $(date).png")
+    page = client.post(page_of("acme"), {"image": file, "folder": "@it's", "top": "5"}).content.decode()
+    command = unescape(re.search(r"<code>(.*?)</code>", page, re.DOTALL)[1])  # type: ignore[index]
+    assert shlex.split(command.replace("\\\n", "")) == [
+        "curl",
+        "-H",
+        "X-API-Key: YOUR-KEY",
+        "-F",
+        'image=@"it\'s; a $(date).png"',
+        "--form-string",
+        "top_k=5",
+        "--form-string",
+        "location=@it's",
+        "http://testserver/api/search/acme",
+    ]
+
+
+def test_command_of_a_picture_of_the_company_finds_the_same(client: Client, acme: Company) -> None:
+    red = ids(search(client, "acme"))[0]
+    response = client.get(f"{page_of('acme')}?like={red}&folder=Warm")
+    command = unescape(re.search(r"<code>(.*?)</code>", response.content.decode(), re.DOTALL)[1])  # type: ignore[index]
+    address = shlex.split(command.replace("\\\n", ""))[-1]
+    found = APIClient().get(address.removeprefix("http://testserver")).json()["results"]
+    assert [result["name"] for result in found] == names(response)
+
+
+# What it refuses ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "words"),
+    [
+        ({}, 400, "Choose a picture first."),
+        ({"image": picture(RED, "notes.txt")}, 400, "This type of file can't be searched with"),
+        ({"image": picture(RED, "picture.gif")}, 400, "can't be read as a picture"),
+        ({"image": picture(RED), "min_score": "2"}, 400, "must be a number from -1 to 1"),
+        ({"image": picture(RED), "min_score": "nan"}, 400, "must be a number from -1 to 1"),
+        ({"image": picture(RED), "top": "0"}, 400, "must be at least 1"),
+        ({"image": picture(RED), "folder": "Nowhere"}, 200, "Search all folders instead."),
+        ({"image": picture(GREEN), "min_score": "0.9"}, 200, "Lower the minimum score of 0.9."),
+        ({"like": "nonsense"}, 404, "This picture is no longer there."),
+    ],
+)
+def test_page_says_what_to_do(client: Client, acme: Company, fields: Any, status: int, words: str) -> None:
+    if "image" in fields:
+        fields["image"].seek(0)
+    response = client.post(page_of("acme"), fields)
+    assert response.status_code == status
+    assert words in text(response.content.decode())
+
+
+def test_picture_over_16_mb_is_refused_as_by_the_api(client: Client, acme: Company, settings: Any) -> None:
+    file = BytesIO(bytes(settings.MAX_UPLOAD_BYTES + 1))
+    file.name = "large.png"
+    for address, words in ((page_of("acme"), "larger than 16 MB"), ("/api/search/acme", "at most 16 MB")):
+        file.seek(0)
+        response = client.post(address, {"image": file})
+        assert response.status_code == 413
+        assert words in response.content.decode()
+
+
+def test_form_has_the_bounds_of_the_api(client: Client, acme: Company) -> None:
+    response = search(client, "acme", folder="x" * 70_000)
+    assert response.status_code == 413
+
+
+def test_rate_of_an_address_counts(client: Client, acme: Company, settings: Any) -> None:
+    settings.RATE_PER_ADDRESS = (2, 86400)
+    assert search(client, "acme").status_code == 200
+    client.get("/api/companies")  # the API's requests are counted together with the page's
+    refused = search(client, "acme")
+    assert refused.status_code == 429
+    assert int(refused["Retry-After"]) > 0
+
+
+def test_quota_of_the_company_counts(client: Client, acme: Company) -> None:
+    Company.objects.update(daily_quota=1)
+    assert search(client, "acme").status_code == 200
+    refused = search(client, "acme")
+    assert refused.status_code == 429
+    assert "daily quota" in text(refused.content.decode())
+
+
+def test_searches_are_counted_as_the_pages(client: Client, acme: Company) -> None:
+    client.get(page_of("acme"))
+    search(client, "acme")
+    search(client, "acme", min_score="3")
+    [row] = DailySearches.objects.all()
+    assert (row.channel, row.searches, row.refused) == ("page", 1, 1)
+
+
+def test_company_without_pictures_tells_staff_how_to_get_some(client: Client, colleague: Colleague, db: None) -> None:
+    company = Company.objects.create(name="acme", public_page=True)
+    admin_page = reverse("admin:tenants_company_change", args=[company.pk])
+    staff = colleague("view_company").get(page_of("acme")).content.decode()
+    stranger = client.get(page_of("acme")).content.decode()
+    assert admin_page in staff
+    assert admin_page not in stranger
+    assert "There are no pictures to search yet." in text(stranger)
+    assert search(client, "acme").status_code == 503
+
+
+def test_page_is_no_part_of_the_apis_schema(client: Client, db: None) -> None:
+    paths = client.get("/api/schema", headers={"Accept": "application/json"}).json()["paths"]
+    assert all(path.startswith("/api/") for path in paths)
