@@ -1,0 +1,338 @@
+"""The search page in a browser: every way in which people give it a picture, and how they find their way back."""
+
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from PIL import Image
+from playwright.sync_api import Browser, FilePayload, Page, expect
+
+from tenants.models import Company
+from tests.browser.conftest import SignIn
+from tests.conftest import Colour, paint, picture
+from tests.support.admin import rebuild
+from tests.support.browsing import Watch, scrolls_sideways
+from tests.support.fakes import BLUE, GREEN, RED
+
+MakeCompany = Callable[..., Company]
+PICTURES = {"Warm/red.png": RED, "Warm/wine.png": (200, 0, 0), "blue.png": BLUE, "green.png": GREEN}
+
+
+@pytest.fixture(autouse=True)
+def acme(transactional_db: None, make_company: MakeCompany, settings: Any, tmp_path: Path) -> Company:
+    settings.CACHE_DIR = tmp_path / "cache"
+    company = make_company("acme", PICTURES)
+    Company.objects.filter(pk=company.pk).update(public_page=True)
+    return company
+
+
+def upload(colour: Colour, name: str = "photo.png") -> FilePayload:
+    return {"name": name, "mimeType": "image/png", "buffer": picture(colour).getvalue()}
+
+
+def halves(left: Colour, right: Colour, side: int = 400) -> FilePayload:
+    """Return an upload whose left half has one colour, and the right half another."""
+    canvas = Image.new("RGB", (side, side), left)
+    canvas.paste(right, (side // 2, 0, side, side))
+    file = BytesIO()
+    canvas.save(file, "PNG")
+    return {"name": "halves.png", "mimeType": "image/png", "buffer": file.getvalue()}
+
+
+def choose(page: Page, file: FilePayload) -> None:
+    page.get_by_label("Choose a picture").set_input_files(file)
+
+
+def expect_found(page: Page, *names: str) -> None:
+    """Expect that the results begin with the pictures of these names."""
+    results = page.locator("[data-results] .name")
+    for place, name in enumerate(names):
+        expect(results.nth(place)).to_have_text(name)
+
+
+def transfer(page: Page, file: FilePayload) -> Any:
+    """Return the browser's DataTransfer with the file, as a drop and a paste bring it."""
+    content = b64encode(file["buffer"]).decode()
+    return page.evaluate_handle(
+        """([content, name, type]) => {
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type }));
+            return transfer;
+        }""",
+        [content, file["name"], file["mimeType"]],
+    )
+
+
+def test_chosen_picture_is_searched_with(page: Page):
+    page.goto("/search/acme/")
+    choose(page, upload(RED))
+    expect_found(page, "red", "wine")
+    expect(page.get_by_role("status")).to_have_text("4 pictures found.")
+    expect(page.get_by_role("img", name="The picture that is searched with: photo.png")).to_be_visible()
+    shown = page.locator("[data-results] img").first
+    expect(shown).to_have_js_property("complete", True)
+    assert shown.evaluate("(image) => image.naturalWidth") > 0
+
+
+def test_dropped_picture_is_searched_with(page: Page):
+    page.goto("/search/acme/")
+    data = transfer(page, upload(BLUE))
+    page.locator("body").dispatch_event("dragover", {"dataTransfer": data})
+    page.locator("body").dispatch_event("drop", {"dataTransfer": data})
+    expect_found(page, "blue")
+
+
+def test_pasted_picture_is_searched_with(page: Page):
+    page.goto("/search/acme/")
+    transfer(page, upload(GREEN, "image.png")).evaluate(
+        """(clipboardData) => document.body.dispatchEvent(
+            new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }))"""
+    )
+    expect_found(page, "green")
+
+
+def test_text_that_is_dropped_is_no_picture(page: Page):
+    page.goto("/search/acme/")
+    data = page.evaluate_handle("new DataTransfer()")
+    page.locator("body").dispatch_event("drop", {"dataTransfer": data})
+    expect(page.get_by_role("status")).to_contain_text("That is no picture file.")
+
+
+def test_large_picture_is_made_smaller_before_it_is_sent(page: Page):
+    page.add_init_script(
+        """const send = window.fetch;
+        window.fetch = async (address, options) => {
+            const file = options.body.get("image");
+            const { width, height } = await createImageBitmap(file);
+            window.sent = [file.name, width, height];
+            return send(address, options);
+        };"""
+    )
+    page.goto("/search/acme/")
+    choose(page, halves(RED, RED, side=3000))
+    expect_found(page, "red")
+    assert page.evaluate("window.sent") == ["halves.jpg", 1600, 1600]
+
+
+@pytest.mark.slow
+def test_name_is_made_to_agree_with_what_the_file_holds(page: Page):
+    page.goto("/search/acme/")
+    choose(page, upload(RED, "photo.jpg"))  # a PNG, which the server would refuse under this name
+    expect_found(page, "red")
+
+
+def test_picture_of_the_results_is_searched_with_by_a_click(page: Page):
+    page.goto("/search/acme/")
+    page.get_by_role("link", name="Search with blue").click()
+    expect(page).to_have_url(re.compile(r"\?like=[0-9a-f-]{36}$"))
+    expect_found(page, "wine")
+    expect(page.locator("[data-query]")).to_contain_text("blue")
+    expect(page.get_by_role("heading", level=2)).to_be_focused()
+    page.reload()
+    expect_found(page, "wine")
+    expect(page.locator("[data-query]")).to_contain_text("blue")
+
+
+def test_back_and_forward_show_what_was_searched_with(page: Page):
+    page.goto("/search/acme/")
+    choose(page, upload(BLUE))
+    expect_found(page, "blue")
+    page.get_by_role("link", name="Search with wine").click()
+    expect_found(page, "red")
+    page.get_by_label("Folder").select_option("Warm")
+    expect(page.locator("[data-results] .name")).to_have_count(1)
+    page.go_back()
+    expect(page.locator("[data-results] .name")).to_have_count(3)
+    expect(page.get_by_label("Folder")).to_have_value("")
+    page.go_back()
+    expect_found(page, "blue")
+    expect(page.locator("[data-query]")).to_contain_text("photo.png")
+    page.reload()  # the picture is in the session, not in the address
+    expect_found(page, "blue")
+    expect(page.get_by_role("img", name="The picture that is searched with: photo.png")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("heading", level=2)).to_contain_text("Start with a picture")
+    page.go_forward()
+    expect_found(page, "blue")
+
+
+@pytest.mark.slow
+def test_address_holds_the_whole_search(page: Page, served: str):
+    page.goto("/search/acme/")
+    page.get_by_role("link", name="Search with wine").click()
+    expect_found(page, "red")
+    page.get_by_label("Folder").select_option("Warm")
+    page.get_by_label("Min. score").fill("0.9")
+    page.get_by_label("Min. score").press("Enter")
+    page.get_by_role("combobox", name="Results").select_option("50")
+    expect(page).to_have_url(re.compile(r"\?like=[^&]+&folder=Warm&min_score=0.9&top=50$"))
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    expect(page.locator("[data-results] .name")).to_have_text(["red"])
+    expect(page.get_by_label("Folder")).to_have_value("Warm")
+    expect(page.get_by_label("Min. score")).to_have_value("0.9")
+    expect(page.get_by_role("combobox", name="Results")).to_have_value("50")
+
+
+def test_box_drawn_by_mouse_searches_with_that_part(page: Page):
+    page.goto("/search/acme/")
+    choose(page, halves(BLUE, RED))
+    expect_found(page, "wine")
+    stage = page.locator("[data-stage]").bounding_box()
+    assert stage
+    left, top, side = stage["x"], stage["y"], stage["width"]
+    page.mouse.move(left + 0.6 * side, top + 0.2 * side)
+    page.mouse.down()
+    page.mouse.move(left + 0.9 * side, top + 0.8 * side, steps=3)
+    page.mouse.up()
+    expect_found(page, "red")
+    page.mouse.move(left + 0.75 * side, top + 0.5 * side)  # in the box: it moves
+    page.mouse.down()
+    page.mouse.move(left + 0.25 * side, top + 0.5 * side, steps=3)
+    page.mouse.up()
+    expect_found(page, "blue")
+    label = page.get_by_role("application").get_attribute("aria-label")
+    assert label == "Crop box: 30 percent wide, 60 percent high, 10 percent from the left, 20 percent from the top"
+    page.go_back()
+    expect_found(page, "red")
+    page.get_by_role("button", name="Remove crop").click()
+    expect(page.get_by_role("application")).to_be_hidden()
+
+
+def test_box_is_moved_sized_and_removed_by_keyboard(page: Page):
+    page.goto("/search/acme/")
+    choose(page, halves(RED, BLUE))
+    expect_found(page, "wine")
+    page.get_by_role("button", name="Crop").press("Enter")
+    box = page.get_by_role("application")
+    expect(box).to_be_focused()
+    for _ in range(15):
+        box.press("Shift+ArrowLeft")
+    for _ in range(20):
+        box.press("ArrowRight")
+    box.press("ArrowUp")
+    box.press("Enter")
+    wanted = "Crop box: 30 percent wide, 60 percent high, 60 percent from the left, 18 percent from the top"
+    expect(box).to_have_attribute("aria-label", wanted)
+    expect_found(page, "blue")
+    box.press("Escape")
+    expect(box).to_be_hidden()
+    expect_found(page, "wine")
+
+
+@pytest.mark.slow
+def test_part_of_a_picture_of_the_company_is_searched_with(page: Page, acme: Company):
+    Image.open(BytesIO(halves(RED, BLUE)["buffer"])).save(acme.image_directory / "halves.png")
+    rebuild(acme)
+    page.goto("/search/acme/")
+    page.get_by_role("link", name="Search with halves").click()
+    page.get_by_role("button", name="Crop").press("Enter")
+    box = page.get_by_role("application")
+    for _ in range(15):
+        box.press("Shift+ArrowLeft")
+    for _ in range(20):
+        box.press("ArrowRight")
+    box.press("Enter")
+    expect_found(page, "blue", "halves")
+
+
+def test_page_is_used_by_keyboard_alone(page: Page):
+    page.goto("/search/acme/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Choose a picture")).to_be_focused()
+    page.get_by_role("link", name="Search with green").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-query]")).to_contain_text("green")
+    page.get_by_text("This search as curl").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".command pre")).to_be_visible()
+
+
+def test_path_and_command_are_copied(page: Page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto("/search/acme/")
+    choose(page, upload(RED))
+    expect_found(page, "red")
+    page.get_by_role("button", name="Copy path of red").click()
+    expect(page.get_by_role("status")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == "Warm/red.png"
+    page.get_by_text("This search as curl").click()
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.locator(".command").get_by_role("button")).to_have_text("Copied")
+    assert 'image=@"photo.png"' in page.evaluate("navigator.clipboard.readText()")
+
+
+@pytest.mark.slow
+def test_file_that_is_gone_is_said_to_be(chromium: Browser, served: str, acme: Company):
+    (acme.image_directory / "blue.png").unlink()
+    context = chromium.new_context(base_url=served)  # the page logs the 404, as browsers do
+    page = context.new_page()
+    page.goto("/search/acme/")
+    expect(page.locator(".thumb.is-missing")).to_have_count(1)
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["dark", pytest.param("light", marks=pytest.mark.slow)])
+def test_page_fits_a_telephone(chromium: Browser, served: str, scheme: Any, acme: Company):
+    name = "A-name-without-a-place-to-break-it-" * 5
+    paint(acme.image_directory / f"{name}.png", RED)
+    rebuild(acme)
+    context = chromium.new_context(
+        base_url=served, viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True, color_scheme=scheme
+    )
+    page = context.new_page()
+    watch = Watch(page, served)
+    page.goto("/search/acme/")
+    assert not scrolls_sideways(page)
+    expect(page.get_by_text("Take a photograph")).to_be_visible()
+    assert page.locator("#photograph").get_attribute("capture") == "environment"
+    choose(page, upload(RED))
+    expect_found(page, name)
+    page.get_by_role("button", name="Crop").tap()
+    page.get_by_text("This search as curl").tap()
+    assert not scrolls_sideways(page)
+    assert is_dark(page) == (scheme == "dark")
+    assert not watch.complaints
+    context.close()
+
+
+def is_dark(page: Page) -> bool:
+    return page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every((level) => Number(level) < 60)"
+    )
+
+
+@pytest.mark.slow
+def test_page_works_without_script(chromium: Browser, served: str):
+    context = chromium.new_context(base_url=served, java_script_enabled=False)
+    page = context.new_page()
+    page.goto("/search/acme/")
+    page.locator("#image").set_input_files(upload(BLUE))
+    page.get_by_role("button", name="Search").click()
+    expect_found(page, "blue")
+    page.get_by_role("link", name="Search with red").click()
+    expect_found(page, "wine")
+    page.get_by_label("Folder").select_option("Warm")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("[data-results] .name")).to_have_text(["wine"])
+    context.close()
+
+
+@pytest.mark.slow
+def test_who_is_signed_out_meanwhile_is_told(page: Page, sign_in: SignIn):
+    Company.objects.update(public_page=False)
+    sign_in(User.objects.create_superuser("ann"))
+    page.goto("/search/acme/")
+    page.context.clear_cookies(name="sessionid")
+    choose(page, upload(RED))
+    expect(page.get_by_role("status")).to_have_text("You are no longer signed in. Reload this page.")
