@@ -7,6 +7,8 @@ from django.contrib import admin, messages
 from django.db.models import Prefetch
 from django.forms import ChoiceField, ModelForm, RadioSelect
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from search import publication
@@ -52,7 +54,7 @@ class NewCompanyForm(ModelForm):
 
 @admin.register(Company)
 class CompanyAdmin(Pictures, Uploads, Fragments, Deletion):
-    list_display = ("name", *CELLS, "searches_today", "active")
+    list_display = ("name", *CELLS, "searches_today", "active", "search_page")
     list_per_page = 50
     search_fields = ("name", "notes")
     fields = (
@@ -116,6 +118,13 @@ class CompanyAdmin(Pictures, Uploads, Fragments, Deletion):
             return f"{sum(row.searches for row in company.__dict__.get('searches_of_today', [])):,}"
         used = sum(usage.searches for usage in company.__dict__.get("usage_today", []))
         return f"{used:,} of {company.daily_quota:,}"
+
+    @admin.display(description="Search page")
+    def search_page(self, company: Company) -> SafeString | str:
+        if not company.active:
+            return "-"
+        address = reverse("search-page", args=[company.name])
+        return format_html('<a href="{}">Search<span class="seen-by-readers"> {}</span></a>', address, company)
 
     # One company
 

@@ -134,3 +134,12 @@ def test_home_page_begins_with_the_companies_and_leaves_out_what_is_the_services
     page = text(admin_client.get(reverse("admin:index")).content.decode())
     assert page.index("Companies") < page.index("Users and groups")
     assert "Task" not in page
+
+
+def test_list_and_page_lead_to_the_search_page_of_an_active_company(admin_client: Client, acme: Company) -> None:
+    link = f'href="{reverse("search-page", args=["acme"])}"'
+    for page in (COMPANIES, url("change", acme)):
+        assert link in admin_client.get(page).content.decode()
+    Company.objects.update(active=False)
+    for page in (COMPANIES, url("change", acme)):
+        assert link not in admin_client.get(page).content.decode()
