@@ -34,3 +34,9 @@ def first_of(items: list[Any], limit: int) -> list[Any]:
 def choices_of(filter_: ListFilter, changes: ChangeList) -> list[Mapping[str, object]]:
     """Return what a filter of an admin's list can be set to."""
     return list(filter_.choices(changes))
+
+
+@register.filter
+def readable(name: str) -> str:
+    """Return a name of a file or folder as a page can hold it: what is no text in it stands as \\udcff."""
+    return name.encode("utf-8", "backslashreplace").decode()

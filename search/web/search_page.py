@@ -105,7 +105,8 @@ class Query:
         values = {"like": self.like, "folder": self.folder, "min_score": self.min_score, "top": self.top} | changes
         if values["top"] == DEFAULT_TOP:
             del values["top"]
-        return urlencode({name: value for name, value in values.items() if value not in (None, "")})
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        return urlencode(given, errors="replace")  # a name that is no UTF-8 is not found again, and breaks no page
 
 
 @dataclass(frozen=True, slots=True)

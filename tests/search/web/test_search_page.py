@@ -19,6 +19,7 @@ from tenants.models import Company, Confinement, DailySearches
 from tests.conftest import picture
 from tests.support.admin import text
 from tests.support.fakes import BLUE, GREEN, RED
+from tests.support.indexes import flask_directory, some_vectors
 
 MakeCompany = Callable[..., Company]
 Colleague = Callable[..., Client]
@@ -202,6 +203,14 @@ def test_names_of_pictures_are_text(client: Client, make_company: MakeCompany) -
     page = search(client, "acme").content.decode()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;" in page
+
+
+def test_names_that_are_no_utf8_break_no_page(client: Client, db: None) -> None:
+    company = Company.objects.create(name="flask", public_page=True)
+    [strange, _] = flask_directory(company.embeddings_directory, some_vectors(2), ["\udcff/a\udcfe.png", "good.png"])
+    for page in (page_of("flask"), f"{page_of('flask')}?like={strange}", f"{page_of('flask')}?folder=%ff"):
+        assert client.get(page).status_code == 200
+    assert "a\\udcfe" in client.get(page_of("flask")).content.decode()
 
 
 def test_command_is_what_a_shell_reads(client: Client, acme: Company) -> None:
