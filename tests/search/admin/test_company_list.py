@@ -143,3 +143,7 @@ def test_list_and_page_lead_to_the_search_page_of_an_active_company(admin_client
     Company.objects.update(active=False)
     for page in (COMPANIES, url("change", acme)):
         assert link not in admin_client.get(page).content.decode()
+
+
+def test_the_number_of_pictures_leads_to_them(admin_client: Client, acme: Company) -> None:
+    assert f'href="{url("pictures", acme)}"' in admin_client.get(COMPANIES).content.decode()
