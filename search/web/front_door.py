@@ -14,7 +14,7 @@ from search import attention
 from search.http.signed_urls import Viewer
 from search.queries import companies_with_index
 from search.web.cards import cards, with_last_build
-from tenants.models import Company
+from tenants.models import Company, is_confined
 
 COMPANIES_A_PAGE = 24
 CONCERNS_SHOWN = 8  # at once; the others unfold
@@ -39,7 +39,7 @@ def _for_staff(request: HttpRequest, user: User) -> dict[str, Any]:
         "number_of_concerns": len(concerns),
         "cards": cards(page.object_list, viewer=Viewer(user=user.pk)),
         "page": page,
-        "may_add": user.has_perm("tenants.add_company"),
+        "may_add": user.has_perm("tenants.add_company") and not is_confined(user),
     }
 
 

@@ -148,12 +148,13 @@ def test_staff_see_no_company_that_they_may_not_view(colleague: Colleague, acme:
     html = page(colleague("change_company"))
     assert cards(html) == []
     assert "There is no company that you may view" in text(html)
-    confined = colleague("view_company")
+    confined = colleague("view_company", "add_company")
     user = confined.session["_auth_user_id"]
     Confinement.objects.create(user_id=user).companies.add(globex)
     html = page(confined)
     assert [card.split()[0] for card in cards(html)] == ["globex"]
     assert "acme" not in html
+    assert ("Add a company" in html, "Add a company" in page(colleague("add_company"))) == (False, True)
 
 
 def test_many_companies_have_pages(admin_client: Client, db: None) -> None:
