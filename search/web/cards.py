@@ -45,6 +45,11 @@ class Card:
         return self.status == "ready"
 
     @property
+    def is_wrong(self) -> bool:
+        """Whether somebody has to do something about it."""
+        return self.company.active and (self.is_damaged or self.status == _WORDS[IndexBuild.Status.FAILED])
+
+    @property
     def can_be_searched(self) -> bool:
         return self.company.active and self.total is not None
 
