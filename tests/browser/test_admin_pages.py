@@ -10,9 +10,10 @@ from playwright.sync_api import Dialog, Page, expect
 from tenants.audit import Actor, Channel
 from tenants.models import Company
 from tests.browser.conftest import SignIn
+from tests.conftest import picture
 from tests.support.admin import BUILDS, COMPANIES, url
 from tests.support.browsing import scrolls_sideways
-from tests.support.fakes import BLUE, RED
+from tests.support.fakes import BLUE, GREEN, RED
 
 MakeCompany = Callable[..., Company]
 
@@ -83,6 +84,16 @@ def test_reindexing_says_first_which_unsaved_settings_it_loses(page: Page, acme:
     page.get_by_role("button", name="Save", exact=True).click()
     page.wait_for_url(f"**{COMPANIES}")
     assert (len(asked), Company.objects.get().notes) == (2, "calls on Tuesdays")
+
+
+def test_an_upload_keeps_unsaved_settings(page: Page, acme: Company) -> None:
+    page.goto(url("change", acme))
+    page.get_by_label("Notes").fill("calls on Mondays")
+    photo = {"name": "c.png", "mimeType": "image/png", "buffer": picture(GREEN).getvalue()}
+    page.locator("#upload-files").set_input_files([photo])  # type: ignore[list-item]
+    page.get_by_role("button", name="Upload").click()
+    expect(page.locator(".upload-outcome")).to_contain_text("1 picture stored")
+    expect(page.get_by_label("Notes")).to_have_value("calls on Mondays")
 
 
 @pytest.mark.slow
