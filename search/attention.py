@@ -17,6 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from search import publication
+from search.companies.consistency import older_index
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
 from search.engine.model.weights import BUILTIN
@@ -161,7 +162,6 @@ def _expiring(companies: CompanyQuerySet) -> Iterator[Concern]:
 def _index(company: Company) -> Iterator[Concern]:
     try:
         info = publication.sound_info(company)
-        rolled_back = publication.is_rolled_back(company)
     except IndexNotBuilt as error:
         if company.generation is not None:  # it had one
             yield _of(company, Kind.INDEX_DAMAGED, str(error))
@@ -169,9 +169,8 @@ def _index(company: Company) -> Iterator[Concern]:
     except EngineError as error:
         yield _of(company, Kind.INDEX_DAMAGED, f"The index of {company} is damaged. {error}")
         return
-    if rolled_back:
-        text = f"{company} uses an older index than its newest; the next upload or build replaces it."
-        yield _of(company, Kind.INDEX_ROLLED_BACK, text)
+    if older := older_index(company):
+        yield _of(company, Kind.INDEX_ROLLED_BACK, f"{older}.")
     yield from _weights(company, info)
 
 

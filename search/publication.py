@@ -157,12 +157,6 @@ def sound_info(company: Company) -> IndexInfo:
     return info(company)
 
 
-def is_rolled_back(company: Company) -> bool:
-    """Return whether a newer index of the company lies on the disk than the one that searches use."""
-    used = published_generation(company)
-    return used is not None and any(each.name > used for each in generations(company))
-
-
 def holds_changes_to(company: Company) -> int:
     """Return the last live change that the index which serves holds; 0 where there is no index. Raises IndexCorrupt."""
     try:
