@@ -16,6 +16,12 @@ from tenants.models import Confinement
 
 
 class ConfinementForm(ModelForm):
+    class Meta:
+        help_texts = {
+            "companies": "The only companies that this user can see. None chosen: the user sees no company. "
+            "To let the user see all companies, tick Delete."
+        }
+
     def has_changed(self) -> bool:
         """Count one just added as changed also where no company is chosen: its user sees none."""
         return self.instance._state.adding or super().has_changed()
@@ -38,7 +44,7 @@ class ConfinementInline(admin.StackedInline):
     formset = ConfinementFormSet
     extra = 0
     max_num = 1
-    verbose_name_plural = "confined to companies"
+    verbose_name = "confinement to companies"
     filter_horizontal = ("companies",)
 
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:

@@ -13,6 +13,7 @@ from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 
+from search.http.signed_urls import Viewer, picture_urls
 from tenants.models import ApiKey, AuditEvent, Company, Confinement, IndexBuild, SkippedImage
 from tests.conftest import paint, picture
 from tests.search.http.test_access import basic_of
@@ -305,6 +306,14 @@ def test_the_confined_work_with_their_own(client_of_vic: Client, vic: User, acme
     assert AuditEvent.objects.filter(company="acme", actor="vic", channel="basic").exists()
 
 
+def test_a_signed_address_from_before_shows_nothing_any_more(acme: Company, globex: Company, hidden_image: str) -> None:
+    user = staff("joe")
+    address = picture_urls(globex, hidden_image, viewer=Viewer(user=user.pk)).url
+    assert Client().get(address).status_code == 200
+    Confinement.objects.create(user=user).companies.set([acme])
+    assert Client().get(address).status_code != 200
+
+
 @pytest.mark.parametrize("setting", ["off", "required"])
 def test_the_lists_of_the_api_hold_what_is_listed_for_the_user(vic: User, settings: Any, setting: str) -> None:
     settings.API_KEYS = setting
@@ -440,8 +449,11 @@ def test_the_audit_hears_nothing_where_nothing_changes(admin_client: Client, acm
 def test_a_superuser_is_not_confined(admin_client: Client, acme: Company) -> None:
     boss = User.objects.create_superuser("boss")
     page = reverse("admin:auth_user_change", args=[boss.pk])
-    assert "confined to companies" not in admin_client.get(page).content.decode().lower()
+    html = admin_client.get(page).content.decode().lower()
+    assert "confinement to companies" not in html
     joe = staff("joe")
+    page = reverse("admin:auth_user_change", args=[joe.pk])
+    assert "confinement to companies" in admin_client.get(page).content.decode().lower()
     response = save_user(admin_client, joe, companies=[acme], is_superuser="on")
     assert "A superuser sees all companies" in response.content.decode()
     joe.refresh_from_db()
