@@ -25,7 +25,7 @@ from rest_framework.views import APIView
 
 from search import queries
 from search.companies.usage import note_search, outcome_of
-from search.engine.errors import EngineError
+from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.folders import Folder
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord
@@ -172,7 +172,7 @@ class SearchPage(APIView):
         OwnSession().enforce_csrf(request)
         return self._answered(SearchForm(request.POST, request.FILES))
 
-    def handle_exception(self, error: Exception) -> HttpResponseBase:  # type: ignore[override]
+    def handle_exception(self, error: Exception) -> Any:
         if isinstance(error, CompanyNotFound):
             return self._no_company()
         answer = answer_to(error)
@@ -245,10 +245,11 @@ class SearchPage(APIView):
         request = self.request._request
         if request.headers.get("Accept") == "application/json":
             return self._parts(context, status, headers)
-        with contextlib.suppress(EngineError):
-            context["folders"] = self._folders()
-            if results is None:
-                context["examples"] = [self._shown(record) for record in queries.some_pictures(self.company, EXAMPLES)]
+        try:
+            context |= self._beside(results)
+        except EngineError as error:
+            if not problem and not isinstance(error, IndexNotBuilt):
+                return self.handle_exception(error)
         context |= {
             "tops": sorted({*TOPS, self.query.top}),
             "has_others": searchable_by(request.user).count() > 1,
@@ -256,6 +257,11 @@ class SearchPage(APIView):
         }
         html = render_to_string("search/search_page.html", context, request)
         return HttpResponse(html, status=status, headers=headers)
+
+    def _beside(self, results: list[Shown] | None) -> dict[str, Any]:
+        """Return what stays beside the results, and the pictures to begin with where there are none."""
+        examples = [] if results is not None else queries.some_pictures(self.company, EXAMPLES)
+        return {"folders": self._folders(), "examples": [self._shown(record) for record in examples]}
 
     def _parts(self, context: dict[str, Any], status: int, headers: dict[str, str] | None) -> HttpResponse:
         parts = {

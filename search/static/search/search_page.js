@@ -203,9 +203,8 @@ async function take(file) {
     crop = null;
     like.value = "";
     showUpload();
-    await keepPicture(picture.id, picture);
     window.scrollTo({ top: 0 });
-    await search();
+    await Promise.all([keepPicture(picture.id, picture), search()]);
 }
 
 async function searchLike(id) {

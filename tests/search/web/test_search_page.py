@@ -316,6 +316,18 @@ def test_company_without_pictures_tells_staff_how_to_get_some(client: Client, co
     assert search(client, "acme").status_code == 503
 
 
+def test_damaged_index_is_not_taken_for_one_without_pictures(
+    client: Client, colleague: Colleague, acme: Company
+) -> None:
+    (acme.embeddings_directory / "faiss_index.bin").write_bytes(b"no index")
+    page = client.get(page_of("acme"))
+    assert page.status_code == 503
+    assert "Searching does not work at the moment." in text(page.content.decode())
+    assert "no pictures" not in text(page.content.decode())
+    assert "faiss_index.bin" not in page.content.decode()
+    assert "faiss_index.bin" in colleague("view_company").get(page_of("acme")).content.decode()
+
+
 def test_page_is_no_part_of_the_apis_schema(client: Client, db: None) -> None:
     paths = client.get("/api/schema", headers={"Accept": "application/json"}).json()["paths"]
     assert all(path.startswith("/api/") for path in paths)
