@@ -36,7 +36,7 @@ from tests.support.indexes import (
 pytestmark = pytest.mark.slow
 
 COUNT = 9
-VECTORS, RECORDS = some_vectors(COUNT), some_records(COUNT)
+VECTORS, RECORDS = some_vectors(COUNT), [*some_records(5), *some_records(4, start="Modern/")]
 
 TEXTS = ["metadata.json", "index_info.json", "given_ids.json", "SHA256SUMS"]
 ARRAYS = ["metadata_offsets.npy", "id_keys.npy", "signatures.npy"]

@@ -64,6 +64,21 @@ def test_without_a_token_set_there_is_no_such_page(client: Client) -> None:
         assert client.get("/metrics", headers=headers).status_code == 404
 
 
+@pytest.mark.usefixtures("token")
+def test_searches_are_counted_by_how_they_came_out(client: Client, make_company: MakeCompany) -> None:
+    make_company("acme", {"red.png": RED})
+    before = scrape(client)
+    for form in ({}, {}, {"min_score": "1", "image": picture(GREEN)}, {"top_k": "many"}):
+        client.post("/api/search/acme", {"image": picture(RED), **form})
+    after = scrape(client)
+    new = {
+        outcome: after.of("imagesearch_searches_total", company="acme", channel="api", outcome=outcome)
+        - before.of("imagesearch_searches_total", company="acme", channel="api", outcome=outcome)
+        for outcome in ("found", "nothing", "refused", "error")
+    }
+    assert new == {"found": 2, "nothing": 1, "refused": 1, "error": 0}
+
+
 @pytest.mark.usefixtures("db", "token")
 @pytest.mark.parametrize("sent", [None, "", "Bearer", "Bearer x", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}é"])
 def test_who_does_not_bear_the_token_learns_nothing(client: Client, sent: str | None) -> None:
