@@ -5,7 +5,6 @@ A script gets the parts of the page that change as JSON; without one the page wo
 
 import contextlib
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,10 +20,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from search import queries
-from search.companies.usage import note_search, outcome_of
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.folders import Folder
 from search.engine.index.match import Match
@@ -32,6 +29,7 @@ from search.engine.index.records import ImageRecord
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.http.access import viewer_of
 from search.http.bodies import ImageFormParser
+from search.http.counted import CountedSearchView
 from search.http.errors import answer_to
 from search.http.limits import counted_search
 from search.http.signed_urls import Viewer, picture_urls
@@ -139,29 +137,21 @@ def choose_company(request: HttpRequest) -> HttpResponse:
 
 
 @extend_schema(exclude=True)
-class SearchPage(APIView):
+class SearchPage(CountedSearchView):
     """Accepts what the API accepts, by its parser, rates and table of errors, from sessions in place of keys."""
 
     authentication_classes = [OwnSession]
     parser_classes = [ImageFormParser]
     http_method_names = ["get", "head", "post"]
+    channel = SearchChannel.PAGE
     company: Company
     viewer: Viewer
     query = Query()
-    best_score: float | None = None
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        began, status = perf_counter(), 500
-        try:
-            response = super().dispatch(request, *args, **kwargs)
-            status = response.status_code
-            return response
-        finally:
-            if hasattr(self, "company") and (request.method == "POST" or "like" in request.GET):
-                self._count(status, seconds=perf_counter() - began)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.company = queries.find_company(kwargs["company"], among=searchable_by(request.user))
+        if request.method == "POST" or "like" in request.query_params:
+            self.searched = self.company
         self.viewer = viewer_of(request, self.company)
         super().initial(request, *args, **kwargs)
 
@@ -199,7 +189,7 @@ class SearchPage(APIView):
         self.query = query = Query(**form.cleaned_data)
         if query.image or query.like:
             matches = self._search(query)
-            self.best_score = matches[0].score if matches else None
+            self.note_best(matches)
             return self._page(results=[self._shown(match.image, match.score) for match in matches])
         if self.request.method == "POST":
             return self._page(status=400, problem="Choose a picture first.")
@@ -211,16 +201,6 @@ class SearchPage(APIView):
                 image = query.image
                 return queries.search(self.company, image, name=image.name, top_k=query.top, filters=query.filters)
             return queries.search_like(self.company, query.like, top_k=query.top, filters=query.filters)
-
-    def _count(self, status: int, *, seconds: float) -> None:
-        note_search(
-            self.company,
-            channel=SearchChannel.PAGE,
-            key=None,
-            outcome=outcome_of(status, self.best_score),
-            seconds=seconds,
-            best_score=self.best_score,
-        )
 
     def _page(
         self,

@@ -1,23 +1,19 @@
 """Searches with an uploaded picture or one of the company's own, under /api/search/."""
 
-from time import perf_counter
-from typing import Any
 from uuid import UUID
 
-from django.http import HttpRequest
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from search import queries
 from search.api.answers import ErrorBody, SearchBody, search_body
 from search.api.forms import SearchForm, SimilarForm, filters, validated
 from search.api.responses import FAULT, NO_KEY, NO_PICTURES, UNUSABLE
-from search.companies.usage import note_search, outcome_of
 from search.engine.index.match import Match
 from search.http.access import caller_key, readable_company, viewer_of
 from search.http.bodies import ImageFormParser
+from search.http.counted import CountedSearchView
 from search.http.limits import QUOTA_REMAINING, RateExceeded, counted_search
 from search.http.signed_urls import Viewer
 from search.queries import ImageNotFound
@@ -32,20 +28,8 @@ _REMAINING = OpenApiParameter(
 )
 
 
-class _CountedView(APIView):
-    """Counts each request, however it ends, once it is known whom it searches."""
-
-    company: Company | None = None
-    best_score: float | None = None
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        began, status = perf_counter(), 500
-        try:
-            response = super().dispatch(request, *args, **kwargs)
-            status = response.status_code
-            return response
-        finally:
-            self._count(status, seconds=perf_counter() - began)
+class _ApiSearchView(CountedSearchView):
+    channel = SearchChannel.API
 
     def check_throttles(self, request: Request) -> None:
         try:
@@ -53,34 +37,22 @@ class _CountedView(APIView):
         except RateExceeded:
             key = caller_key(request)
             if key and key.company.name == self.kwargs["company"]:  # of a stranger nothing is looked up
-                self.company = key.company
+                self.searched = key.company
             raise
 
     def find_company(self, name: str) -> Company:
-        self.company = readable_company(self.request, name)
-        return self.company
+        self.searched = company = readable_company(self.request, name)
+        return company
 
     def answer(
         self, company: Company, matches: list[Match], *, viewer: Viewer | None, remaining: int | None
     ) -> Response:
-        self.best_score = matches[0].score if matches else None
+        self.note_best(matches)
         headers = {} if remaining is None else {QUOTA_REMAINING: str(remaining)}
         return Response(search_body(company, matches, viewer=viewer), headers=headers)
 
-    def _count(self, status: int, *, seconds: float) -> None:
-        if self.company is None:
-            return
-        note_search(
-            self.company,
-            channel=SearchChannel.API,
-            key=caller_key(self.request),
-            outcome=outcome_of(status, self.best_score),
-            seconds=seconds,
-            best_score=self.best_score,
-        )
 
-
-class SearchView(_CountedView):
+class SearchView(_ApiSearchView):
     parser_classes = [ImageFormParser]
 
     @extend_schema(
@@ -108,7 +80,7 @@ class SearchView(_CountedView):
         return self.answer(found, matches, viewer=viewer, remaining=remaining)
 
 
-class SimilarView(_CountedView):
+class SimilarView(_ApiSearchView):
     @extend_schema(
         parameters=[SimilarForm, _REMAINING],
         responses={
