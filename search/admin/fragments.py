@@ -15,6 +15,7 @@ from search.admin.builds import SKIPPED_SHOWN, took
 from search.admin.overview import Overview, generations, overview, pictures_found
 from search.admin.uploads import upload_limits
 from search.engine import storage
+from search.templatetags.humane import readable
 from tenants.models import Company, IndexBuild, is_confined
 
 CELLS = ("status", "pictures", "last_build", "size")
@@ -93,10 +94,7 @@ def _folders(shown: Overview) -> list[tuple[str, int, float]]:
     """Return folders of the index, how many of their pictures were tried, and at how many percent the nearest one lies
     there too; the worst first."""
     by_folder = shown.info.neighbours.folders if shown.info and shown.info.neighbours else {}
-    rows = [
-        (name.encode("utf-8", "backslashreplace").decode(), tried, 100 * own / tried)
-        for name, (tried, own) in by_folder.items()
-    ]
+    rows = [(readable(name), tried, 100 * own / tried) for name, (tried, own) in by_folder.items()]
     return sorted(rows, key=lambda row: (row[2], row[0]))
 
 

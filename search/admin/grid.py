@@ -15,16 +15,12 @@ from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord, composed
 from search.engine.pictures.paths import is_utf8
 from search.http.signed_urls import Viewer, picture_urls
+from search.templatetags.humane import readable
 from tenants.models import Company
 
 PICTURES_A_PAGE = 60
 NAMED_SHOWN = 3_000  # pictures that a search by name goes through
 BRANCHES_SHOWN = 500  # folders in the tree
-
-
-def printable(text: str) -> str:
-    """Return text as a page can hold it: bytes of a name that are no UTF-8 stand as \\xff."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,7 @@ class Place:
         """The names of the folder and of those it lies in, from the top, and the queries that lead there."""
         parts = self.folder.split("/") if self.folder else []
         places = [Place(folder="/".join(parts[: depth + 1])) for depth in range(len(parts))]
-        return [(printable(part), place.query) for part, place in zip(parts, places, strict=True)]
+        return [(readable(part), place.query) for part, place in zip(parts, places, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +101,12 @@ class Grid:
 
 def tile(company: Company, record: ImageRecord, *, viewer: Viewer, place: Place | None = None, size: int = 320) -> Tile:
     """Return a picture as pages show it. place: where its own page leads back to. size: one of thumbnails.SIZES."""
-    details = urlencode({"id": printable(record.id)}) + (place or Place()).query.replace("?", "&", 1)
+    details = urlencode({"id": readable(record.id)}) + (place or Place()).query.replace("?", "&", 1)
     return Tile(
-        path=printable(record.path),
-        name=printable(record.path.rpartition("/")[2]),
-        location=printable(record.location),
-        id=printable(record.id),
+        path=readable(record.path),
+        name=readable(record.path.rpartition("/")[2]),
+        location=readable(record.location),
+        id=readable(record.id),
         thumbnail_url=picture_urls(company, record.id, viewer=viewer, size=size).thumbnail_url,
         details_url=f"{reverse('admin:tenants_company_picture', args=[company.pk])}?{details}",
     )
@@ -163,7 +159,7 @@ def _branches(folders: list[Folder], current: str) -> Iterator[Branch]:
     for folder in folders:
         if folder.location and folder.above in opened:
             yield Branch(
-                name=printable(folder.name) or "(no name)",
+                name=readable(folder.name) or "(no name)",
                 count=folder.below,
                 query=Place(folder=folder.location).query if is_utf8(folder.location) else None,
                 level=min(9, folder.location.count("/") + 1),

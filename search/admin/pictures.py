@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from search import overlay, thumbnails
 from search.admin.access import CompanyAccess
 from search.admin.details import details
-from search.admin.grid import Place, Tile, grid, printable, tile
+from search.admin.grid import Place, Tile, grid, tile
 from search.admin.uploads import upload_limits
 from search.engine.errors import DecoderBusy, EngineError, PathRefused
 from search.engine.index.records import ImageRecord, image_id
@@ -25,6 +25,7 @@ from search.http.signed_urls import Viewer
 from search.originals import PictureGone
 from search.pictures import FolderUnusable, Put, delete_image, put_image
 from search.storage_limits import LimitReached
+from search.templatetags.humane import readable
 from tenants import audit
 from tenants.models import Company
 
@@ -131,13 +132,13 @@ class Pictures(CompanyAccess):
         try:
             _, change = put_image(company, record.path, file.read(), by=audit.in_admin(request))
         except _REFUSALS as error:
-            self.message_user(request, f"{printable(record.path)} was not replaced: {_words(error)}", messages.ERROR)
+            self.message_user(request, f"{readable(record.path)} was not replaced: {_words(error)}", messages.ERROR)
             return back
         if change is Put.UNCHANGED:
             self.message_user(request, "Nothing has changed: it is the same picture.", messages.WARNING)
             return back
-        self.log_change(request, company, f"Replaced {printable(record.path)}.")
-        text = f"{printable(record.path)} was replaced: searches find the new one."
+        self.log_change(request, company, f"Replaced {readable(record.path)}.")
+        text = f"{readable(record.path)} was replaced: searches find the new one."
         self.message_user(request, text, messages.SUCCESS)
         return back
 
@@ -165,10 +166,10 @@ class Pictures(CompanyAccess):
             try:
                 delete_image(company, record.path, by=audit.in_admin(request))
             except _REFUSALS as error:
-                text = f"{printable(record.path)} was not deleted: {_words(error)}"
+                text = f"{readable(record.path)} was not deleted: {_words(error)}"
                 self.message_user(request, text, messages.ERROR)
             else:
-                deleted.append(printable(record.path))
+                deleted.append(readable(record.path))
         if not deleted:
             return
         text = deleted[0] if len(deleted) == 1 else f"{len(deleted)} pictures"
@@ -186,7 +187,7 @@ class Pictures(CompanyAccess):
             "media": self.media,
             "company": company,
             "may_change": self.has_change_permission(request, company),
-            "similar_url": f"/search/{company.name}/?like=",
+            "similar_url": f"{reverse('search-page', args=[company.name])}?like=",
         }
         return TemplateResponse(request, f"admin/tenants/company/{page}.html", {**shared, **context})
 
