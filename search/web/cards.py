@@ -11,6 +11,7 @@ from search.http.signed_urls import Viewer, picture_urls
 from tenants.models import Company, CompanyQuerySet, DailySearches, IndexBuild
 
 PICTURES = 4
+OPENED_FOR_A_CARD = 100_000  # pictures; a larger index takes the place of others in memory, so searches alone load it
 
 _WORDS = {  # of the last build
     IndexBuild.Status.QUEUED: "waiting to be built",
@@ -60,7 +61,7 @@ def with_last_build(companies: CompanyQuerySet) -> CompanyQuerySet:
 
 
 def cards(companies: Iterable[Company], *, viewer: Viewer) -> list[Card]:
-    """Return a card for each company. Their indexes are opened: ask for no more than a page shows."""
+    """Return a card for each company. Most indexes are opened: ask for no more than a page shows."""
     companies = list(companies)
     today = DailySearches.objects.of_last(1).filter(company__in=companies).order_by()
     searches = dict(today.values_list("company").annotate(Sum("searches")))
@@ -77,10 +78,11 @@ def _card(company: Company, *, viewer: Viewer, searches_today: int) -> Card:
 def _look_into(company: Company) -> tuple[int | None, list[str], bool]:
     """Return how many pictures the company's index has, the ids of a few all over it, and if it is damaged."""
     try:
+        total = queries.company_info(company).total_images
+        if total > OPENED_FOR_A_CARD and not queries.loaded_names([company]):
+            return total, [], False
         index = queries.company_index(company)
-        total = len(index)
-        places = sorted({total * number // PICTURES for number in range(PICTURES)}) if total else []
-        return total, [index.page(place, place + 1)[0][0].id for place in places], False
+        return len(index), [record.id for record in index.spread(PICTURES)], False
     except IndexNotBuilt:
         return None, [], company.generation is not None  # it has one, which is gone
     except EngineError:
