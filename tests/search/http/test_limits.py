@@ -441,10 +441,10 @@ def test_no_more_is_given_back_than_was_counted(db: None) -> None:
     acme = Company.objects.create(name="acme", daily_quota=5)
     with counted_search(acme):
         pass
-    (day,) = searches_by_day()
+    usage = SearchUsage.objects.get()
     for _ in range(3):
-        SearchUsage.objects.give_back(acme, day)
-    assert searches_by_day() == {day: 0}
+        SearchUsage.objects.give_back(usage)
+    assert searches_by_day() == {usage.day: 0}
 
 
 def test_a_database_that_fails_does_not_hide_why_a_search_was_refused(
