@@ -1,6 +1,7 @@
 """A real browser before a server of this process: pages are seen here as people see them."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.support.browsing import Watch
+from tests.support.waiting import eventually
 
 SignIn = Callable[[User], None]
 
@@ -28,10 +30,11 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def served(live_server: Any) -> str:
-    """Return the address of a server that shares the test's database and directories."""
-    url: str = live_server.url
-    return url
+def served(live_server: Any) -> Iterator[str]:
+    """The address of a server that shares the test's database and directories."""
+    yield live_server.url
+    # The browser is gone; what it asked for last may still read the tables that are emptied next.
+    eventually(lambda: not any("process_request" in each.name for each in threading.enumerate()), "the server rests")
 
 
 @pytest.fixture
