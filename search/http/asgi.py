@@ -11,8 +11,8 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote_to_bytes
 
@@ -30,6 +30,7 @@ BODY_SECONDS = 120  # for a whole body that is buffered
 BUFFER_BYTES = 2**28  # of the bodies and answers that are in memory at a time
 MAX_WAITING = 100  # requests that wait for a thread
 RETRY_AFTER_SECONDS = 2
+_FILE_PIECE = 2**16  # bytes of a file that are in memory while it is sent
 _ANSWER_BUFFER = 2**23  # bytes of an answer that are kept until its thread is free: all but long lists for staff
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,11 @@ class BufferedApplication:
                 await answer.send_rest()
         except TimeoutError:
             logger.info("A client that reads too slowly was hung up on")
+        except asyncio.CancelledError:  # the client has left
+            answer.stop_sending()
+            raise
+        finally:
+            work.add_done_callback(lambda _: answer.close())
 
     @contextmanager
     def _buffering(self, size: int) -> Iterator[None]:
@@ -242,8 +248,28 @@ async def _awaited(receive: Receive) -> Message:
     return await receive()
 
 
+class _File:
+    """An answer that is a file, as PEP 3333's wsgi.file_wrapper is called with it."""
+
+    def __init__(self, file: Any, _block_size: int = 0) -> None:
+        self._file = file
+
+    def read(self) -> bytes:
+        piece: bytes = self._file.read(_FILE_PIECE)
+        return piece
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.read, b"")
+
+
 class _Answer:
-    """A WSGI application's answer. A thread makes it; the event loop sends it, its end when the thread is free."""
+    """A WSGI application's answer. A thread makes it; the event loop sends it, its end when the thread is free.
+
+    Of a file the thread reads the first piece alone, so that whoever reads a long one slowly takes no thread.
+    """
 
     def __init__(self, send: Send, loop: asyncio.AbstractEventLoop, *, has_body: bool) -> None:
         self._send = send
@@ -252,15 +278,38 @@ class _Answer:
         self._start: Message = {}
         self._is_started = False
         self._pieces: list[bytes] = []
+        self._rest: _File | None = None
+        self._sending: Future[None] | None = None  # what the thread waits for
+        self._is_stopped = False
         self.size = 0  # bytes that are not sent yet
 
     def make(self, application: WsgiApplication, environ: Environ) -> None:
-        with _closing(application(environ, self._start_response)) as pieces:
+        pieces = application(environ, self._start_response)
+        if isinstance(pieces, _File) and self._has_body:
+            self._rest = pieces
+            self._write(pieces.read())
+            return
+        with _closing(pieces), suppress(CancelledError):
             for piece in pieces:
                 self._write(piece)
 
     async def send_rest(self) -> None:
+        if self._rest and self.size == _FILE_PIECE:
+            while piece := await self._loop.run_in_executor(None, self._rest.read):
+                await self._send_pieces(more=True)
+                self._write(piece)
         await self._send_pieces(more=False)
+
+    def stop_sending(self) -> None:
+        """Let the thread go that waits until something is sent."""
+        self._is_stopped = True
+        if self._sending:
+            self._sending.cancel()
+
+    def close(self) -> None:
+        """Close what the thread has left open."""
+        if self._rest:
+            self._loop.run_in_executor(None, self._rest.close)
 
     def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -273,7 +322,10 @@ class _Answer:
         self._pieces.append(piece)
         self.size += len(piece)
         if self.size > _ANSWER_BUFFER:
-            asyncio.run_coroutine_threadsafe(self._send_pieces(more=True), self._loop).result()
+            self._sending = asyncio.run_coroutine_threadsafe(self._send_pieces(more=True), self._loop)
+            if self._is_stopped:
+                self._sending.cancel()
+            self._sending.result()
 
     async def _send_pieces(self, *, more: bool) -> None:
         body = b"".join(self._pieces)
@@ -314,6 +366,7 @@ def _environ(scope: Scope, body: BinaryIO | io.BufferedReader, length: int) -> E
         "wsgi.url_scheme": scope["scheme"],
         "wsgi.input": body,
         "wsgi.errors": sys.stderr,
+        "wsgi.file_wrapper": _File,
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,

@@ -1,7 +1,9 @@
 """Bodies are read, and answers sent, outside of the threads that work."""
 
 import asyncio
+import io
 import json
+import random
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -73,12 +75,16 @@ class Application:
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.answer: Iterable[bytes] | None = None
+        self.file: Any = None
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         self.environs.append(environ)
         assert self.may_answer.wait(SECONDS)
         body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
         start_response("200 OK", [("Content-Type", "text/plain")])
+        if self.file:
+            wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](self.file, 4096)
+            return wrapped
         return [body] if self.answer is None else self.answer
 
 
@@ -135,6 +141,58 @@ async def test_those_who_read_slowly_take_no_thread(wsgi: Application) -> None:
     assert (await quick.answer())[2] == b"quick"
     slow.may_read.set()
     assert (await slow.answer())[2] == b"slow"
+
+
+def answer_with_a_file(wsgi: Application, size: int) -> io.BytesIO:
+    file = io.BytesIO(random.Random(1).randbytes(size))
+    wsgi.file = file
+    return file
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**16 - 1, 2**16, 2**16 + 1, 2**24])
+async def test_a_file_is_sent_whole_and_closed(wsgi: Application, size: int) -> None:
+    file = answer_with_a_file(wsgi, size)
+    content = file.getvalue()
+    client = Client(over(wsgi))
+    client.sends(b"")
+    assert (await client.answer())[2] == content
+    await until(lambda: file.closed)
+
+
+async def test_of_a_file_a_head_is_answered_without_reading_it(wsgi: Application) -> None:
+    file = answer_with_a_file(wsgi, 2**20)
+    client = Client(over(wsgi), method="HEAD")
+    client.sends(b"")
+    assert (await client.answer())[2] == b""
+    assert file.closed
+
+
+async def test_those_who_read_a_long_file_slowly_take_no_thread(wsgi: Application) -> None:
+    file = answer_with_a_file(wsgi, 2**24)
+    application = over(wsgi)
+    slow, quick = Client(application), Client(application)
+    slow.may_read.clear()
+    slow.sends(b"")
+    await until(lambda: slow.wants_to_send)
+    wsgi.file = None
+    quick.sends(b"quick")
+    assert (await quick.answer())[2] == b"quick"
+    assert not file.closed
+    slow.task.cancel()  # as the server does where the client has left
+    await until(lambda: file.closed)
+
+
+async def test_who_leaves_in_a_long_answer_gives_its_thread_back(wsgi: Application) -> None:
+    wsgi.answer = [bytes(2**22)] * 5
+    application = over(wsgi)
+    gone, next_one = Client(application), Client(application)
+    gone.may_read.clear()
+    gone.sends(b"")
+    await until(lambda: gone.wants_to_send)
+    gone.task.cancel()
+    wsgi.answer = None
+    next_one.sends(b"next")
+    assert (await next_one.answer())[2] == b"next"
 
 
 async def test_who_stops_reading_a_long_answer_is_left(wsgi: Application, monkeypatch: pytest.MonkeyPatch) -> None:
