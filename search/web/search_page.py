@@ -220,6 +220,7 @@ class SearchPage(CountedSearchView):
             "problem": problem,
             "detail": detail if self.viewer.user else "",
             "command": self._command() if results is not None else "",
+            "needs_key": self._needs_key(),
             "is_staff": bool(self.viewer.user),
         }
         request = self.request._request
@@ -272,9 +273,14 @@ class SearchPage(CountedSearchView):
         folder = self.query.url_parameters(folder=record.location)
         return Shown(record, urls.url, urls.thumbnail_url, f"?{like}", f"?{folder}", score)
 
+    def _needs_key(self) -> bool:
+        """Tell whether the API asks for a key; where it does not, one that is wrong is refused all the same."""
+        return self.company.requires_api_key or settings.API_KEYS == "required"
+
     def _command(self) -> str:
         query, address = self.query, self.request.build_absolute_uri(f"/api/search/{self.company}")
         wanted: Any = {"top_k": query.top, "min_score": query.min_score, "location": query.folder}
+        wanted["needs_key"] = self._needs_key()
         if query.image:
             return search_command(address, image_name=query.image.name, **wanted)
         return similar_command(f"{address}/{query.like}", **wanted)

@@ -214,6 +214,7 @@ def test_names_that_are_no_utf8_break_no_page(client: Client, db: None) -> None:
 
 
 def test_command_is_what_a_shell_reads(client: Client, acme: Company) -> None:
+    Company.objects.update(requires_api_key=True)
     file = picture(RED, "it's; a $(date).png")
     page = client.post(page_of("acme"), {"image": file, "folder": "@it's", "top": "5"}).content.decode()
     command = unescape(re.search(r"<code>(.*?)</code>", page, re.DOTALL)[1])  # type: ignore[index]
