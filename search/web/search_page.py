@@ -5,6 +5,7 @@ A script gets the parts of the page that change as JSON; without one the page wo
 
 import contextlib
 from dataclasses import dataclass
+from html import unescape
 from typing import Any
 from urllib.parse import urlencode
 
@@ -248,7 +249,7 @@ class SearchPage(CountedSearchView):
         parts = {
             "results": render_to_string("search/_results.html", context),
             "query": render_to_string("search/_query.html", context),
-            "said": render_to_string("search/_said.txt", context).strip(),
+            "said": unescape(render_to_string("search/_said.txt", context)).strip(),  # shown as text
         }
         return JsonResponse(parts, status=status, headers=headers)
 

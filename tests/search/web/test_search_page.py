@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
@@ -230,6 +231,20 @@ def test_command_is_what_a_shell_reads(client: Client, acme: Company) -> None:
         "location=@it's",
         "http://testserver/api/search/acme",
     ]
+
+
+@pytest.mark.parametrize(("is_required", "has_key"), [("off", False), ("required", True)])
+def test_command_names_a_key_where_one_is_needed(
+    client: Client, acme: Company, settings: Any, is_required: str, has_key: bool
+) -> None:
+    settings.API_KEYS = is_required
+    assert ("YOUR-KEY" in search(client, "acme").content.decode()) == has_key
+
+
+def test_script_is_told_of_errors_in_plain_text(client: Client, acme: Company) -> None:
+    form = {"image": SimpleUploadedFile("a.png", b"no picture")}
+    response = client.post(page_of("acme"), form, headers={"Accept": "application/json"})
+    assert "can't" in response.json()["said"]
 
 
 def test_command_of_a_picture_of_the_company_finds_the_same(client: Client, acme: Company) -> None:
