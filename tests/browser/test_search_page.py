@@ -55,17 +55,25 @@ def expect_found(page: Page, *names: str) -> None:
         expect(results.nth(place)).to_have_text(name)
 
 
-def transfer(page: Page, file: FilePayload) -> Any:
-    """Return the browser's DataTransfer with the file, as a drop and a paste bring it."""
-    content = b64encode(file["buffer"]).decode()
+def transfer(page: Page, *files: FilePayload) -> Any:
+    """Return the browser's DataTransfer with the files, as a drop and a paste bring it."""
     return page.evaluate_handle(
-        """([content, name, type]) => {
-            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+        """(files) => {
             const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], name, { type }));
+            for (const [content, name, type] of files) {
+                const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+                transfer.items.add(new File([bytes], name, { type }));
+            }
             return transfer;
         }""",
-        [content, file["name"], file["mimeType"]],
+        [[b64encode(file["buffer"]).decode(), file["name"], file["mimeType"]] for file in files],
+    )
+
+
+def paste(page: Page, data: Any) -> None:
+    data.evaluate(
+        """(clipboardData) => document.activeElement.dispatchEvent(
+            new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }))"""
     )
 
 
@@ -90,10 +98,7 @@ def test_dropped_picture_is_searched_with(page: Page):
 
 def test_pasted_picture_is_searched_with(page: Page):
     page.goto("/search/acme/")
-    transfer(page, upload(GREEN, "image.png")).evaluate(
-        """(clipboardData) => document.body.dispatchEvent(
-            new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }))"""
-    )
+    paste(page, transfer(page, upload(GREEN, "image.png")))
     expect_found(page, "green")
 
 
@@ -102,6 +107,48 @@ def test_text_that_is_dropped_is_no_picture(page: Page):
     data = page.evaluate_handle("new DataTransfer()")
     page.locator("body").dispatch_event("drop", {"dataTransfer": data})
     expect(page.get_by_role("status")).to_contain_text("That is no picture file.")
+
+
+def test_what_is_no_picture_leaves_the_results_as_they_are(page: Page):
+    page.goto("/search/acme/")
+    choose(page, upload(RED))
+    expect_found(page, "red")
+    paste(page, page.evaluate_handle("new DataTransfer()"))
+    expect(page.locator("[data-refused]")).to_have_text(re.compile("What was pasted is no picture."))
+    choose(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"milk"})
+    expect(page.locator("[data-refused]")).to_have_text(re.compile("notes.txt can't be read as a picture."))
+    expect_found(page, "red")
+    page.get_by_label("Min. score").focus()
+    paste(page, page.evaluate_handle("new DataTransfer()"))  # text into a field
+    expect(page.locator("[data-refused]")).to_contain_text("notes.txt")
+    page.get_by_label("Folder").select_option("Warm")
+    expect(page.locator("[data-results] .name")).to_have_count(2)
+    expect(page.locator("[data-refused]")).to_be_empty()
+
+
+def test_first_of_several_files_is_searched_with(page: Page):
+    page.goto("/search/acme/")
+    data = transfer(page, upload(BLUE, "sea.png"), upload(RED))
+    page.locator("body").dispatch_event("drop", {"dataTransfer": data})
+    expect_found(page, "blue")
+    expect(page.locator("[data-refused]")).to_have_text("Only the first of the 2 files was searched with: sea.png.")
+
+
+def test_picture_that_is_slow_to_open_does_not_replace_a_later_one(page: Page):
+    page.add_init_script(
+        """const open = window.createImageBitmap;
+        window.createImageBitmap = async (file, options) => {
+            if (file.name === "slow.png") await new Promise((resolve) => { window.goOn = resolve; });
+            return open(file, options);
+        };"""
+    )
+    page.goto("/search/acme/")
+    choose(page, upload(RED, "slow.png"))
+    choose(page, upload(BLUE, "quick.png"))
+    expect_found(page, "blue")
+    page.evaluate("window.goOn()")
+    page.get_by_label("Folder").select_option("Warm")
+    expect(page.locator("[data-query]")).to_contain_text("quick.png")
 
 
 def test_large_picture_is_made_smaller_before_it_is_sent(page: Page):
@@ -328,6 +375,22 @@ def test_page_works_without_script(chromium: Browser, served: str):
     context.close()
 
 
+def test_search_that_did_not_reach_the_server_is_tried_again(chromium: Browser, served: str):
+    context = chromium.new_context(base_url=served)  # the page logs the failure, as browsers do
+    page = context.new_page()
+    page.goto("/search/acme/")
+    page.route("**/search/acme/", lambda route: route.abort())
+    choose(page, upload(RED))
+    expect(page.get_by_role("status")).to_contain_text("The server can't be reached.")
+    page.get_by_role("button", name="Try again").press("Enter")
+    expect(page.get_by_role("button", name="Try again")).to_be_focused()
+    page.unroute("**/search/acme/")
+    page.get_by_role("button", name="Try again").press("Enter")
+    expect_found(page, "red")
+    expect(page.get_by_role("heading", level=2)).to_be_focused()
+    context.close()
+
+
 @pytest.mark.slow
 def test_who_is_signed_out_meanwhile_is_told(page: Page, sign_in: SignIn):
     Company.objects.update(public_page=False)
@@ -336,3 +399,5 @@ def test_who_is_signed_out_meanwhile_is_told(page: Page, sign_in: SignIn):
     page.context.clear_cookies(name="sessionid")
     choose(page, upload(RED))
     expect(page.get_by_role("status")).to_have_text("You are no longer signed in. Reload this page.")
+    page.get_by_role("button", name="Reload the page").click()
+    expect(page.get_by_label("Username")).to_be_visible()

@@ -17,6 +17,7 @@ let crop = null; // { x, y, w, h }, fractions of the upright picture
 let cropBox = null;
 let asked = ""; // what the results on the page answer
 let request = new AbortController();
+let turn = 0; // of what people choose: a picture that takes long to open does not replace a later one
 const answers = new Map(); // by history entry
 const queryParts = new Map(); // HTML by id of the company's pictures
 
@@ -42,20 +43,25 @@ async function search({ remember = true, focus = false } = {}) {
     request.abort();
     request = new AbortController();
     const { signal } = request;
+    part("refused").replaceChildren();
     part("found").setAttribute("aria-busy", "true");
     say("Searching…");
     try {
         const answer = await ask(signal);
         if (signal.aborted) return;
-        if (answer.failed) asked = ""; // so that it can be tried again
-        else answers.set(entry, { ...answer, at: Date.now() });
+        if (!answer.failed) answers.set(entry, { ...answer, at: Date.now() });
         if (!picture && !crop) queryParts.set(like.value, answer.query);
         show(answer);
-        if (focus) page.querySelector("[data-results-heading]")?.focus({ preventScroll: true });
+        if (answer.failed) fail(answer.status);
     } catch (error) {
-        if (!signal.aborted) complain(error.inWords ?? "The server can't be reached. Check the connection and try again.");
+        if (signal.aborted) return;
+        complain(error.inWords ?? "The server can't be reached. Check the connection and try again.");
+        fail(error.status);
     } finally {
-        if (!signal.aborted) part("found").removeAttribute("aria-busy");
+        if (!signal.aborted) {
+            part("found").removeAttribute("aria-busy");
+            if (focus) page.querySelector("[data-results-heading], [data-remedy]")?.focus({ preventScroll: true });
+        }
     }
 }
 
@@ -65,9 +71,9 @@ async function ask(signal) {
         ? await fetch(location.pathname, { method: "POST", headers, body: await filledIn(signal), signal })
         : await fetch(address(), { headers, signal });
     if (response.headers.get("Content-Type") === "application/json") {
-        return { ...(await response.json()), failed: !response.ok };
+        return { ...(await response.json()), failed: !response.ok, status: response.status };
     }
-    if (response.redirected || response.status === 403) throw inWords("You are no longer signed in. Reload this page.");
+    if (response.redirected || response.status === 403) throw inWords("You are no longer signed in. Reload this page.", 403);
     throw inWords("Something went wrong on the server. Try again in a moment.");
 }
 
@@ -83,14 +89,16 @@ async function filledIn(signal) {
 async function originalPicture(signal) {
     const { original, name } = page.querySelector("[data-stage]").dataset;
     const response = await fetch(original, { signal });
+    if (response.status === 403) throw inWords("This page has been open for too long. Reload it.", 403);
     if (!response.ok) throw inWords("This picture can't be cut: its file is missing.");
     const opened = await openPicture(await response.blob(), name.split("/").at(-1));
     if (!opened.bitmap) throw inWords("This browser can't cut this kind of picture.");
     return opened;
 }
 
-function inWords(message) {
-    return Object.assign(new Error(message), { inWords: message });
+/** status: of the answer that this error stands for; a server that is not reached or does not work has 503. */
+function inWords(message, status = 503) {
+    return Object.assign(new Error(message), { inWords: message, status });
 }
 
 function newId() {
@@ -111,16 +119,41 @@ function say(text) {
     part("said").textContent = text;
 }
 
+/** Say why there are no results. */
 function complain(message) {
-    const notice = document.createElement("div");
-    notice.className = "notice is-failed";
-    const words = document.createElement("strong");
-    words.textContent = message;
-    notice.append(words);
-    part("results").replaceChildren(notice);
+    part("results").replaceChildren(notice(message));
     part("start").hidden = false;
     say(message);
+}
+
+/** Say what is wrong with what people gave; the results stay. */
+function refuse(message) {
+    part("refused").replaceChildren(notice(message));
+    say(message);
+    window.scrollTo({ top: 0 });
+}
+
+function notice(message) {
+    const element = document.createElement("div");
+    element.className = "notice is-failed";
+    const words = document.createElement("strong");
+    words.textContent = message;
+    element.append(words);
+    return element;
+}
+
+/** Let a search that failed be asked again, with a button where that may help. */
+function fail(status = 503) {
     asked = "";
+    const reloads = status === 403; // signed out, or the page is too old
+    if (!reloads && status < 429) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "button";
+    button.dataset.remedy = "";
+    button.textContent = reloads ? "Reload the page" : "Try again";
+    button.addEventListener("click", () => (reloads ? location.reload() : search({ remember: false, focus: true })));
+    page.querySelector("[data-results] .notice")?.append(button);
 }
 
 const shownQuery = () => part("query").dataset.shown ?? "";
@@ -173,7 +206,7 @@ function placeCrop(place) {
 function tellCrop() {
     part("crop").textContent = crop ? "Remove crop" : "Crop";
     const without = isTouched ? "Press Crop to search with a part of it." : "Drag on the picture to search with a part of it.";
-    const within = isTouched ? "Drag the box or its corners." : "Arrow keys move the box, Shift and arrow keys change its size, Escape removes it.";
+    const within = isTouched ? "Drag the box or its corners." : "Drag the box or its corners. Arrow keys move it, with Shift they change its size; Escape removes it.";
     part("crop-help").textContent = crop ? within : without;
 }
 
@@ -189,14 +222,15 @@ function miss(image) {
 
 // What people do -----------------------------------------------------------------------------------------------------
 
-async function take(file) {
-    const opened = await openPicture(file, file.name || "picture");
-    if (!opened.bitmap && !opened.extension) {
-        complain(`${opened.name} can't be read as a picture. Use JPEG, PNG, GIF, BMP, TIFF or WebP.`);
-        return;
-    }
-    if (!opened.bitmap && file.size > Number(page.dataset.maxBytes)) {
-        complain("The picture is larger than 16 MB. Choose a smaller one.");
+/** Search with the first of the files that came at once. */
+async function take(files) {
+    const [file] = files;
+    const own = (turn += 1);
+    const opened = await openPicture(file, file.name || "picture").catch(() => null); // a folder can't be read
+    if (own !== turn) return;
+    const problem = problemOf(file, opened);
+    if (problem) {
+        refuse(problem);
         return;
     }
     picture = { ...opened, id: newId() };
@@ -204,10 +238,23 @@ async function take(file) {
     like.value = "";
     showUpload();
     window.scrollTo({ top: 0 });
-    await Promise.all([keepPicture(picture.id, picture), search()]);
+    const kept = keepPicture(picture.id, picture);
+    await search();
+    if (files.length > 1) refuse(`Only the first of the ${files.length} files was searched with: ${file.name}.`);
+    await kept;
+}
+
+/** Return why a file that was opened as this can't be searched with, "" where it can. */
+function problemOf(file, opened) {
+    if (!opened) return "A folder can't be searched with. Choose one picture.";
+    if (!file.size) return `${opened.name} is empty. Choose another picture.`;
+    if (opened.bitmap) return "";
+    if (!opened.extension) return `${opened.name} can't be read as a picture. Use JPEG, PNG, GIF, BMP, TIFF or WebP.`;
+    return file.size > Number(page.dataset.maxBytes) ? "The picture is larger than 16 MB. Choose a smaller one." : "";
 }
 
 async function searchLike(id) {
+    turn += 1;
     picture = crop = null;
     like.value = id;
     window.scrollTo({ top: 0 });
@@ -262,7 +309,7 @@ document.addEventListener("error", (event) => { if (event.target instanceof HTML
 
 for (const input of page.querySelectorAll("[data-choose]")) {
     input.addEventListener("change", () => {
-        if (input.files.length) take(input.files[0]);
+        if (input.files.length) take([...input.files]);
         input.value = ""; // so that the same file can be chosen again
     });
 }
@@ -273,10 +320,11 @@ form.addEventListener("submit", (event) => {
 });
 
 document.addEventListener("paste", (event) => {
-    const file = event.clipboardData?.files[0];
-    if (!file) return;
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!files.length && event.target.closest?.("input, textarea")) return;
     event.preventDefault();
-    take(file);
+    if (files.length) take(files);
+    else refuse("What was pasted is no picture. Copy a picture, not its address, and paste again.");
 });
 const over = (isOver) => part("drop").classList.toggle("is-over", isOver);
 document.addEventListener("dragover", (event) => { event.preventDefault(); over(true); });
@@ -284,14 +332,15 @@ document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) ov
 document.addEventListener("drop", (event) => {
     event.preventDefault();
     over(false);
-    const file = event.dataTransfer.files[0];
-    if (file) take(file);
-    else complain("That is no picture file. Save the picture first, or copy it and paste it here.");
+    const files = [...event.dataTransfer.files];
+    if (files.length) take(files);
+    else refuse("That is no picture file. Save the picture first, or copy it and paste it here.");
 });
 
 // Back, forward, reload ----------------------------------------------------------------------------------------------
 
 async function restore() {
+    turn += 1;
     const state = history.state ?? {};
     const given = new URLSearchParams(location.search);
     chooseFolder(given.get("folder") ?? "");
@@ -306,6 +355,7 @@ async function restore() {
     const answer = answers.get(state.entry);
     request.abort();
     part("found").removeAttribute("aria-busy");
+    part("refused").replaceChildren();
     asked = question();
     if (answer && Date.now() - answer.at < FRESH) show(answer);
     else if (hasQuery()) await search({ remember: false });
