@@ -170,8 +170,9 @@ class SearchPage(CountedSearchView):
         if answer is None:
             raise error
         message = answer.body["error"]
-        problem = plain_words(answer.body["code"], message)
-        return self._page(problem=problem, detail=message, status=answer.status, headers=answer.headers)
+        problem = plain_words(answer.body["code"], message, retry_after=answer.headers.get("Retry-After", ""))
+        detail = "" if problem == f"{message}." else message
+        return self._page(problem=problem, detail=detail, status=answer.status, headers=answer.headers)
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         patch_vary_headers(response, ["Accept", "Cookie"])  # the script's answer is no page to go back to

@@ -11,6 +11,8 @@ _WORDS = {
     "body_too_large": "The picture is larger than 16 MB. Choose a smaller one.",
     "body_incomplete": "The picture did not arrive whole. Check the connection and try again.",
     "busy": "Many people are searching right now. Try again in a moment.",
+    "rate_exceeded": "There were too many searches in a short time.",
+    "quota_exceeded": "Today's searches of this company are used up.",
     "permission_denied": "This page has been open for too long. Reload it and try again.",
     "index_damaged": _UNAVAILABLE,
     "index_unusable": _UNAVAILABLE,
@@ -21,6 +23,18 @@ _WORDS = {
 }
 
 
-def plain_words(code: str, message: str) -> str:
-    """Return what a page says of an error. message: the API's words."""
-    return _WORDS.get(code, f"{message}.")
+_LIMITS = ("rate_exceeded", "quota_exceeded")
+
+
+def plain_words(code: str, message: str, *, retry_after: str = "") -> str:
+    """Return what a page says of an error. message: the API's words. retry_after: seconds, where they are known."""
+    words = _WORDS.get(code, f"{message}.")
+    return f"{words} Try again in {_duration(int(retry_after))}." if code in _LIMITS and retry_after else words
+
+
+def _duration(seconds: int) -> str:
+    """Return seconds as people say them, rounded up."""
+    for unit, length in (("hour", 3600), ("minute", 60)):
+        if seconds > 2 * length:
+            return f"{-(-seconds // length)} {unit}s"
+    return f"{seconds} second{'' if seconds == 1 else 's'}"

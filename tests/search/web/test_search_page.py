@@ -303,6 +303,8 @@ def test_rate_of_an_address_counts(client: Client, acme: Company, settings: Any)
     refused = search(client, "acme")
     assert refused.status_code == 429
     assert int(refused["Retry-After"]) > 0
+    words = text(refused.content.decode())
+    assert re.search(r"too many searches in a short time. Try again in \d+ (hours|minutes|seconds)\.", words)
 
 
 def test_quota_of_the_company_counts(client: Client, acme: Company) -> None:
@@ -310,7 +312,7 @@ def test_quota_of_the_company_counts(client: Client, acme: Company) -> None:
     assert search(client, "acme").status_code == 200
     refused = search(client, "acme")
     assert refused.status_code == 429
-    assert "daily quota" in text(refused.content.decode())
+    assert "searches of this company are used up. Try again in" in text(refused.content.decode())
 
 
 def test_searches_are_counted_as_the_pages(client: Client, acme: Company) -> None:
