@@ -243,8 +243,11 @@ class UploadForm {
     }
 
     begin() {
-        this.sendButton.disabled = true;
         this.stopButton.hidden = false;
+        if (document.activeElement === this.sendButton) {
+            this.stopButton.focus(); // a disabled button keeps no focus
+        }
+        this.sendButton.disabled = true;
         this.outcome.hidden = true;
         this.progress.hidden = false;
         this.showProgress(0, 1);
@@ -290,12 +293,16 @@ class UploadForm {
     }
 
     end(result, problem) {
+        const focused = document.activeElement === this.stopButton;
         this.request = null;
         this.stopButton.hidden = true;
         this.progress.hidden = true;
         this.chosen = result.left;
         this.input.value = this.folder.value = "";
         this.showChosen(0);
+        if (focused) {
+            (this.chosen.length ? this.sendButton : this.input).focus();
+        }
         const text = `${counted(result.stored, "picture")} stored, ${result.refused.toLocaleString("en")} refused.`;
         const parts = [];
         if (problem) {
