@@ -401,3 +401,13 @@ def test_who_is_signed_out_meanwhile_is_told(page: Page, sign_in: SignIn):
     expect(page.get_by_role("status")).to_have_text("You are no longer signed in. Reload this page.")
     page.get_by_role("button", name="Reload the page").click()
     expect(page.get_by_label("Username")).to_be_visible()
+
+
+def test_company_that_is_switched_off_meanwhile_is_said_to_be_gone(chromium: Browser, served: str, acme: Company):
+    context = chromium.new_context(base_url=served)  # the page logs the 404, as browsers do
+    page = context.new_page()
+    page.goto("/search/acme/")
+    page.route("**/search/acme/", lambda route: route.fulfill(status=404, content_type="text/html", body="gone"))
+    choose(page, upload(RED))
+    expect(page.get_by_role("status")).to_contain_text("This page is gone")
+    context.close()

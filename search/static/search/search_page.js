@@ -74,6 +74,7 @@ async function ask(signal) {
         return { ...(await response.json()), failed: !response.ok, status: response.status };
     }
     if (response.redirected || response.status === 403) throw inWords("You are no longer signed in. Reload this page.", 403);
+    if (response.status === 404) throw inWords("This page is gone: the company was removed or switched off.", 404);
     throw inWords("Something went wrong on the server. Try again in a moment.");
 }
 
