@@ -7,12 +7,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy/README.md"]
+LINK = re.compile(r"\]\((?!https?://)([^)]+)\)")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_leads_to_a_file(document: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):
-        assert (document.parent / target).exists(), target
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target, _, anchor in (link.partition("#") for link in LINK.findall(document.read_text())):
+        led_to = document.parent / target if target else document
+        assert led_to.exists(), target
+        assert not anchor or anchor in anchors_of(led_to), f"{target}#{anchor}"
+
+
+def anchors_of(document: Path) -> set[str]:
+    """Return what GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_test_that_threats_are_answered_by_exists() -> None:

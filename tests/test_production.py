@@ -1,4 +1,4 @@
-"""The environment that the README gives under "In production", in processes of their own."""
+"""The environment that docs/production.md gives, in processes of their own."""
 
 import json
 import re
@@ -27,8 +27,8 @@ print(json.dumps([ask(path, **headers) for path, headers in json.loads(sys.argv[
 
 @pytest.fixture(scope="module")
 def production(code: Path) -> dict[str, str]:
-    """Return the README's environment, with a secret key and a database that this machine has."""
-    section = (ROOT / "README.md").read_text().partition("\n## In production\n")[2].partition("\n## ")[0]
+    """Return that environment, with a secret key and a database that this machine has."""
+    section = (ROOT / "docs/production.md").read_text()
     environment = dict(re.findall(r"^    ([A-Z_]+)=(\S+)$", section, re.MULTILINE))
     assert environment["HTTPS"] == "true"
     assert environment["DATABASE_URL"].startswith("postgres://")
