@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, expect
 
 from search.engine.model.weights import BUILTIN_FILE, entry_path
+from tests.browser.conftest import chromium  # noqa: F401
 from tests.conftest import NO_NETWORK, paint
+from tests.support.browsing import Watch
 from tests.support.fakes import BLUE, RED
 
 pytestmark = pytest.mark.slow
@@ -209,6 +212,24 @@ def test_a_demo_picture_finds_itself_and_then_its_family(service: Service) -> No
     assert first["score"] == pytest.approx(1, abs=1e-4)
     families = [result["location"] for result in body["results"]]
     assert families[:5] == [first["location"]] * 5
+
+
+def test_a_newcomer_opens_the_printed_address_and_finds_the_family_of_a_picture(
+    service: Service,
+    chromium: Browser,  # noqa: F811
+) -> None:
+    (address,) = re.findall(r"Open:\s+(\S+)", service.first_prepare)
+    page = chromium.new_page()
+    watch = Watch(page, address.rstrip("/"))
+    page.goto(address)
+    page.get_by_role("link", name="Try it with demo").click()
+    page.get_by_label("Choose a picture").set_input_files(service.data / "media/demo/Shapes/Star/star-03.jpg")
+    names = page.locator("[data-results] .name")
+    expect(names.first).to_have_text("star-03")
+    assert all(name.startswith("star-") for name in names.all_inner_texts()[:5])
+    expect(page.locator("[data-results] img").first).to_have_js_property("complete", True)
+    page.close()
+    assert not watch.complaints
 
 
 def test_a_body_over_16_mb_is_refused_in_the_shape_of_the_api(service: Service) -> None:
