@@ -32,7 +32,7 @@ from search.http.access import viewer_of
 from search.http.bodies import ImageFormParser
 from search.http.counted import CountedSearchView
 from search.http.errors import answer_to
-from search.http.limits import counted_search
+from search.http.limits import QUOTA_REMAINING, counted_search
 from search.http.signed_urls import Viewer, picture_urls
 from search.queries import MAX_TOP_K, CompanyNotFound, Filters, ImageNotFound
 from search.web.curl import search_command, similar_command
@@ -148,6 +148,7 @@ class SearchPage(CountedSearchView):
     company: Company
     viewer: Viewer
     query = Query()
+    remaining: int | None = None  # searches today, where there is a quota
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.company = queries.find_company(kwargs["company"], among=searchable_by(request.user))
@@ -177,6 +178,8 @@ class SearchPage(CountedSearchView):
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         patch_vary_headers(response, ["Accept", "Cookie"])  # the script's answer is no page to go back to
         patch_cache_control(response, private=True, no_store=True)
+        if self.remaining is not None:
+            response[QUOTA_REMAINING] = str(self.remaining)
         return super().finalize_response(request, response, *args, **kwargs)
 
     def _no_company(self) -> HttpResponseBase:
@@ -198,11 +201,14 @@ class SearchPage(CountedSearchView):
         return self._page()
 
     def _search(self, query: Query) -> list[Match]:
-        with counted_search(self.company):
+        with counted_search(self.company) as remaining:
             if query.image:
                 image = query.image
-                return queries.search(self.company, image, name=image.name, top_k=query.top, filters=query.filters)
-            return queries.search_like(self.company, query.like, top_k=query.top, filters=query.filters)
+                found = queries.search(self.company, image, name=image.name, top_k=query.top, filters=query.filters)
+            else:
+                found = queries.search_like(self.company, query.like, top_k=query.top, filters=query.filters)
+        self.remaining = remaining
+        return found
 
     def _page(
         self,

@@ -307,6 +307,13 @@ def test_rate_of_an_address_counts(client: Client, acme: Company, settings: Any)
     assert re.search(r"too many searches in a short time. Try again in \d+ (hours|minutes|seconds)\.", words)
 
 
+def test_what_the_quota_leaves_is_told_as_by_the_api(client: Client, acme: Company) -> None:
+    assert "X-Quota-Remaining" not in search(client, "acme")
+    Company.objects.update(daily_quota=2)
+    assert "X-Quota-Remaining" not in client.get(page_of("acme"))
+    assert [search(client, "acme")["X-Quota-Remaining"] for _ in range(3)] == ["1", "0", "0"]
+
+
 def test_quota_of_the_company_counts(client: Client, acme: Company) -> None:
     Company.objects.update(daily_quota=1)
     assert search(client, "acme").status_code == 200
