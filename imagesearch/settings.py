@@ -204,6 +204,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "search.http.return_paths.return_to_the_form",
     "search.http.logins.limit_wrong_logins",
     "search.http.bodies.bound_bodies",
     "django.middleware.csrf.CsrfViewMiddleware",
