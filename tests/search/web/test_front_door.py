@@ -148,6 +148,7 @@ def test_staff_see_no_company_that_they_may_not_view(colleague: Colleague, acme:
     html = page(colleague("change_company"))
     assert cards(html) == []
     assert "There is no company that you may view" in text(html)
+    assert "in order" not in text(html)  # which this visitor cannot know
     confined = colleague("view_company", "add_company")
     user = confined.session["_auth_user_id"]
     Confinement.objects.create(user_id=user).companies.add(globex)
