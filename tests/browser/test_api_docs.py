@@ -29,3 +29,11 @@ def test_a_newcomer_searches_from_the_documentation_on_a_phone(page: Page, make_
     assert not scrolls_sideways(page)
     first.get_by_role("button", name="Execute").click()
     expect(first.locator(".live-responses-table .response .microlight").first).to_contain_text('"total_results": 2')
+
+
+def test_the_documentation_leads_back(page: Page, transactional_db: None) -> None:
+    page.goto("/api/docs/")
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    expect(page.locator(".opblock").first).to_be_visible()
+    page.get_by_role("link", name="Start page").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Find the pictures")
