@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 from tenants.models import Company
 from tests.conftest import paint
@@ -69,6 +70,19 @@ def test_who_asks_for_much_and_reads_nothing_is_hung_up_on(server: Gunicorn) -> 
         greedy.sendall(b"GET /static/admin/css/base.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)  # 6 MB
         with pytest.raises(ConnectionError):
             keep_sending(greedy, seconds=60)
+
+
+def test_nobody_who_reads_a_long_picture_slowly_keeps_a_search_waiting(server: Gunicorn) -> None:
+    company = Company.objects.get(name="acme")
+    Company.objects.update(public_page=True)
+    Image.new("RGB", (2500, 2500)).save(company.image_directory / "a.png", "BMP")  # 19 MB in the place of the picture
+    url = server.get("/api/images/acme?urls=true")["images"][0]["url"]
+    with ExitStack() as open_connections:
+        for _ in range(50):
+            slow = open_connections.enter_context(connect(server))
+            slow.sendall(f"GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert slow.recv(8) == b"HTTP/1.1"
+        assert server.found("acme", RED)[0] == "a.png"
 
 
 def keep_sending(connection: socket.socket, *, seconds: float) -> None:
