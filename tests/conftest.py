@@ -23,7 +23,7 @@ from tests.support.fakes import FakeEmbedder
 from tests.support.postgres import Cluster, binaries
 from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
 
-hypothesis.settings.register_profile("quick", max_examples=15, derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("quick", max_examples=8, derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("deep", hypothesis.settings.get_profile("quick"), max_examples=200)
 hypothesis.settings.load_profile("quick")  # unless --hypothesis-profile names another
 

@@ -180,6 +180,7 @@ def test_a_database_that_two_processes_cannot_share_is_refused(code: Path, url: 
     assert error.startswith(f"DATABASE_URL={url!r} is not a database URL such as sqlite:////")
 
 
+@pytest.mark.slow
 def test_gunicorn_ends_when_a_value_is_wrong(code: Path) -> None:
     command = ["-m", "gunicorn", "--config", "imagesearch/gunicorn_conf.py", "--bind", "127.0.0.1:0"]
     result = start(code, *command, "imagesearch.asgi", SECRET_KEY="x", WEB_PROCESSES="1", WEB_THREADS="many")
@@ -187,6 +188,7 @@ def test_gunicorn_ends_when_a_value_is_wrong(code: Path) -> None:
     assert "WEB_THREADS='many' is not a whole number of at least 1" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_wsgi_module_refuses_a_wrong_value(code: Path) -> None:
     result = start(code, "-c", "import imagesearch.wsgi", SECRET_KEY="x", IMAGESEARCH_WEIGHTS="/nowhere/weights.pth")
     assert result.returncode != 0
@@ -239,6 +241,7 @@ def test_processes_that_start_together_agree_on_the_secret_key(checkout: Path) -
     assert len(second) >= 50
 
 
+@pytest.mark.slow
 def test_a_secret_key_that_cannot_be_kept_stops_start_up(checkout: Path) -> None:
     (checkout / ".secret_key").mkdir()  # not writable, not readable: also for root
     result = start(checkout, "manage.py", "check")
@@ -276,6 +279,7 @@ def test_the_files_of_a_database_are_its_owners_alone(checkout: Path) -> None:
     assert result.stdout.split() == ["0o600"] * 3, result.stderr
 
 
+@pytest.mark.slow
 def test_a_check_warns_of_secrets_that_others_can_read(checkout: Path) -> None:
     for name in ("db.sqlite3", "db.sqlite3-wal", ".secret_key", ".env"):
         (checkout / name).write_text("")

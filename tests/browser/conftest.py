@@ -18,9 +18,9 @@ SignIn = Callable[[User], None]
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The system's own browser, one for the tests of a file; its absence fails them."""
-    path = shutil.which("chromium")
-    assert path, "chromium is not installed: apt-get install chromium"
+    """The system's own Chromium, one for the tests of a file; its absence fails them."""
+    path = shutil.which("chromium-headless-shell")
+    assert path, "apt-get install chromium-headless-shell"
     # Playwright runs an event loop in this thread, where Django would refuse the tests' own queries.
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")

@@ -45,6 +45,7 @@ def test_no_column_of_a_list_is_cut_off_on_a_laptop(page: Page, acme: Company) -
     assert cut_off == []
 
 
+@pytest.mark.slow
 def test_a_row_of_a_list_is_a_card_of_named_values_on_a_phone(page: Page, acme: Company) -> None:
     page.set_viewport_size({"width": 400, "height": 800})
     page.goto(BUILDS)
@@ -54,6 +55,7 @@ def test_a_row_of_a_list_is_a_card_of_named_values_on_a_phone(page: Page, acme: 
     expect(found).to_have_text("2")
 
 
+@pytest.mark.slow
 def test_a_list_is_filtered_from_a_menu_above_it(page: Page, acme: Company) -> None:
     page.goto(BUILDS)
     page.get_by_text("Status: All").click()
@@ -86,6 +88,7 @@ def test_reindexing_says_first_which_unsaved_settings_it_loses(page: Page, acme:
     assert (len(asked), Company.objects.get().notes) == (2, "calls on Tuesdays")
 
 
+@pytest.mark.slow
 def test_an_upload_keeps_unsaved_settings(page: Page, acme: Company) -> None:
     page.goto(url("change", acme))
     page.get_by_label("Notes").fill("calls on Mondays")

@@ -42,6 +42,7 @@ def test_strangers_and_staff_see_pictures_on_every_screen(page: Page, sign_in: S
     assert not scrolls_sideways(page)
 
 
+@pytest.mark.slow
 def test_the_command_can_be_copied(page: Page, served: str) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto("/")
@@ -50,6 +51,7 @@ def test_the_command_can_be_copied(page: Page, served: str) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == f"curl -F image=@photo.jpg {served}/api/search/acme"
 
 
+@pytest.mark.slow
 def test_the_keyboard_leads_to_the_search_page(page: Page) -> None:
     page.goto("/")
     for _ in range(30):

@@ -81,6 +81,7 @@ def test_several_are_deleted_with_a_confirmation_by_keyboard(page: Page, shop: C
     assert stored_below(shop.image_directory) == {'Odd "<b>/x?#%.png', "Shoes/c.png"}
 
 
+@pytest.mark.slow
 def test_a_picture_is_replaced_after_a_look_at_the_new_one(page: Page, shop: Company, tmp_path: Path) -> None:
     open_pictures(page, shop, "?folder=Shoes")
     page.get_by_role("link", name="c.png").click()
@@ -128,6 +129,7 @@ def test_a_folder_is_uploaded_with_its_paths_in_as_many_requests_as_it_needs(
     assert {f"Coats/Wool/{number:02}.png" for number in range(51)} <= stored_below(shop.image_directory)
 
 
+@pytest.mark.slow
 def test_an_upload_that_breaks_off_goes_on_where_it_was(context: BrowserContext, shop: Company) -> None:
     page = context.new_page()  # which logs the broken connection
     open_pictures(page, shop)
@@ -143,6 +145,7 @@ def test_an_upload_that_breaks_off_goes_on_where_it_was(context: BrowserContext,
     page.wait_for_load_state("networkidle")
 
 
+@pytest.mark.slow
 def test_an_upload_is_stopped_and_goes_on_by_keyboard(page: Page, shop: Company) -> None:
     open_pictures(page, shop)
     page.evaluate(_DROP, {"new.png": encoded(RED)})
@@ -173,6 +176,7 @@ def test_without_scripts_the_plain_form_uploads(
     bare.close()
 
 
+@pytest.mark.slow
 def test_a_picture_whose_file_is_gone_has_a_placeholder(context: BrowserContext, shop: Company) -> None:
     (shop.image_directory / "Hats/a.png").unlink()
     page = context.new_page()  # which logs that there is none
@@ -199,6 +203,7 @@ def test_the_pages_fit_a_narrow_window(page: Page, shop: Company, scheme: str) -
     assert not scrolls_sideways(page)
 
 
+@pytest.mark.slow
 def test_an_upload_on_the_companys_page_shows_its_build_without_a_reload(page: Page, shop: Company) -> None:
     page.goto(url("change", shop))
     page.evaluate(_DROP, {"new.png": encoded(BLUE)})

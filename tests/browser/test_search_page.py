@@ -102,6 +102,7 @@ def test_pasted_picture_is_searched_with(page: Page):
     expect_found(page, "green")
 
 
+@pytest.mark.slow
 def test_text_that_is_dropped_is_no_picture(page: Page):
     page.goto("/search/acme/")
     data = page.evaluate_handle("new DataTransfer()")
@@ -109,6 +110,7 @@ def test_text_that_is_dropped_is_no_picture(page: Page):
     expect(page.get_by_role("status")).to_contain_text("That is no picture file.")
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_leaves_the_results_as_they_are(page: Page):
     page.goto("/search/acme/")
     choose(page, upload(RED))
@@ -126,6 +128,7 @@ def test_what_is_no_picture_leaves_the_results_as_they_are(page: Page):
     expect(page.locator("[data-refused]")).to_be_empty()
 
 
+@pytest.mark.slow
 def test_first_of_several_files_is_searched_with(page: Page):
     page.goto("/search/acme/")
     data = transfer(page, upload(BLUE, "sea.png"), upload(RED))
@@ -134,6 +137,7 @@ def test_first_of_several_files_is_searched_with(page: Page):
     expect(page.locator("[data-refused]")).to_have_text("Only the first of the 2 files was searched with: sea.png.")
 
 
+@pytest.mark.slow
 def test_picture_that_is_slow_to_open_does_not_replace_a_later_one(page: Page):
     page.add_init_script(
         """const open = window.createImageBitmap;
@@ -151,6 +155,7 @@ def test_picture_that_is_slow_to_open_does_not_replace_a_later_one(page: Page):
     expect(page.locator("[data-query]")).to_contain_text("quick.png")
 
 
+@pytest.mark.slow
 def test_large_picture_is_made_smaller_before_it_is_sent(page: Page):
     page.add_init_script(
         """const send = window.fetch;
@@ -290,6 +295,7 @@ def test_part_of_a_picture_of_the_company_is_searched_with(page: Page, acme: Com
     expect_found(page, "blue", "halves")
 
 
+@pytest.mark.slow
 def test_page_is_used_by_keyboard_alone(page: Page):
     page.goto("/search/acme/")
     page.keyboard.press("Tab")
@@ -305,6 +311,7 @@ def test_page_is_used_by_keyboard_alone(page: Page):
     expect(page.locator(".command pre")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_path_and_command_are_copied(page: Page):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto("/search/acme/")
@@ -375,6 +382,7 @@ def test_page_works_without_script(chromium: Browser, served: str):
     context.close()
 
 
+@pytest.mark.slow
 def test_search_that_did_not_reach_the_server_is_tried_again(chromium: Browser, served: str):
     context = chromium.new_context(base_url=served)  # the page logs the failure, as browsers do
     page = context.new_page()
@@ -403,6 +411,7 @@ def test_who_is_signed_out_meanwhile_is_told(page: Page, sign_in: SignIn):
     expect(page.get_by_label("Username")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_company_that_is_switched_off_meanwhile_is_said_to_be_gone(chromium: Browser, served: str, acme: Company):
     context = chromium.new_context(base_url=served)  # the page logs the 404, as browsers do
     page = context.new_page()

@@ -119,7 +119,7 @@ def town(site: Site, settings: Any, embedder: FakeEmbedder) -> Town:
 
 @pytest.mark.fuzz
 @hypothesis.settings(
-    max_examples=hypothesis.settings.default.max_examples // 15,  # one holds 60 requests and builds
+    max_examples=hypothesis.settings.default.max_examples // 8,  # one holds 60 requests and builds
     phases=[Phase.generate],  # what threads do is not repeatable, so that there is nothing to shrink
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )

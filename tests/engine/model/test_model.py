@@ -18,6 +18,9 @@ from search.engine.model.weights import BUILTIN, BUILTIN_CARD, BUILTIN_FILE, ENT
 from tests.conftest import NO_NETWORK, TRAINED
 
 
+pytestmark = pytest.mark.slow  # torch takes seconds to import
+
+
 @pytest.fixture(scope="module")
 def torch_model() -> Any:
     from search.engine.model import torch_model  # late: other tests are collected without torch

@@ -114,15 +114,18 @@ def paths(cache: Path) -> tuple[Path, Path]:
 # The first start
 
 
+@pytest.mark.slow
 def test_two_first_starts_share_one_export(first_starts: FirstStarts) -> None:
     assert [out.splitlines()[0] for out in first_starts.printed] == [f"(1, {DIMENSION})"] * 2, first_starts.logged
     assert "".join(first_starts.logged).count("Exporting the weights builtin") == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_embeds_with_it_never_imports_torch(first_starts: FirstStarts) -> None:
     assert [out.splitlines()[1] for out in first_starts.printed] == ["[]", "[]"]
 
 
+@pytest.mark.slow
 def test_the_card_says_what_the_export_is(first_starts: FirstStarts) -> None:
     model, card = paths(first_starts.cache)
     noted = json.loads(card.read_text())
@@ -165,6 +168,7 @@ def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder, weight
     assert trained.min_side == reference.min_side
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_torch(cache: Path) -> None:
     from search.engine.model.torch_model import load_embedder
 

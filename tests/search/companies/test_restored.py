@@ -162,7 +162,7 @@ def older_database_that_knows_no_generation(site: Site, acme: Company, tables: P
     "comes_back",
     [
         deleted_with_its_index_kept,
-        found_after_the_database_was_lost,
+        pytest.param(found_after_the_database_was_lost, marks=pytest.mark.slow),
         older_database_whose_generation_is_pruned,
         pytest.param(added_again_by_a_build, marks=pytest.mark.slow),
         pytest.param(older_database_whose_generation_is_there, marks=pytest.mark.slow),
