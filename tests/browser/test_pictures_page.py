@@ -54,7 +54,8 @@ def test_pictures_are_seen_by_folder_and_by_name(page: Page, shop: Company) -> N
     open_pictures(page, shop)
     pictures = page.locator(".tile img")
     expect(pictures).to_have_count(4)
-    page.wait_for_function("[...document.querySelectorAll('.tile img')].every((image) => image.naturalWidth > 0)")
+    for image in page.locator(".tile img").all():
+        expect(image).not_to_have_js_property("naturalWidth", 0)
     page.get_by_role("navigation", name="Folders").get_by_role("link", name="Hats").click()
     expect(pictures).to_have_count(2)
     page.get_by_role("searchbox").fill("B.PNG")
@@ -104,7 +105,7 @@ def test_dropped_files_are_uploaded_with_a_bar_and_shown(page: Page, shop: Compa
     expect(page.get_by_text("1 picture stored, 1 refused.").last).to_be_visible()
     expect(page.get_by_text("already exists")).to_be_visible()
     expect(page.locator(".upload-outcome td canvas")).to_be_visible()
-    page.wait_for_function("document.querySelector('.upload-outcome .tile img').naturalWidth > 0")
+    expect(page.locator(".upload-outcome .tile img").first).not_to_have_js_property("naturalWidth", 0)
     assert page.evaluate("window.seen")[-1] == 1
     assert (shop.image_directory / "Hats/new.png").read_bytes() == picture(BLUE).getvalue()
     assert shop.builds.active().exists()

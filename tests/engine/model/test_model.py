@@ -17,7 +17,6 @@ from search.engine.model.transform import TRANSFORMS, Transform
 from search.engine.model.weights import BUILTIN, BUILTIN_CARD, BUILTIN_FILE, ENTRY_FILES, builtin_weights
 from tests.conftest import NO_NETWORK, TRAINED
 
-
 pytestmark = pytest.mark.slow  # torch takes seconds to import
 
 
