@@ -12,6 +12,10 @@ from django.http import HttpRequest
 class ConfiningSite(AdminSite):
     """Keeps from users who are confined to some companies what they did elsewhere before."""
 
+    def get_urls(self) -> list[Any]:
+        """Return the pages; no row has a page elsewhere that Django's short cut could lead to."""
+        return [each for each in super().get_urls() if getattr(each, "name", None) != "view_on_site"]
+
     def get_log_entries(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the recent actions of the home page: of the confined only those on what they can see now."""
         from tenants.models import is_confined
