@@ -36,6 +36,7 @@ class Kind(StrEnum):
     DISK_FILLS = "disk fills"
     INDEX_DAMAGED = "index damaged"
     BUILD_FAILED = "build failed"
+    QUOTA_USED_UP = "quota used up"
     QUOTA_NEARLY_USED = "quota nearly used"
     KEY_EXPIRES = "key expires"
     INDEX_ROLLED_BACK = "index rolled back"
@@ -190,7 +191,7 @@ def _quotas(company: Company) -> Iterator[Concern]:
     ):
         if used is not None and most is not None and used >= NEARLY_FULL * most:
             text = f"{company} has used {100 * used // most} % {what}: {used:,} of {most:,}."
-            yield _of(company, Kind.QUOTA_NEARLY_USED, text)
+            yield _of(company, Kind.QUOTA_USED_UP if used >= most else Kind.QUOTA_NEARLY_USED, text)
 
 
 def _of(company: Company, kind: Kind, text: str) -> Concern:

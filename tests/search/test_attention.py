@@ -138,6 +138,8 @@ def test_a_quota_that_is_nearly_used(db: None, column: str, words: str) -> None:
     assert told() == []
     Company.objects.update(**{column: 100})
     assert told() == [(Kind.QUOTA_NEARLY_USED, f"acme has used 80 % {words}.")]
+    Company.objects.update(**{column: 80})
+    assert [kind for kind, _ in told()] == [Kind.QUOTA_USED_UP]
 
 
 def test_the_searches_of_yesterday_are_over(db: None) -> None:
@@ -165,8 +167,8 @@ def test_only_the_companies_asked_for_are_told_of_and_the_most_urgent_come_first
     assert [(each.kind, str(each.company)) for each in found] == [
         (Kind.BUILD_FAILED, "acme"),
         (Kind.BUILD_FAILED, "beta"),
-        (Kind.QUOTA_NEARLY_USED, "acme"),
-        (Kind.QUOTA_NEARLY_USED, "beta"),
+        (Kind.QUOTA_USED_UP, "acme"),
+        (Kind.QUOTA_USED_UP, "beta"),
     ]
 
 
