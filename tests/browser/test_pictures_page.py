@@ -99,7 +99,7 @@ def test_dropped_files_are_uploaded_with_a_bar_and_shown(page: Page, shop: Compa
     files = {"new.png": encoded(BLUE), "a.png": encoded(BLUE), "notes.txt": "eA=="}
     page.evaluate(_DROP, files)
     expect(page.get_by_text("2 files", exact=False).first).to_be_visible()
-    expect(page.get_by_text("1 file of other types left out")).to_be_visible()
+    expect(page.get_by_text("1 file of other types left out: notes.txt")).to_be_visible()
     page.evaluate(_NOTE_PROGRESS)
     page.get_by_role("button", name="Upload 2 files").click()
     expect(page.get_by_text("1 picture stored, 1 refused.").last).to_be_visible()

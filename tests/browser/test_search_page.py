@@ -420,3 +420,15 @@ def test_company_that_is_switched_off_meanwhile_is_said_to_be_gone(chromium: Bro
     choose(page, upload(RED))
     expect(page.get_by_role("status")).to_contain_text("This page is gone")
     context.close()
+
+
+@pytest.mark.slow
+def test_company_without_pictures_is_said_to_have_none_once(chromium: Browser, served: str):
+    Company.objects.create(name="empty", public_page=True)
+    context = chromium.new_context(base_url=served)  # the page logs the 503, as browsers do
+    page = context.new_page()
+    page.goto("/search/empty/")
+    choose(page, upload(RED))
+    expect(page.get_by_role("status")).to_contain_text("no pictures to search yet")
+    expect(page.locator(".notice").filter(visible=True)).to_have_count(1)
+    context.close()

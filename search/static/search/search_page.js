@@ -110,7 +110,8 @@ function newId() {
 
 function show(answer) {
     part("results").innerHTML = answer.results;
-    part("start").hidden = !answer.failed && Boolean(answer.results.trim());
+    // A failure leaves the pictures to begin with, but not a second notice in their place.
+    part("start").hidden = answer.failed ? !part("start").querySelector("li") : Boolean(answer.results.trim());
     if (!picture && like.value && shownQuery() !== like.value) showCompanyPicture(queryParts.get(like.value) ?? answer.query);
     enhance(page);
     say(answer.said);

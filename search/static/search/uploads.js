@@ -8,6 +8,7 @@ import { draw } from "./preview.js";
 const FILES_AT_ONCE = 50; // in a request; the server takes 100
 const BYTES_AT_ONCE = 64 * 2 ** 20; // so that what is stored shows in steps
 const SHOWN = 60; // pictures of the outcome
+const NAMES_SHOWN = 3; // of files that stay behind
 const PICTURE = /\.(png|jpe?g|gif|bmp|tiff?|webp)$/i;
 const ZIP = /\.zip$/i;
 
@@ -112,7 +113,7 @@ class UploadForm {
                 this.take(event.dataTransfer);
             }
         });
-        this.showChosen(0);
+        this.showChosen([]);
     }
 
     async take(transfer) {
@@ -137,17 +138,19 @@ class UploadForm {
     }
 
     choose(all) {
-        this.chosen = all.filter(({ file, path }) => (PICTURE.test(path) || ZIP.test(path)) && !file.name.startsWith("."));
+        const travels = ({ file, path }) => (PICTURE.test(path) || ZIP.test(path)) && !file.name.startsWith(".");
+        this.chosen = all.filter(travels);
         this.outcome.hidden = true;
         this.progress.hidden = true;
-        this.showChosen(all.length - this.chosen.length);
+        this.showChosen(all.filter((each) => !travels(each)).map(({ file }) => file.name));
     }
 
     showChosen(ignored) {
         const bytes = this.chosen.reduce((sum, { file }) => sum + file.size, 0);
         const parts = this.chosen.length ? [`${counted(this.chosen.length, "file")}, ${size(bytes)}`] : ["Nothing chosen yet"];
-        if (ignored) {
-            parts.push(`${counted(ignored, "file")} of other types left out`);
+        if (ignored.length) {
+            const names = ignored.slice(0, NAMES_SHOWN).join(", ") + (ignored.length > NAMES_SHOWN ? " …" : "");
+            parts.push(`${counted(ignored.length, "file")} of other types left out: ${names}`);
         }
         this.chosenText.textContent = parts.join("; ");
         this.sendButton.disabled = !this.chosen.length;
