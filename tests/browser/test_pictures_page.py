@@ -12,7 +12,7 @@ from tenants.models import Company
 from tests.browser.conftest import SignIn
 from tests.conftest import paint, picture
 from tests.support.admin import stored_below, url
-from tests.support.browsing import scrolls_sideways
+from tests.support.browsing import hold, scrolls_sideways
 from tests.support.fakes import BLUE, GREEN, RED
 
 # Drops files with their folders, as a person does with a mouse: name -> bytes in base64.
@@ -109,6 +109,18 @@ def test_dropped_files_are_uploaded_with_a_bar_and_shown(page: Page, shop: Compa
     assert page.evaluate("window.seen")[-1] == 1
     assert (shop.image_directory / "Hats/new.png").read_bytes() == picture(BLUE).getvalue()
     assert shop.builds.active().exists()
+
+
+@pytest.mark.slow
+def test_files_that_are_chosen_before_the_script_is_there_are_uploaded(page: Page, shop: Company) -> None:
+    held = hold(page, "**/uploads.js")
+    page.goto(url("change", shop), wait_until="commit")
+    page.get_by_label("Pictures, or a zip of pictures").set_input_files(
+        {"name": "new.png", "mimeType": "image/png", "buffer": picture(BLUE).getvalue()}
+    )
+    held[0].continue_()
+    page.get_by_role("button", name="Upload 1 file").click()
+    expect(page.get_by_text("1 picture stored, 0 refused.").last).to_be_visible()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from tenants.models import Company
 from tests.browser.conftest import SignIn
 from tests.conftest import Colour, paint, picture
 from tests.support.admin import rebuild
-from tests.support.browsing import Watch, scrolls_sideways
+from tests.support.browsing import Watch, hold, scrolls_sideways
 from tests.support.fakes import BLUE, GREEN, RED
 
 MakeCompany = Callable[..., Company]
@@ -86,6 +86,14 @@ def test_chosen_picture_is_searched_with(page: Page):
     shown = page.locator("[data-results] img").first
     expect(shown).to_have_js_property("complete", True)
     assert shown.evaluate("(image) => image.naturalWidth") > 0
+
+
+def test_picture_that_is_chosen_before_the_script_is_there_is_searched_with(page: Page):
+    held = hold(page, "**/search_page.js")
+    page.goto("/search/acme/", wait_until="commit")
+    choose(page, upload(RED))
+    held[0].continue_()
+    expect_found(page, "red", "wine")
 
 
 def test_dropped_picture_is_searched_with(page: Page):

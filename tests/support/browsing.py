@@ -1,6 +1,6 @@
 """What a browser says of a page that it shows."""
 
-from playwright.sync_api import ConsoleMessage, Page, Request
+from playwright.sync_api import ConsoleMessage, Page, Request, Route
 
 
 class Watch:
@@ -26,3 +26,10 @@ def scrolls_sideways(page: Page) -> bool:
     """Tell whether the page is wider than the window."""
     wider: bool = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
     return wider
+
+
+def hold(page: Page, address: str) -> list[Route]:
+    """Hold back what the page asks for at an address; return what is held, as it comes: held[0].continue_()."""
+    held: list[Route] = []
+    page.route(address, lambda route: held.append(route))
+    return held

@@ -246,6 +246,11 @@ async function take(files) {
     await kept;
 }
 
+function takeChosen(input) {
+    if (input.files.length) take([...input.files]);
+    input.value = ""; // so that the same file can be chosen again
+}
+
 /** Return why a file that was opened as this can't be searched with, "" where it can. */
 function problemOf(file, opened) {
     if (!opened) return "A folder can't be searched with. Choose one picture.";
@@ -309,12 +314,8 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("error", (event) => { if (event.target instanceof HTMLImageElement) miss(event.target); }, true);
 
-for (const input of page.querySelectorAll("[data-choose]")) {
-    input.addEventListener("change", () => {
-        if (input.files.length) take([...input.files]);
-        input.value = ""; // so that the same file can be chosen again
-    });
-}
+const inputs = page.querySelectorAll("[data-choose]");
+for (const input of inputs) input.addEventListener("change", () => takeChosen(input));
 for (const input of [folder, minScore, wanted]) input.addEventListener("change", filtersChanged);
 form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -380,6 +381,7 @@ function begin() {
     if (like.value) answers.set(entry, { results: part("results").innerHTML, query: part("query").innerHTML, said: "", at: Date.now() });
     asked = question();
     putStage(page.querySelector("[data-stage]"));
+    for (const input of inputs) takeChosen(input); // while this script was on its way
 }
 
 begin();

@@ -77,7 +77,8 @@ class UploadForm {
         });
         this.input.required = false;
         this.drop.hidden = false;
-        this.input.addEventListener("change", () => this.choose([...this.input.files].map((file) => ({ file, path: file.name }))));
+        const takeChosen = () => this.choose([...this.input.files].map((file) => ({ file, path: file.name })));
+        this.input.addEventListener("change", takeChosen);
         this.folder.addEventListener("change", () => {
             this.choose([...this.folder.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
         });
@@ -113,7 +114,7 @@ class UploadForm {
                 this.take(event.dataTransfer);
             }
         });
-        this.showChosen([]);
+        takeChosen(); // while this script was on its way
     }
 
     async take(transfer) {
