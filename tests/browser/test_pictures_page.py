@@ -211,8 +211,11 @@ def test_the_pages_fit_a_narrow_window(page: Page, shop: Company, scheme: str) -
     page.get_by_text("Upload pictures").click()
     assert not scrolls_sideways(page)
     page.get_by_role("link", name="c.png").click()
+    delete = page.get_by_role("button", name="Delete")
+    expect(delete).to_be_visible()
     assert not scrolls_sideways(page)
-    page.get_by_role("button", name="Delete").click()
+    delete.click()
+    expect(page.get_by_role("button", name="Yes, delete it")).to_be_visible()
     assert not scrolls_sideways(page)
 
 
