@@ -264,19 +264,26 @@ def _scale_transparency(picture: PngImageFile, file: BinaryIO) -> None:
 
 
 def _lay_on_white(picture: Image.Image) -> Image.Image:
-    """Return the decoded picture as RGB, in a new image without its metadata."""
+    """Return the decoded picture as RGB, in a new image without its metadata; RGB is shared, not copied."""
     picture = _in_8_bits(picture)
     if picture.mode == "La":
         picture = picture.convert("LA")
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return _without_metadata(picture)
     layer = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     if picture.format == "BMP" and layer.mode == "RGBA" and layer.getextrema()[-1] == (0, 0):
         layer = layer.convert("RGB")  # many programs leave the alpha of a BMP at zero and mean opaque
     if layer.mode == "RGB":
-        layer.info.clear()
-        return layer
+        return _without_metadata(layer)
     canvas = Image.new("RGB", layer.size, "white")
     canvas.paste(layer, mask=layer)
     return canvas
+
+
+def _without_metadata(picture: Image.Image) -> Image.Image:
+    bare = picture._new(picture.im)
+    bare.info.clear()
+    return bare
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
