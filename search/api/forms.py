@@ -1,5 +1,6 @@
 """Input of the API: forms, their limits and error messages."""
 
+from functools import cache
 from typing import Any
 
 from rest_framework import serializers
@@ -135,9 +136,13 @@ def validated(form: type[serializers.Serializer[Any]], data: Any) -> dict[str, A
 
     data: a mapping; of a QueryDict the last value of each field counts, and an empty one is not a missing one.
     """
-    bound = form(data={name: data[name] for name in data})
-    bound.is_valid(raise_exception=True)
-    return dict(bound.validated_data)
+    return dict(_shared(form).run_validation({name: data[name] for name in data}))
+
+
+@cache
+def _shared(form: type[serializers.Serializer[Any]]) -> serializers.Serializer[Any]:
+    """Return a form for all requests: making one copies its fields, and validation leaves nothing in it."""
+    return form()
 
 
 def filters(form: dict[str, Any]) -> Filters:
