@@ -54,6 +54,7 @@ def _as_of_index(self: FakeEmbedder) -> None:
     from search.engine.model.passport import ModelPassport
 
     self.passport, self.libraries, self.min_side, self.embedded = ModelPassport("test-weights", "a" * 64), {}, 8, 0
+    self.preparation = "none"
 
 
 def test_a_changed_vector_is_a_503_in_this_process_and_in_later_ones_until_it_is_right_again(

@@ -17,6 +17,7 @@ class FakeEmbedder:
         self.passport = ModelPassport("fake-weights", fingerprint)
         self.libraries = {"fake": "1"}
         self.min_side = 8
+        self.preparation = "fake preparation"
         self.embedded = 0  # pictures so far
 
     def prepare(self, image: Image.Image) -> Pixels:

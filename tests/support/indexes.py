@@ -139,3 +139,12 @@ def write_sums_anew(generation: Path) -> None:
     names = sorted(file.name for file in generation.iterdir() if file.name not in ("SHA256SUMS", "company.json"))
     lines = [f"{hashlib.sha256((generation / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     (generation / "SHA256SUMS").write_text("".join(lines))
+
+
+def forget_preparation(directory: Path) -> None:
+    """Let the index be one of the releases that did not record how they prepared pictures."""
+    path = directory / "index_info.json"
+    entries = json.loads(path.read_text())
+    del entries["preparation"]
+    path.write_text(json.dumps(entries))
+    write_sums_anew(directory)

@@ -237,6 +237,9 @@ class _Build:
         passport = self._before.info.passport
         if passport != self._embedder.passport:
             return f"The model changed from {passport} to {self._embedder.passport}"
+        if self._before.info.preparation != self._embedder.preparation:
+            before = self._before.info.preparation or "that of an earlier release"
+            return f"The preparation of pictures changed (now: {self._embedder.preparation}; before: {before})"
         if self._before.info.libraries != self._libraries and self._vectors_differ(self._before):
             return f"The libraries changed from {self._before.info.libraries} to {self._libraries}"
         return ""
@@ -297,7 +300,11 @@ class _Build:
     # Embedding
 
     def _open_workspace(self) -> Workspace:
-        made_by = {"fingerprint": self._embedder.passport.fingerprint, "libraries": self._libraries}
+        made_by = {
+            "fingerprint": self._embedder.passport.fingerprint,
+            "preparation": self._embedder.preparation,
+            "libraries": self._libraries,
+        }
         return Workspace(self._workspace, made_by=made_by)
 
     def _embed(self, plan: Plan, workspace: Workspace) -> np.ndarray:
@@ -443,6 +450,7 @@ class _Build:
             total_images=0,
             weights=passport.weights,
             fingerprint=passport.fingerprint,
+            preparation=self._embedder.preparation,
             libraries=self._libraries,
             scanned_at_ns=self._scanned_at_ns,
             live_sequence=self._live_sequence,

@@ -33,7 +33,7 @@ class Workspace:
     """
 
     def __init__(self, directory: Path, *, made_by: dict[str, Any]) -> None:
-        """made_by: what identifies the model and its libraries; work of another model is removed."""
+        """made_by: what identifies the model, its pictures and libraries; work of another is removed."""
         self._directory = directory
         self._header = json.dumps(made_by, sort_keys=True)
         self._found: list[Vectors] = []  # a segment each

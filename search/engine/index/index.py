@@ -27,6 +27,7 @@ class IndexInfo:
     timestamp: str | None = None  # UTC, "2025-10-27T12:00:00.000Z"
     weights: str | None = None
     fingerprint: str | None = None
+    preparation: str | None = None  # of the pictures; None where an earlier release made the index
     libraries: dict[str, str] | None = None  # versions of what made the vectors
     scanned_at_ns: int | None = None  # Unix time: the files were looked at from then on
     live_sequence: int | None = None  # the last live change that the index holds

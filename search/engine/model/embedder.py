@@ -30,6 +30,11 @@ class Embedder(Protocol):
         """What open_image is to be told before prepare, for queries and builds alike: it alters the vectors."""
         ...
 
+    @property
+    def preparation(self) -> str:
+        """What names open_image and prepare as they are today: see search.engine.model.preparation."""
+        ...
+
     def prepare(self, image: Image.Image) -> Pixels:
         """Return an RGB picture as the model's input, uint8 [side, side, 3]."""
         ...

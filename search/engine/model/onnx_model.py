@@ -24,6 +24,7 @@ from search.engine import durable
 from search.engine.model.attempts import StepFailed, once
 from search.engine.model.downloads import fetch
 from search.engine.model.passport import ModelPassport
+from search.engine.model.preparation import MIN_DECODED_SIDE, PREPARATION
 from search.engine.model.transform import Pixels, Transform
 from search.engine.model.weights import Weights
 from search.engine.vectors import Vectors, unit_length
@@ -70,7 +71,7 @@ class OnnxEmbedder:
         """
         self.passport = passport
         self.libraries = {"onnxruntime": runtime_version()}
-        self.min_side = transform.min_decoded_side
+        self.min_side, self.preparation = MIN_DECODED_SIDE, PREPARATION
         self.transform = transform
         threads = threads or os.cpu_count() or 1
         self._of_all_threads = _open_session(model, threads)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from search.engine.errors import ImageUnreadable
+from search.engine.model.preparation import MIN_DECODED_SIDE
 from search.engine.model.transform import Pixels, Transform
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import ImageFile, find_images
@@ -47,7 +48,7 @@ def _real_pictures(folder: Path, transform: Transform) -> Iterator[Pixels]:
                         folder / file.path,
                         name=file.path,
                         max_pixels=_MAX_PIXELS,
-                        min_side=transform.min_decoded_side,
+                        min_side=MIN_DECODED_SIDE,
                     )
                 except ImageUnreadable:
                     continue

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
 from search.engine.model.downloads import download
+from search.engine.model.preparation import MIN_DECODED_SIDE, PREPARATION
 from search.engine.model.probes import probe_pictures
 from search.engine.model.transform import Pixels, Transform
 from search.engine.model.weights import Weights, find_weights
@@ -57,7 +58,7 @@ class TorchEmbedder:
     def __init__(self, weights: Weights, device: str):
         self.passport = weights.passport
         self.libraries = {"torch": str(torch.__version__)}
-        self.min_side = weights.transform.min_decoded_side
+        self.min_side, self.preparation = MIN_DECODED_SIDE, PREPARATION
         self.transform = weights.transform
         self._device = _device(device)
         self._network = _Network(_model(weights), weights.transform).eval().to(self._device)

@@ -9,7 +9,7 @@ Pixels = npt.NDArray[np.uint8]  # [crop_size, crop_size, 3]
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """How a model wants its pictures, in Pillow and NumPy alone; all of it is in the fingerprint.
+    """Which pictures the weights are meant for, made in Pillow and NumPy alone; all of it is in the fingerprint.
 
     What torchvision.transforms._presets.ImageClassification makes of a Pillow image, in one step: a thousandth of the
     numbers differ by 1 (cosines at least 0.9999), for 0.6 of its time. mean and std are the model's to apply: as bytes,
@@ -20,9 +20,6 @@ class Transform:
     crop_size: int  # pixels of both sides of the centre crop
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    # Pixels of the shorter side that a JPEG decoded at a smaller scale still has. 360: a camera's 4000 x 3000 are
-    # read at an eighth; at resize_size, vectors of some sizes would fall to a cosine of 0.99 with the full decode's.
-    min_decoded_side: int = 360
 
     def apply(self, image: Image.Image) -> Pixels:
         """Return the picture as the model's input, uint8 [crop_size, crop_size, 3]. image: mode RGB."""

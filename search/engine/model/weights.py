@@ -83,5 +83,7 @@ def _digest(path: Path) -> str:
 
 
 def _fingerprint(weights: str, transform: Transform) -> str:
-    # What runs the model is not in it: torch and ONNX Runtime agree far closer than neighbours differ.
-    return hashlib.sha256(f"mobilenet_v3_large {DIMENSION} {weights} {transform}".encode()).hexdigest()
+    # What runs the model is not in it: torch and ONNX Runtime agree far closer than neighbours differ. Nor is the
+    # preparation. The 360 was in it when it was part of the transform, and stays: it is in every index.
+    meant_for = f"{transform}".removesuffix(")") + ", min_decoded_side=360)"
+    return hashlib.sha256(f"mobilenet_v3_large {DIMENSION} {weights} {meant_for}".encode()).hexdigest()

@@ -57,7 +57,7 @@ _FEW_VECTORS = (64 << 20) // (4 * DIMENSION)
 _LARGEST = 2**62  # well within what a database holds
 _TEXT_BYTES = 1000
 _WHOLE_NUMBERS = ("total_images", "embedding_dimension", "live_sequence", "scanned_at_ns")
-_TEXTS = ("model", "timestamp", "weights", "fingerprint")
+_TEXTS = ("model", "timestamp", "weights", "fingerprint", "preparation")
 
 T = TypeVar("T")
 

@@ -15,7 +15,14 @@ from PIL import Image
 
 from search.engine import storage
 from search.engine.build import builder
-from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index, estimate_build
+from search.engine.build.builder import (
+    BuildEstimate,
+    BuildOptions,
+    BuildOutcome,
+    BuildProgress,
+    build_index,
+    estimate_build,
+)
 from search.engine.errors import NotEnoughSpace, NothingToIndex, PublishRefused
 from search.engine.index.index import ImageIndex
 from search.engine.model.embedder import read_prepared
@@ -24,6 +31,7 @@ from search.engine.storage.layout import METADATA
 from search.engine.vectors import Vectors, unit_length
 from tests.conftest import paint
 from tests.support.fakes import BLUE, GREEN, RED, WHITE, FakeEmbedder
+from tests.support.indexes import forget_preparation
 
 LONG_AGO = 1_600_000_000_000_000_000  # ns: a file of then is not in doubt
 Colour = tuple[int, int, int]
@@ -49,6 +57,10 @@ class Collection:
     def build(self, *, report: Callable[[BuildProgress], None] = lambda progress: None, **options: Any) -> BuildOutcome:
         chosen = BuildOptions(**{"max_pixels": 1_000_000, "batch_size": 4, "workers": 2, **options})
         return build_index(self.folder, self.target, embedder=self.embedder, options=chosen, report=report)
+
+    def estimate(self) -> BuildEstimate:
+        options = BuildOptions(max_pixels=1_000_000)
+        return estimate_build(self.folder, self.target, embedder=self.embedder, options=options)
 
     def build_until(self, embedded: int) -> None:
         """Build until so many pictures are embedded; then the build is killed."""
@@ -299,6 +311,50 @@ def test_another_model_makes_the_build_full_and_names_both(acme: Collection) -> 
     assert "fake-weights (ffffffffffff)" in outcome.full_reason
     assert "fake-weights (eeeeeeeeeeee)" in outcome.full_reason
     assert acme.index().info.fingerprint == "e" * 64
+
+
+def test_pictures_prepared_in_another_way_are_all_embedded_again_once(acme: Collection) -> None:
+    acme.paint_many(5)
+    acme.build()
+    acme.embedder.preparation = "resized by hand"
+    outcome = acme.build()
+    assert (outcome.progress.embedded, outcome.progress.reused) == (5, 0)
+    assert outcome.full_reason == (
+        "The preparation of pictures changed (now: resized by hand; before: fake preparation)"
+    )
+    assert acme.index().info.preparation == "resized by hand"
+    assert acme.embedded_by(acme.build) == 0
+
+
+def test_an_index_of_an_earlier_release_is_searched_and_then_embedded_again(acme: Collection) -> None:
+    acme.paint_many(5)
+    acme.build()
+    forget_preparation(acme.target)
+    acme.index().require_model(acme.embedder.passport)
+    estimate = acme.estimate()
+    assert (estimate.to_embed, estimate.plan.kept) == (5, 0)
+    outcome = acme.build()
+    assert outcome.full_reason == (
+        "The preparation of pictures changed (now: fake preparation; before: that of an earlier release)"
+    )
+    assert outcome.progress.embedded == 5
+
+
+def test_where_no_picture_is_left_the_index_of_an_earlier_release_stays(acme: Collection) -> None:
+    acme.paint_many(5)
+    acme.build()
+    forget_preparation(acme.target)
+    shutil.rmtree(acme.folder)
+    with pytest.raises(NothingToIndex):
+        acme.build()
+    assert len(acme.paths()) == 5
+
+
+def test_a_build_takes_nothing_from_a_stopped_one_that_prepared_pictures_otherwise(acme: Collection) -> None:
+    acme.paint_many(12)
+    acme.build_until(embedded=8)
+    acme.embedder.preparation = "resized by hand"
+    assert acme.embedded_by(acme.build) == 12
 
 
 def test_a_library_that_alters_vectors_makes_the_build_full_and_is_named(acme: Collection) -> None:

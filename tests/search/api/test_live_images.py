@@ -18,6 +18,7 @@ from search.tasks import carry_out_build, fold_live_changes
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.indexes import forget_preparation
 
 MakeCompany = Callable[..., Company]
 
@@ -195,6 +196,29 @@ def test_changes_are_forgotten_once_every_kept_generation_holds_them(
     call_command("build_embeddings", company="acme")
     assert not LiveChange.objects.exists()
     assert found(client, GREEN)[0] == "g.png"
+
+
+def test_an_index_of_an_earlier_release_takes_changes_until_a_build_embeds_it_again(
+    client: Client, acme: Company, staff: dict[str, str]
+) -> None:
+    forget_preparation(acme.embeddings_directory)
+    put(client, "g.png", GREEN, staff)
+    assert found(client, GREEN)[0] == "g.png"
+    carry_out_build.func(acme.queue_build(fold=True).pk)
+    assert storage.info(acme.embeddings_directory).preparation is None
+    assert found(client, GREEN)[0] == "g.png"
+    build = acme.queue_build()
+    carry_out_build.func(build.pk)
+    build.refresh_from_db()
+    assert build.full_reason.startswith("The preparation of pictures changed")
+    assert (build.images_embedded, build.images_reused) == (3, 0)
+    assert found(client, GREEN)[0] == "g.png"
+
+
+def test_a_fold_keeps_the_preparation_of_the_index(client: Client, acme: Company, staff: dict[str, str]) -> None:
+    put(client, "g.png", GREEN, staff)
+    carry_out_build.func(acme.queue_build(fold=True).pk)
+    assert storage.info(acme.embeddings_directory).preparation == "fake preparation"
 
 
 def test_a_rolled_back_index_still_shows_no_deleted_picture(
