@@ -70,16 +70,6 @@ SECURE_HSTS_SECONDS = HSTS_SECONDS if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 if NUM_PROXIES:  # or any client could say so
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-CONTENT_SECURITY_POLICY = {
-    "DIRECTIVES": {
-        "default-src": ["'self'"],
-        "img-src": ["'self'", "data:"],  # the API page's icons
-        "object-src": ["'none'"],
-        "base-uri": ["'none'"],
-        "form-action": ["'self'"],
-        "frame-ancestors": ["'none'"],
-    }
-}
 
 CACHES = {
     "default": read("CACHE_URL", "locmemcache://", cache, "locmemcache:// or a Redis URL such as redis://host:6379/0")
@@ -184,7 +174,6 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "corsheaders",
-    "csp",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -197,8 +186,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "search.monitoring.middleware.ObserveRequests",
     "django.middleware.security.SecurityMiddleware",
-    "csp.middleware.CSPMiddleware",
-    "search.http.headers.permissions_policy",
+    "search.http.headers.confine_pages",
     "search.http.headers.keep_credentials_apart",
     "corsheaders.middleware.CorsMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
