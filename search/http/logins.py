@@ -1,6 +1,7 @@
 """Limits the wrong passwords and API keys that an address may send."""
 
 from collections.abc import Callable
+from functools import cache
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -47,7 +48,12 @@ def _has_password(request: HttpRequest) -> bool:
 
 
 def _is_admin_login(request: HttpRequest) -> bool:
-    return request.method == "POST" and request.path_info == reverse("admin:login")
+    return request.method == "POST" and request.path_info == _login_path()
+
+
+@cache
+def _login_path() -> str:
+    return reverse("admin:login")
 
 
 def _is_refused(request: HttpRequest, response: HttpResponse) -> bool:

@@ -15,8 +15,10 @@ def return_to_the_form(get_response: Callable[[HttpRequest], HttpResponse]) -> C
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
+        if request.method != "POST" or "Location" not in response:
+            return response
         login = reverse("admin:login")
-        if request.method == "POST" and response.get("Location", "").startswith(f"{login}?"):
+        if response["Location"].startswith(f"{login}?"):
             form = urlsplit(request.headers.get("Referer", ""))
             if form.netloc == request.get_host() and form.path.startswith("/"):
                 page = form.path + (f"?{form.query}" if form.query else "")
