@@ -5,7 +5,7 @@ import re
 from django.conf import settings
 
 from imagesearch.wsgi import application as wsgi_application
-from search.http.asgi import BufferedApplication
+from search.http.asgi.application import BufferedApplication
 
 application = BufferedApplication(
     wsgi_application,

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import RequestDataTooBig
 
-from search.http import asgi
-from search.http.asgi import BufferedApplication
+from search.http.asgi.application import MAX_WAITING, BufferedApplication
 
 pytestmark = pytest.mark.anyio
 
@@ -196,7 +195,7 @@ async def test_who_leaves_in_a_long_answer_gives_its_thread_back(wsgi: Applicati
 
 
 async def test_who_stops_reading_a_long_answer_is_left(wsgi: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "SILENCE_SECONDS", -10_000)
+    monkeypatch.setattr("search.http.asgi.answer.SILENCE_SECONDS", -10_000)
     wsgi.answer = [bytes(2**22)] * 5
     application = over(wsgi)
     stalled = Client(application)
@@ -212,7 +211,7 @@ async def test_who_stops_reading_a_long_answer_is_left(wsgi: Application, monkey
 
 
 async def test_who_falls_silent_in_its_body_is_answered(wsgi: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr("search.http.asgi.application.SILENCE_SECONDS", 0.01)
     silent = Client(over(wsgi))
     silent.sends(b"a", more=True)
     with pytest.raises(OSError, match="did not come in time"):
@@ -222,7 +221,7 @@ async def test_who_falls_silent_in_its_body_is_answered(wsgi: Application, monke
 async def test_a_body_has_a_deadline_however_steadily_it_trickles(
     wsgi: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr("search.http.asgi.application.BODY_SECONDS", 0.1)
     trickling = Client(over(wsgi))
     while not trickling.task.done():
         trickling.sends(b"a", more=True)
@@ -258,7 +257,7 @@ async def test_who_leaves_in_its_body_is_never_worked_for(wsgi: Application) -> 
 async def test_too_many_who_wait_are_told_to_come_again(wsgi: Application) -> None:
     wsgi.may_answer.clear()
     application = over(wsgi)
-    clients = [Client(application) for _ in range(1 + asgi.MAX_WAITING)]
+    clients = [Client(application) for _ in range(1 + MAX_WAITING)]
     for client in clients:
         client.sends(b"a")
     await until(lambda: len(wsgi.environs) == 1 and all(client.asked == 2 for client in clients[1:]))
@@ -272,7 +271,7 @@ async def test_too_many_who_wait_are_told_to_come_again(wsgi: Application) -> No
 
 
 async def test_bodies_take_no_more_memory_than_they_may(wsgi: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "BUFFER_BYTES", 100)
+    monkeypatch.setattr("search.http.asgi.application.BUFFER_BYTES", 100)
     application = over(wsgi)
     holder, refused = Client(application), Client(application)
     holder.sends(bytes(90), more=True)
@@ -289,7 +288,7 @@ async def test_bodies_take_no_more_memory_than_they_may(wsgi: Application, monke
 async def test_answers_that_are_not_read_take_no_more_memory_than_they_may(
     wsgi: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi, "BUFFER_BYTES", 100)
+    monkeypatch.setattr("search.http.asgi.application.BUFFER_BYTES", 100)
     application = over(wsgi)
     stalled, refused = Client(application), Client(application)
     stalled.may_read.clear()
