@@ -220,7 +220,6 @@ def _load_where_it_is_fastest(weights: str) -> Embedder:
             weights,
             cache=settings.CACHE_DIR,
             hub=_hub(),
-            pictures=settings.MEDIA_ROOT,
             threads=_threads,
             believed_seconds=_believed_seconds(),
         )

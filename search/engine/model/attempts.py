@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_UNAVAILABLE = 3  # exit status of a step; its standard output is the message
 
-_SECONDS = 1800  # an export takes 10 to 30, a download what the network takes
+_SECONDS = 1800  # an export takes a few, a download what the network takes
 
 T = TypeVar("T")
 

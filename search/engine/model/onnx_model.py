@@ -1,6 +1,6 @@
 """MobileNetV3-Large in ONNX Runtime: the way on a CPU. A process that embeds with it never imports torch.
 
-The network is exported from the torch weights once, into a cache folder, by a process of its own, because torch
+The network is written from the weights once, into a cache folder, by a process of its own, because what it takes
 would stay in the memory of the one that serves. Of each fingerprint the folder holds the network and a card that
 says what it is; see Export.
 """
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 1e-5  # largest difference of a number in two unit vectors that still count as the same
 UNFINISHED = ".export-"  # how folders of exports under way begin
 
+_NETWORK = Path(__file__).with_name("network.py")  # not imported: onnx would come with it
 _ALONE_SECONDS = 0.2  # since runs last met; then the next is taken to be alone
 _PICTURES_A_RUN = 16  # at once: more are hardly faster, and each takes about 9 MB, which the process keeps
 
@@ -46,12 +47,12 @@ class OnnxUnusable(Exception):
 class Export:
     """What is noted beside an exported network, when it is finished."""
 
-    sha256: str | None  # of the file; None: torch and it disagreed, so there is none
+    sha256: str | None  # of the file; None: ONNX Runtime computes it wrong, so there is none
     weights: str
-    largest_difference: float  # to torch, of a number in a unit vector, over the pictures compared
-    pictures_compared: int
+    largest_difference: float  # to what ONNX defines, of a number in a unit vector
+    writer: str  # of the network: see writer()
+    onnx: str
     onnxruntime: str
-    torch: str
 
     def write(self, card: Path) -> None:
         card.write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -113,25 +114,24 @@ def load_embedder(
     *,
     cache: Path,
     hub: Path,
-    pictures: Path | None = None,
     threads: int | None = None,
     believed_seconds: float = 0,
 ) -> OnnxEmbedder:
     """Return the embedder of a torchvision weights entry, of BUILTIN or of a state_dict's path.
 
     cache: where exports lie. hub: torch's hub folder, where downloads lie. Where the entry or the export is
-    missing, a process of its own makes it; pictures is the folder whose pictures it compares the export with torch on.
+    missing, a process of its own makes it.
     believed_seconds: how long weights that cannot be had, as any process found, are not tried again.
     Raises WeightsUnavailable, LoadingStopped, and OnnxUnusable where torch has to run the model.
     """
     runtime_version()
     found = fetch(weights, hub=hub, cache=cache, believed_seconds=believed_seconds)
     if not _is_finished(found, cache):
-        _export_once(weights, found, cache, hub, pictures, believed_seconds)
+        _export_once(weights, found, cache, hub, believed_seconds)
     model, card = export_paths(cache, found.passport)
     export = _read_card(card)
     if export is None or export.sha256 is None:
-        raise OnnxUnusable("its vectors differ from torch's" if export else f"{model} is missing")
+        raise OnnxUnusable("its vectors are wrong here" if export else f"{model} is missing")
     return OnnxEmbedder(model, found.passport, found.transform, threads=threads)
 
 
@@ -140,6 +140,11 @@ def runtime_version() -> str:
         return version("onnxruntime")
     except PackageNotFoundError as error:
         raise OnnxUnusable("onnxruntime is not installed") from error
+
+
+def writer() -> str:
+    """Return what writes networks now: what another state of that module wrote is made anew."""
+    return f"network.py {durable.sha256(_NETWORK).hex()[:12]}"
 
 
 def export_paths(cache: Path, passport: ModelPassport) -> tuple[Path, Path]:
@@ -164,10 +169,10 @@ def _open_session(model: Path, threads: int) -> Any:
 
 
 def _is_finished(weights: Weights, cache: Path) -> bool:
-    """Return whether this runtime's export, or the note that torch disagrees with it, lies whole in cache."""
+    """Return whether this runtime's export, or the note that it computes it wrong, lies whole in cache."""
     model, card = export_paths(cache, weights.passport)
     export = _read_card(card)
-    if export is None or export.onnxruntime != runtime_version():
+    if export is None or (export.writer, export.onnxruntime) != (writer(), runtime_version()):
         return False
     return export.sha256 is None or _holds(model, export.sha256)
 
@@ -186,28 +191,23 @@ def _holds(model: Path, sha256: str) -> bool:
         return False
 
 
-def _export_once(
-    weights: str, found: Weights, cache: Path, hub: Path, pictures: Path | None, believed_seconds: float
-) -> None:
+def _export_once(weights: str, found: Weights, cache: Path, hub: Path, believed_seconds: float) -> None:
     try:
-        _run_export(weights, found, cache, hub, pictures, believed_seconds)
+        _run_export(weights, found, cache, hub, believed_seconds)
     except StepFailed as error:
         raise OnnxUnusable(f"the export {error}") from error
     except OSError as error:
         raise OnnxUnusable(f"the cache folder {cache} cannot be used: {error}") from error
 
 
-def _run_export(
-    weights: str, found: Weights, cache: Path, hub: Path, pictures: Path | None, believed_seconds: float
-) -> None:
+def _run_export(weights: str, found: Weights, cache: Path, hub: Path, believed_seconds: float) -> None:
     once(
         "search.engine.model.export",
         weights,
         str(cache),
         str(hub),
-        str(pictures or ""),
         cache=cache,
-        says=f"Exporting the weights {weights} to {cache}, once: it takes up to half a minute",
+        says=f"Exporting the weights {weights} to {cache}, once: it takes a few seconds",
         needs=found.passport.fingerprint,
         done=lambda: _is_finished(found, cache) or None,
         believed_seconds=believed_seconds,

@@ -74,21 +74,6 @@ class TorchEmbedder:
             pooled = self._network(pixels)  # [N, 960]
         return unit_length(pooled.cpu().numpy())
 
-    def export_onnx(self, path: Path) -> None:
-        """Write the network as ONNX: "pixels" uint8 [N, side, side, 3] to "pooled" float32 [N, 960], any N."""
-        side = self.transform.crop_size
-        example = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-        with torch.no_grad():
-            torch.onnx.export(
-                self._network,
-                (example,),
-                path,
-                input_names=["pixels"],
-                output_names=["pooled"],
-                dynamic_axes={"pixels": {0: "pictures"}, "pooled": {0: "pictures"}},
-                dynamo=False,  # the same numbers as dynamo's, to the bit, for 2 seconds of work instead of 20
-            )
-
     def _halve_if_it_agrees(self) -> None:
         pictures = list(probe_pictures(self.transform))
         exact, network = self.embed(pictures), self._network
@@ -144,14 +129,29 @@ def sees_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Return what a weights file holds by name, tensors as arrays; nothing if it is not a dict.
+
+    Raises WeightsUnavailable.
+    """
+    state = _read_state(path)
+    if not isinstance(state, dict):
+        return {}
+    return {name: _array(value) if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().numpy()
+    return array
+
+
+def _read_state(path: Path) -> Any:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its pickle, zip and file readers raise
         raise WeightsUnavailable(
             f"The weights file {path} cannot be read as a state_dict of tensors ({type(error).__name__}): replace it"
         ) from error
-    return state
 
 
 def _model(weights: Weights) -> nn.Module:
@@ -167,9 +167,12 @@ def _model(weights: Weights) -> nn.Module:
 
 
 def _with_some_classifier(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Return the state with the model's own classifier where it has none: nothing here asks the classifier."""
+    """Return the state with the model's own classifier where it has none: nothing here asks the classifier.
+
+    What a file notes beside its tensors stays behind: it would have load_state_dict ask for more of some files.
+    """
     if any(name.startswith("classifier.") for name in state):
-        return state
+        return {**state}
     return {name: value for name, value in model.state_dict().items() if name.startswith("classifier.")} | state
 
 

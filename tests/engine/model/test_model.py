@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from search.engine.errors import DeviceUnavailable, WeightsUnavailable
 from search.engine.model.embedder import Embedder
 from search.engine.model.transform import TRANSFORMS, Transform
-from search.engine.model.weights import BUILTIN, BUILTIN_CARD, BUILTIN_FILE, ENTRY_FILES, builtin_weights
+from search.engine.model.weights import BUILTIN, BUILTIN_CARD, BUILTIN_FILE, ENTRY_FILES, builtin_weights, find_weights
 from tests.conftest import NO_NETWORK, TRAINED
 
 pytestmark = pytest.mark.slow  # torch takes seconds to import
@@ -182,32 +183,49 @@ def test_a_weights_file_is_called_by_its_name(torch_model: Any, state: dict[str,
 # What goes wrong
 
 
+@pytest.fixture(params=["torch", "ONNX Runtime"])
+def load(request: pytest.FixtureRequest, torch_model: Any, tmp_path: Path) -> Callable[[Path], object]:
+    """Return how weights are loaded to run in torch, or exported to run in ONNX Runtime."""
+    if request.param == "torch":
+        return lambda path: torch_model.load_embedder(str(path), device="cpu")
+    from search.engine.model import export
+
+    return lambda path: export.export(find_weights(str(path), hub=tmp_path), cache=tmp_path)
+
+
 def test_weights_that_are_missing_say_what_to_give(torch_model: Any, tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailable, match=r"missing\.pth.*neither a file.*give the path of a mobilenet_v3"):
         torch_model.load_embedder(str(tmp_path / "missing.pth"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 half a zip"])
-def test_a_damaged_weights_file_is_named_with_the_way_out(torch_model: Any, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_weights_file_is_named_with_the_way_out(
+    load: Callable[[Path], object], tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     with pytest.raises(WeightsUnavailable, match=rf"(?s){path} cannot be read .*: replace it"):
-        torch_model.load_embedder(str(path))
+        load(path)
 
 
-def test_a_truncated_weights_file_is_refused(torch_model: Any, state: dict[str, Any], tmp_path: Path) -> None:
+def test_a_truncated_weights_file_is_refused(
+    torch_model: Any, load: Callable[[Path], object], state: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "weights.pth"
     torch_model.torch.save(state, path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(WeightsUnavailable, match=r"weights\.pth cannot be read"):
-        torch_model.load_embedder(str(path))
+        load(path)
 
 
-def test_weights_of_another_model_are_refused(torch_model: Any, state: dict[str, Any], tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(
+    torch_model: Any, load: Callable[[Path], object], state: dict[str, Any], tmp_path: Path
+) -> None:
     tensor = torch_model.torch.zeros(3)
     foreign: list[Any] = [
         {"layer1.weight": tensor},
         {**state, "extra.weight": tensor},
+        {**state, "epoch": 3},
         {**state, "features.0.0.weight": tensor},
         {name: value for name, value in state.items() if "features.16" not in name},
         {name: value for name, value in state.items() if "classifier.3" not in name},
@@ -219,17 +237,19 @@ def test_weights_of_another_model_are_refused(torch_model: Any, state: dict[str,
         path = tmp_path / f"foreign{number}.pth"
         torch_model.torch.save(content, path)
         with pytest.raises(WeightsUnavailable, match=rf"{path.name} are not a mobilenet_v3_large state_dict"):
-            torch_model.load_embedder(str(path))
+            load(path)
 
 
-def test_weights_that_would_run_code_are_refused(torch_model: Any, tmp_path: Path) -> None:
+def test_weights_that_would_run_code_are_refused(
+    torch_model: Any, load: Callable[[Path], object], tmp_path: Path
+) -> None:
     class Trap:
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "ran",)
 
     torch_model.torch.save({"weight": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(WeightsUnavailable):
-        torch_model.load_embedder(str(tmp_path / "trap.pth"))
+        load(tmp_path / "trap.pth")
     assert not (tmp_path / "ran").exists()
 
 

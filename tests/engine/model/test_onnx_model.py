@@ -1,4 +1,4 @@
-"""An export takes seconds of torch, so the first one, made by two processes at once, is used by all tests here."""
+"""The model in ONNX Runtime: its first start, its vectors beside torch's, and what is wrong in its cache."""
 
 import json
 import logging
@@ -8,9 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -53,7 +54,7 @@ cache = Path(sys.argv[1])
 embedder = load_embedder("builtin", cache=cache, hub=cache)
 from PIL import Image
 print(embedder.embed([embedder.prepare(Image.new("RGB", (300, 400), "teal"))]).shape)
-print(sorted({"torch", "torchvision"} & set(sys.modules)))
+print(sorted({"torch", "torchvision", "onnx"} & set(sys.modules)))
 """
 
 
@@ -82,25 +83,38 @@ def first_starts(tmp_path_factory: pytest.TempPathFactory) -> FirstStarts:
     return FirstStarts(cache, [out for out, _ in said], [err for _, err in said])
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache with the export of the built-in weights in it."""
+    return exported_to(tmp_path_factory.mktemp("exported"), BUILTIN)
+
+
 @pytest.fixture
-def cache(first_starts: FirstStarts, tmp_path: Path) -> Path:
+def cache(exported: Path, tmp_path: Path) -> Path:
     """Return a cache of the test's own, with the export of the built-in weights in it."""
-    return Path(shutil.copytree(first_starts.cache, tmp_path / "cache"))
+    return Path(shutil.copytree(exported, tmp_path / "cache"))
 
 
 @pytest.fixture
-def exports(first_starts: FirstStarts, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def exports(exported: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the weights exported during the test: each export is a copy of the first one."""
     done: list[str] = []
 
     def export(weights: str, found: object, cache: Path, *_: object) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         done.append(weights)
-        for file in export_paths(first_starts.cache, builtin_weights().passport):
+        for file in paths(exported):
             shutil.copy(file, cache)
 
     monkeypatch.setattr(onnx_model, "_run_export", export)
     return done
+
+
+def exported_to(cache: Path, weights: str) -> Path:
+    from search.engine.model import export
+
+    assert export.main(weights, str(cache), str(cache)) == 0
+    return cache
 
 
 def load(cache: Path) -> OnnxEmbedder:
@@ -121,18 +135,18 @@ def test_two_first_starts_share_one_export(first_starts: FirstStarts) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_embeds_with_it_never_imports_torch(first_starts: FirstStarts) -> None:
+def test_a_process_that_embeds_with_it_never_imports_what_exports_it(first_starts: FirstStarts) -> None:
     assert [out.splitlines()[1] for out in first_starts.printed] == ["[]", "[]"]
 
 
-@pytest.mark.slow
-def test_the_card_says_what_the_export_is(first_starts: FirstStarts) -> None:
-    model, card = paths(first_starts.cache)
+def test_the_card_says_what_the_export_is(exported: Path) -> None:
+    model, card = paths(exported)
     noted = json.loads(card.read_text())
     assert noted["sha256"] == durable.sha256(model).hex()
     assert 0 <= noted["largest_difference"] <= TOLERANCE
-    assert noted["pictures_compared"] >= 8
-    assert not list(first_starts.cache.glob(".export-*"))
+    assert noted["weights"] == BUILTIN
+    assert {noted["onnx"], noted["onnxruntime"]} == {version("onnx"), version("onnxruntime")}
+    assert sorted(exported.iterdir()) == sorted((model, card))
 
 
 # What it computes
@@ -146,11 +160,8 @@ def weights(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def trained(weights: str, tmp_path_factory: pytest.TempPathFactory) -> OnnxEmbedder:
-    from search.engine.model import export
-
-    cache = tmp_path_factory.mktemp("trained")
-    assert export.main(weights, str(cache), str(cache), str(CLOTHING)) == 0
-    return onnx_model.load_embedder(weights, cache=cache, hub=cache, pictures=CLOTHING)
+    cache = exported_to(tmp_path_factory.mktemp("trained"), weights)
+    return onnx_model.load_embedder(weights, cache=cache, hub=cache)
 
 
 @pytest.mark.slow
@@ -159,8 +170,9 @@ def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder, weight
     from search.engine.model.torch_model import load_embedder
 
     reference = load_embedder(weights, device="cpu")
-    photographs = list(probe_pictures(trained.transform, folder=CLOTHING))
-    assert len(photographs) == 24
+    files = sorted(CLOTHING.rglob("*.jpg"))[::25]
+    assert len(files) >= 24
+    photographs = [read_prepared(trained, file, name=file.name, max_pixels=OPTIONS.max_pixels) for file in files]
     vectors = trained.embed(photographs)
     assert np.abs(vectors - reference.embed(photographs)).max() <= TOLERANCE
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
@@ -168,11 +180,33 @@ def test_vectors_of_photographs_are_those_of_torch(trained: OnnxEmbedder, weight
     assert trained.min_side == reference.min_side
 
 
-@pytest.mark.slow
-def test_vectors_are_those_of_torch(cache: Path) -> None:
-    from search.engine.model.torch_model import load_embedder
+@pytest.fixture(scope="module")
+def untrained() -> dict[str, Any]:
+    """Return a state_dict of numbers that nobody trained, and that no layer leaves as they are."""
+    from search.engine.model.torch_model import mobilenet_v3_large, torch
 
-    embedder, reference = load(cache), load_embedder(BUILTIN, device="cpu")
+    torch.manual_seed(1)
+    state: dict[str, Any] = mobilenet_v3_large(weights=None).state_dict()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif value.dim() == 1:
+            value.add_(0.1 * torch.randn(value.shape))
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_zip", [True, False], ids=["as torch writes them", "as torch wrote them before 1.6"])
+def test_vectors_of_untrained_weights_are_those_of_torch(
+    untrained: dict[str, Any], tmp_path: Path, is_zip: bool
+) -> None:
+    from search.engine.model.torch_model import load_embedder, torch
+
+    weights = str(tmp_path / "untrained.pth")
+    torch.save(untrained, weights, _use_new_zipfile_serialization=is_zip)
+    exported_to(tmp_path, weights)
+    embedder = onnx_model.load_embedder(weights, cache=tmp_path, hub=tmp_path)
+    reference = load_embedder(weights, device="cpu")
     pictures = list(probe_pictures(embedder.transform))
     assert np.abs(embedder.embed(pictures) - reference.embed(pictures)).max() <= TOLERANCE
     assert embedder.passport == reference.passport
@@ -282,7 +316,19 @@ def altered(picture: Image.Image, random: Random) -> Image.Image:
 # What is wrong in the cache is made anew
 
 
-@pytest.mark.parametrize("damage", ["a flipped byte", "cut short", "no network", "no card", "half a card", "an update"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "a flipped byte",
+        "cut short",
+        "no network",
+        "no card",
+        "half a card",
+        "another ONNX Runtime",
+        "another network",
+        "torch's exporter",
+    ],
+)
 def test_a_damaged_export_is_made_anew(cache: Path, exports: list[str], damage: str) -> None:
     model, card = paths(cache)
     match damage:
@@ -298,8 +344,14 @@ def test_a_damaged_export_is_made_anew(cache: Path, exports: list[str], damage: 
             card.unlink()
         case "half a card":
             card.write_text(card.read_text()[:40])
-        case "an update":
+        case "another ONNX Runtime":
             card.write_text(json.dumps(json.loads(card.read_text()) | {"onnxruntime": "1.0"}))
+        case "another network":
+            card.write_text(json.dumps(json.loads(card.read_text()) | {"writer": "network.py"}))
+        case "torch's exporter":
+            noted = json.loads(card.read_text())
+            kept = {name: noted[name] for name in ("sha256", "weights", "largest_difference", "onnxruntime")}
+            card.write_text(json.dumps(kept | {"pictures_compared": 8, "torch": "2.13.0"}))
     assert load(cache).embed(list(probe_pictures(TRANSFORMS["IMAGENET1K_V1"]))).shape == (8, DIMENSION)
     assert exports == [BUILTIN]
     load(cache)
@@ -310,7 +362,7 @@ def test_a_damaged_export_is_made_anew(cache: Path, exports: list[str], damage: 
 def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
-    command = [sys.executable, "-m", "search.engine.model.export", BUILTIN, str(cache), str(cache), ""]
+    command = [sys.executable, "-m", "search.engine.model.export", BUILTIN, str(cache), str(cache)]
     process = subprocess.Popen(command, cwd=PROJECT)
     eventually(lambda: any(cache.glob(".export-*/*")) or process.poll() is not None, "the export is written")
     process.send_signal(signal.SIGKILL)
@@ -323,18 +375,15 @@ def test_a_killed_export_leaves_nothing_that_counts(tmp_path: Path) -> None:
 # Where it cannot be used
 
 
-def test_an_export_that_torch_disagrees_with_is_refused_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exports: list[str]
+def test_a_network_that_is_computed_wrong_here_is_refused_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, exports: list[str]
 ) -> None:
     from search.engine.model import export
-    from search.engine.model.torch_model import load_embedder
 
     monkeypatch.setattr(export, "TOLERANCE", -1)
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    export.export(load_embedder(BUILTIN, device="cpu"), cache=cache, pictures=None)
+    exported_to(cache, BUILTIN)
     assert list(cache.iterdir()) == [paths(cache)[1]]
-    with pytest.raises(OnnxUnusable, match="differ from torch's"):
+    with pytest.raises(OnnxUnusable, match="are wrong here"):
         load(cache)
     assert exports == []
 
@@ -405,7 +454,7 @@ def test_a_file_that_is_no_state_dict_is_told_by_name(tmp_path: Path, capsys: py
 
     weights = tmp_path / "mine.pth"
     weights.write_bytes(b"no weights")
-    assert export.main(str(weights), str(tmp_path), str(tmp_path), "") == WEIGHTS_UNAVAILABLE
+    assert export.main(str(weights), str(tmp_path), str(tmp_path)) == WEIGHTS_UNAVAILABLE
     assert re.match(r"The weights file .*/mine\.pth cannot be read", capsys.readouterr().out)
 
 
