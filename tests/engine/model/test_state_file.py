@@ -1,9 +1,7 @@
-"""State_dicts read without torch: as torch reads them, and hostile ones, whose pickles are written here by hand."""
+"""State_dicts read without torch: as torch reads them, and hostile ones."""
 
-import struct
-import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,67 +10,7 @@ from hypothesis import strategies as st
 
 from search.engine.model.state_file import Unfamiliar, read_state
 from search.engine.model.weights import BUILTIN_FILE
-
-
-class Global(NamedTuple):
-    name: str
-
-
-class Call(NamedTuple):
-    of: Any
-    arguments: Any
-
-
-class Reference(NamedTuple):
-    to: Any
-
-
-REBUILD, ORDERED_DICT = Global("torch._utils\n_rebuild_tensor_v2"), Global("collections\nOrderedDict")
-
-
-def pickled(value: Any) -> bytes:
-    match value:
-        case Global(name):
-            return b"c" + name.encode() + b"\n"
-        case Call(of, arguments):
-            return pickled(of) + pickled(arguments) + b"R"
-        case Reference(to):
-            return pickled(to) + b"Q"
-        case bool():
-            return b"\x88" if value else b"\x89"
-        case int():
-            return b"\x8a\x10" + value.to_bytes(16, "little", signed=True)
-        case str():
-            return b"X" + struct.pack("<I", len(value)) + value.encode()
-        case tuple():
-            return b"(" + b"".join(map(pickled, value)) + b"t"
-        case dict():
-            return b"}(" + b"".join(pickled(part) for item in value.items() for part in item) + b"u"
-    raise TypeError(value)
-
-
-def tensor(
-    shape: tuple[Any, ...] = (2, 3),
-    strides: tuple[Any, ...] = (3, 1),
-    *,
-    offset: Any = 0,
-    entry: Any = "0",
-    length: Any = 6,
-    kind: str = "torch\nFloatStorage",
-) -> Call:
-    storage = Reference(("storage", Global(kind), entry, "cpu", length))
-    return Call(REBUILD, (storage, offset, shape, strides, False, Call(ORDERED_DICT, ())))
-
-
-def write(path: Path, content: bytes | Any, *, stored: bool = True, **entries: bytes) -> Path:
-    """Write a file as torch.save does. content: of the pickle, or the pickle itself."""
-    pickle = content if isinstance(content, bytes) else b"\x80\x02" + pickled(content) + b"."
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED) as file:
-        file.writestr("weights/data.pkl", pickle)
-        for name, data in ({"data/0": np.arange(6, dtype=np.float32).tobytes()} | entries).items():
-            file.writestr(f"weights/{name}", data)
-    return path
-
+from tests.support.state_files import ORDERED_DICT, Call, Global, tensor, write
 
 # What is read
 
