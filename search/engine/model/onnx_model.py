@@ -8,6 +8,7 @@ says what it is; see Export.
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -120,12 +121,27 @@ def load_embedder(
     """Return the embedder of a torchvision weights entry, of BUILTIN or of a state_dict's path.
 
     cache: where exports lie. hub: torch's hub folder, where downloads lie. Where the entry or the export is
-    missing, a process of its own makes it.
+    missing, a process of its own makes it; where cache cannot be used, for this process alone.
     believed_seconds: how long weights that cannot be had, as any process found, are not tried again.
     Raises WeightsUnavailable, LoadingStopped, and OnnxUnusable where torch has to run the model.
     """
     runtime_version()
     found = fetch(weights, hub=hub, cache=cache, believed_seconds=believed_seconds)
+    try:
+        return _load(weights, found, cache, hub, threads, believed_seconds)
+    except OSError as error:
+        logger.warning("The cache folder %s cannot be used (%s): each process exports the model again", cache, error)
+    try:
+        with tempfile.TemporaryDirectory() as own:
+            return _load(weights, found, Path(own), hub, threads, believed_seconds)
+    except OSError as error:
+        raise OnnxUnusable(f"there is no place for its export: {error}") from error
+
+
+def _load(
+    weights: str, found: Weights, cache: Path, hub: Path, threads: int | None, believed_seconds: float
+) -> OnnxEmbedder:
+    """Raises OSError where cache cannot be used, and as load_embedder() does."""
     if not _is_finished(found, cache):
         _export_once(weights, found, cache, hub, believed_seconds)
     model, card = export_paths(cache, found.passport)
@@ -196,8 +212,6 @@ def _export_once(weights: str, found: Weights, cache: Path, hub: Path, believed_
         _run_export(weights, found, cache, hub, believed_seconds)
     except StepFailed as error:
         raise OnnxUnusable(f"the export {error}") from error
-    except OSError as error:
-        raise OnnxUnusable(f"the cache folder {cache} cannot be used: {error}") from error
 
 
 def _run_export(weights: str, found: Weights, cache: Path, hub: Path, believed_seconds: float) -> None:
