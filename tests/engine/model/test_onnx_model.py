@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from search.engine.model.transform import TRANSFORMS
 from search.engine.model.weights import BUILTIN, ENTRY_FILES, builtin_weights, entries_at_hand, entry_path, find_weights
 from search.engine.vectors import DIMENSION
 from tests.conftest import CLOTHING, NO_NETWORK, TRAINED
+from tests.support.state_files import tensor, write
 from tests.support.waiting import eventually
 
 OPTIONS = BuildOptions(max_pixels=100_000_000)
@@ -388,6 +390,7 @@ def test_a_network_that_is_computed_wrong_here_is_refused_once(
     assert exports == []
 
 
+@pytest.mark.slow
 def test_torch_steps_in_with_one_line_in_the_log(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -400,11 +403,36 @@ def test_torch_steps_in_with_one_line_in_the_log(
     assert "ONNX Runtime cannot run the weights builtin (the export ended with status 1" in warning.message
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the system's folder for temporary files, as this test has it."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
 @pytest.mark.parametrize("cache", ["file/cache", "file"])
-def test_a_cache_that_cannot_be_written_leaves_it_to_torch(tmp_path: Path, cache: str) -> None:
+def test_without_a_cache_each_process_exports_for_itself(
+    tmp_path: Path, exports: list[str], temporary: Path, caplog: pytest.LogCaptureFixture, cache: str
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OnnxUnusable, match="cannot be used"):
-        load(tmp_path / cache)
+    for count in (1, 2):
+        embedder = load(tmp_path / cache)
+        assert embedder.embed(list(probe_pictures(embedder.transform))).shape == (8, DIMENSION)
+        assert exports == [BUILTIN] * count
+    assert "cannot be used" in caplog.text
+    assert not list(temporary.iterdir())
+
+
+def test_without_any_place_for_an_export_it_is_left_to_torch(
+    tmp_path: Path, exports: list[str], temporary: Path
+) -> None:
+    temporary.rmdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OnnxUnusable, match="no place"):
+        load(tmp_path / "file")
+    assert exports == []
 
 
 def test_without_onnxruntime_it_is_left_to_torch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,17 +473,18 @@ def test_weights_put_there_meanwhile_are_tried_at_once(tmp_path: Path, attempts:
             onnx_model.load_embedder("IMAGENET1K_V1", cache=tmp_path, hub=tmp_path, believed_seconds=60)
         path = entry_path("IMAGENET1K_V1", hub=tmp_path)
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"no weights")
+        write(path, {"layer1.weight": tensor()})
     assert attempts() == 2
 
 
-def test_a_file_that_is_no_state_dict_is_told_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_another_network_is_told_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from search.engine.model import export
 
-    weights = tmp_path / "mine.pth"
-    weights.write_bytes(b"no weights")
+    weights = write(tmp_path / "mine.pth", {"layer1.weight": tensor()})
     assert export.main(str(weights), str(tmp_path), str(tmp_path)) == WEIGHTS_UNAVAILABLE
-    assert re.match(r"The weights file .*/mine\.pth cannot be read", capsys.readouterr().out)
+    assert capsys.readouterr().out == (
+        "The weights mine.pth are not a mobilenet_v3_large state_dict: features.0.0.weight is missing"
+    )
 
 
 def test_a_name_that_is_neither_a_file_nor_an_entry(tmp_path: Path) -> None:
@@ -466,6 +495,7 @@ def test_a_name_that_is_neither_a_file_nor_an_entry(tmp_path: Path) -> None:
 # What torch and torchvision would say
 
 
+@pytest.mark.slow
 def test_entries_and_files_are_those_of_torchvision() -> None:
     from search.engine.model.torch_model import torchvision
 
@@ -481,6 +511,7 @@ def test_entries_at_hand_are_those_downloaded(tmp_path: Path) -> None:
     assert entries_at_hand(hub=tmp_path) == ["IMAGENET1K_V2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [("X", ""), ("XDG_CACHE_HOME", "/var/cache"), ("TORCH_HOME", "/srv/torch"), ("TORCH_HOME", "~/torch")],
