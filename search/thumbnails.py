@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 SIZES = (160, 320, 640)  # pixels of the longer side; few, because each is a file
 CONTENT_TYPE = "image/jpeg"
 
-_MADE_LIKE = b"jpeg 82"  # another text makes all of them anew
+_MADE_LIKE = b"jpeg 82, white on grey"  # another text makes all of them anew
 _QUALITY = 82
 _SUM_BYTES = 16
 _WAIT_SECONDS = 20  # for another process or thread that makes the same one
@@ -43,7 +43,7 @@ _LOOKS = 64  # into the directory, while the whole budget is written
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small picture without any metadata, upright, on white."""
+    """A small picture without any metadata, upright, on white or, where it is itself white, on grey."""
 
     content: bytes  # a JPEG
     version: str  # another one as soon as the original is

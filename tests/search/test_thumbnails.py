@@ -95,6 +95,16 @@ def test_what_is_transparent_is_white(acme: Company) -> None:
     assert shown(acme, "a.png").getpixel((8, 8)) == (255, 255, 255)
 
 
+def test_a_white_drawing_on_transparency_can_be_seen(acme: Company) -> None:
+    place(acme, "a.png").parent.mkdir(parents=True)
+    logo = Image.new("RGBA", (16, 16), (255, 255, 255, 0))
+    logo.paste("white", (4, 4, 12, 12))
+    logo.save(place(acme, "a.png"))
+    small = shown(acme, "a.png")
+    assert small.getpixel((8, 8))[0] > 240  # type: ignore[index]
+    assert small.getpixel((1, 1))[0] < 140  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     ("size", "expected"), [((4000, 3000), (320, 240)), ((30, 3000), (3, 320)), ((100, 50), (100, 50))]
 )

@@ -4,6 +4,8 @@ It is no part of the fingerprint: vectors of two preparations may be compared, s
 embeds all pictures again where the index names another one.
 """
 
+from search.engine.pictures.decode import GROUND_OF_WHITE
+
 # Pixels of the shorter side that a JPEG decoded at a smaller scale still has. The cosine with the full decode's vector
 # is lowest just above it. At 360 it fell to 0.988 (1100 x 733 with strong grain); at 448 to 0.996, with an average of
 # 0.998 in the worst size, for 50 instead of 43 ms of CPU at 12 megapixels. 512 brings the lowest no higher, and 24
@@ -11,4 +13,4 @@ embeds all pictures again where the index names another one.
 MIN_DECODED_SIDE = 448
 
 # What Transform.apply and open_image do otherwise from one release to the next changes this text.
-PREPARATION = f"resized straight to the crop, JPEGs decoded to {MIN_DECODED_SIDE} pixels or more, on white"
+PREPARATION = f"resized to the crop at once, JPEGs decoded to {MIN_DECODED_SIDE}, white on {GROUND_OF_WHITE}"

@@ -31,6 +31,8 @@ MAX_WHOLE_FILE = 256 * 2**20  # bytes, of the formats that are read whole
 MAX_FULL_SCANS = 40  # of a progressive JPEG of max_pixels; a real one has about 10, each takes 1 ns a pixel
 MAX_RLE_PIXELS = 2_000_000  # Pillow unpacks a run-length BMP in Python, 0.6 us a pixel
 
+GROUND_OF_WHITE = "#808080"  # under drawings that would be blank on white
+
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -65,6 +67,10 @@ _TURNS = {
 }
 _LAID_DOWN = {_TURNS[number] for number in (5, 6, 7, 8)}  # width and height change places
 
+_SEEN = 16  # of 255: what differs so much can be seen
+_MOSTLY_BLANK = 0.02  # of the pixels of a drawing can be seen
+_LOOKED_AT = 512  # rows and columns of a drawing, evenly spread
+
 # What Pillow says of files that may well be good.
 _UNSUPPORTED = re.compile(
     r"unknown (pixel|raw) mode|samples per pixel|not yet supported|cannot handle \d|^Unsupported BMP|not available"
@@ -84,6 +90,8 @@ def open_image(
 ) -> Image.Image:
     """Return the picture in source as RGB, upright, on white, its first frame if it has several.
 
+    A nearly white drawing on transparency, which would be blank on white, is on mid-grey.
+
     name: its extension must be allowed and agree with the content. source: a seekable file is read from its
     start and left open. With min_side a JPEG may come back smaller, its shorter side still at least min_side:
     many times faster. The result carries no metadata, so nothing can be applied twice.
@@ -99,7 +107,7 @@ def open_image(
                 picture.draft(None, (min_side, min_side))
             with gate.pass_through(pixels=pixels, decoded=picture.width * picture.height, limit=max_pixels):
                 picture.load()
-                return _turn_upright(_lay_on_white(picture), picture)
+                return _turn_upright(_lay_on_ground(picture), picture)
     except (ImageUnreadable, DecoderBusy):
         raise
     except Exception as error:  # Pillow raises a dozen unrelated types on broken files, assertions too
@@ -263,7 +271,7 @@ def _scale_transparency(picture: PngImageFile, file: BinaryIO) -> None:
         picture.info["transparency"] = tuple(level >> 8 for level in transparent)
 
 
-def _lay_on_white(picture: Image.Image) -> Image.Image:
+def _lay_on_ground(picture: Image.Image) -> Image.Image:
     """Return the decoded picture as RGB, in a new image without its metadata; RGB is shared, not copied."""
     picture = _in_8_bits(picture)
     if picture.mode == "La":
@@ -275,9 +283,29 @@ def _lay_on_white(picture: Image.Image) -> Image.Image:
         layer = layer.convert("RGB")  # many programs leave the alpha of a BMP at zero and mean opaque
     if layer.mode == "RGB":
         return _without_metadata(layer)
-    canvas = Image.new("RGB", layer.size, "white")
+    on_white = _lay_on(layer, "white")
+    return _lay_on(layer, GROUND_OF_WHITE) if _is_blank(on_white, layer) else on_white
+
+
+def _lay_on(layer: Image.Image, colour: str) -> Image.Image:
+    canvas = Image.new("RGB", layer.size, colour)
     canvas.paste(layer, mask=layer)
     return canvas
+
+
+def _is_blank(on_white: Image.Image, layer: Image.Image) -> bool:
+    """Return whether what is drawn on transparency, in white or nearly, cannot be seen on white.
+
+    It must be there (alpha), and hardly any of it may differ from white on white: the soft shadow of a white product
+    does, and so does a black line. layer: RGBA.
+    """
+    size = (min(layer.width, _LOOKED_AT), min(layer.height, _LOOKED_AT))
+    alpha = np.asarray(layer.getchannel("A").resize(size, Image.Resampling.NEAREST))  # [height, width]
+    if alpha.min() == 255:
+        return False
+    drawn = alpha >= _SEEN
+    seen = np.asarray(on_white.resize(size, Image.Resampling.NEAREST)).min(axis=2) <= 255 - _SEEN
+    return bool(drawn.any() and np.count_nonzero(seen & drawn) < _MOSTLY_BLANK * np.count_nonzero(drawn))
 
 
 def _without_metadata(picture: Image.Image) -> Image.Image:
@@ -287,17 +315,18 @@ def _without_metadata(picture: Image.Image) -> Image.Image:
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """Return grey of 16 and 32 bits, of floating point and with a sign as L, scaled (Pillow would clip)."""
+    """Return grey of 16 and 32 bits, of floating point and with a sign as L or LA, scaled (Pillow would clip)."""
     if isinstance(picture, tiff.TiffFile) and (picture.mode in ("I", "F") or picture.signed or picture.white_is_zero):
         return _tiff_grey_to_8_bits(picture)
     if not picture.mode.startswith("I;16"):
         return picture
     values = np.asarray(picture)  # uint16 [height, width]
     levels = (values >> ((picture.bits if isinstance(picture, tiff.TiffFile) else 16) - 8)).astype(np.uint8)
+    grey = Image.fromarray(levels)
     transparent = picture.info.get("transparency")
     if transparent is not None:
-        levels[values == transparent] = 255
-    return Image.fromarray(levels)
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _tiff_grey_to_8_bits(picture: tiff.TiffFile) -> Image.Image:

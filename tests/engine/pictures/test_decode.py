@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageDraw, ImageFilter, TiffImagePlugin
 
 from search.engine.errors import ImageUnreadable
 from search.engine.pictures import decode as images
@@ -37,6 +37,7 @@ from tests.support.fakes import BLUE, GREEN, RED, WHITE
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\..*")
 
 MAX_PIXELS = 1_000_000
+GREY = (128, 128, 128)
 CORNERS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8).repeat(16, axis=0).repeat(32, axis=1)  # [32, 64, 3]
 
 
@@ -117,11 +118,15 @@ def test_premultiplied_grey_is_laid_on_white() -> None:
 
 
 def test_a_bmp_whose_alpha_is_all_zero_is_opaque() -> None:
+    assert colour_of(bmp_with_alpha(b"\0\0\xff\0" * 2), "x.bmp") == RED
+    assert colour_of(bmp_with_alpha(b"\0\0\xff\0" + b"\0\0\xff\xff"), "x.bmp") == WHITE
+
+
+def bmp_with_alpha(pixels: bytes) -> bytes:
+    """Return a BMP, [1, 2], of these pixels in blue, green, red and alpha."""
     masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     header = struct.pack("<IiiHHIIiiII", 56, 2, 1, 1, 32, 3, 8, 0, 0, 0, 0) + masks
-    start = b"BM" + struct.pack("<IHHI", 78, 0, 0, 70) + header
-    assert colour_of(start + b"\0\0\xff\0" * 2, "x.bmp") == RED
-    assert colour_of(start + b"\0\0\xff\0" + b"\0\0\xff\xff", "x.bmp") == WHITE
+    return b"BM" + struct.pack("<IHHI", 78, 0, 0, 70) + header + pixels
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
@@ -165,6 +170,99 @@ def test_palette_and_its_transparency_are_applied() -> None:
     half = opened(encoded(picture, "PNG", transparency=b"\x80\xff"), "x.png")
     assert half.getpixel((0, 0)) == (255, 127, 127)
     assert half.getpixel((1, 0)) == BLUE
+
+
+# What is white and transparent
+
+
+def drawn(shape: str = "white", *, mode: str = "RGBA", ground: str = "white") -> Image.Image:
+    """Return a disc on transparency, [60, 80], whose transparent pixels have a colour as well."""
+    disc = Image.new("L", (80, 60))
+    ImageDraw.Draw(disc).ellipse((20, 10, 60, 50), 255)
+    picture = Image.new("RGB", disc.size, ground)
+    picture.paste(shape, mask=disc)
+    picture.putalpha(disc)
+    return picture.convert(mode)
+
+
+def in_palette(alpha: Image.Image) -> Image.Image:
+    picture = alpha.point(lambda value: value // 255).convert("P")
+    picture.putpalette([*RED, *WHITE])
+    return picture
+
+
+def sixteen_bits(alpha: Image.Image) -> bytes:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.asarray(alpha).astype(np.uint16) * 257)
+    return png((80, 60), 16, 0, pixels=rows, extra=chunk(b"tRNS", b"\0\0"))
+
+
+DISC = drawn().getchannel("A")
+WHITE_DRAWINGS = {
+    "rgba.png": encoded(drawn(ground="black"), "PNG"),
+    "nearly white.png": encoded(drawn("#f4f6f2"), "PNG"),
+    "grey with alpha.png": encoded(drawn(mode="LA"), "PNG"),
+    "palette.png": encoded(in_palette(DISC), "PNG", transparency=b"\0"),
+    "palette.gif": encoded(in_palette(DISC), "GIF", transparency=0),
+    "sixteen bits.png": sixteen_bits(DISC),
+    "lossy.webp": encoded(drawn(), "WEBP", quality=80),
+    "lossless.webp": encoded(drawn(), "WEBP", lossless=True),
+    "alpha.tif": encoded(drawn(), "TIFF"),
+    "grey with alpha.tiff": encoded(drawn(mode="LA"), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", WHITE_DRAWINGS)
+def test_a_white_drawing_on_transparency_is_seen_on_grey(name: str) -> None:
+    shown = opened(WHITE_DRAWINGS[name], name)
+    assert shown.size == (80, 60)
+    assert shown.getpixel((0, 0)) == GREY
+    assert near(shown.getpixel((40, 30)), WHITE, 13)
+
+
+def test_a_white_bmp_with_a_transparent_part_is_seen_on_grey() -> None:
+    shown = opened(bmp_with_alpha(b"\xff\xff\xff\0" + b"\xff\xff\xff\xff"), "x.bmp")
+    assert [shown.getpixel((x, 0)) for x in (0, 1)] == [GREY, WHITE]
+
+
+def with_shadow() -> Image.Image:
+    shadow = drawn().getchannel("A").filter(ImageFilter.GaussianBlur(6)).point(lambda value: value // 3)
+    ground = Image.new("RGBA", shadow.size, "black")
+    ground.putalpha(shadow)
+    return Image.alpha_composite(ground, drawn())
+
+
+def with_rounded_corners(picture: Image.Image) -> Image.Image:
+    mask = Image.new("L", picture.size)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, picture.width - 1, picture.height - 1), 8, 255)
+    picture.putalpha(mask)
+    return picture
+
+
+def page_with_a_line() -> Image.Image:
+    page = Image.new("RGB", (80, 60), "white")
+    ImageDraw.Draw(page).line((10, 30, 70, 30), "black", 2)
+    return with_rounded_corners(page)
+
+
+ON_WHITE = {
+    "black": drawn("black"),
+    "pale yellow": drawn("#ffffc0"),
+    "light grey": drawn("#e8e8e8"),
+    "white with a soft shadow": with_shadow(),
+    "a photograph with round corners": with_rounded_corners(Image.effect_noise((80, 60), 60).convert("RGB")),
+    "a page with round corners and a line": page_with_a_line(),
+    "white without a transparent pixel": Image.new("RGBA", (80, 60), "white"),
+    "nothing at all": Image.new("RGBA", (80, 60), (255, 255, 255, 0)),
+    "hardly anything": Image.new("RGBA", (80, 60), (0, 0, 0, 9)),
+}
+
+
+@pytest.mark.parametrize("name", ON_WHITE)
+def test_everything_else_on_transparency_is_laid_on_white(name: str) -> None:
+    picture = ON_WHITE[name]
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=picture)
+    np.testing.assert_array_equal(np.asarray(opened(encoded(picture, "PNG"), "x.png")), np.asarray(white))
 
 
 @pytest.mark.parametrize(
@@ -365,14 +463,14 @@ def test_running_out_of_memory_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     def explode(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_lay_on_white", explode)
+    monkeypatch.setattr(images, "_lay_on_ground", explode)
     assert reason_for(encoded(plain("RGB", RED), "PNG"), "x.png") == "The picture needs more memory than is available"
 
 
 def test_pictures_decoded_side_by_side_keep_the_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine of 64 pixels, 200 allowed: three at once, never four, and each waits until its peers are inside."""
     inside, most, lock, three = 0, 0, threading.Lock(), threading.Barrier(3)
-    real = images._lay_on_white
+    real = images._lay_on_ground
 
     def count(picture: Image.Image) -> Image.Image:
         nonlocal inside, most
@@ -384,7 +482,7 @@ def test_pictures_decoded_side_by_side_keep_the_limit_together(monkeypatch: pyte
             inside -= 1
         return real(picture)
 
-    monkeypatch.setattr(images, "_lay_on_white", count)
+    monkeypatch.setattr(images, "_lay_on_ground", count)
     data = encoded(plain("RGB", RED), "PNG")
     with ThreadPoolExecutor(9) as threads:
         pictures = list(threads.map(lambda _: opened(data, "x.png", max_pixels=200), range(9)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from django.conf import settings as django_settings
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
 from django.test import Client
 from PIL import Image
 
@@ -42,6 +43,24 @@ def test_search_returns_the_closest_pictures_best_first(client: Client, acme: Co
     scores = [entry["score"] for entry in body["results"]]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_white_logos_on_transparency_are_told_apart(client: Client, make_company: MakeCompany) -> None:
+    make_company("acme", {"red.png": RED})
+    logos = {f"logo {side}.png": white_square(side) for side in (10, 30, 50)}
+    for name, data in logos.items():
+        (Company.objects.get().image_directory / name).write_bytes(data)
+    call_command("build_embeddings", company="acme")
+    for name, data in logos.items():
+        first, second, *_ = search(client, "acme", image=SimpleUploadedFile(name, data)).json()["results"]
+        assert (first["fullPath"], first["score"]) == (name, 1)
+        assert second["score"] < 0.9999
+
+
+def white_square(side: int) -> bytes:
+    logo = Image.new("RGBA", (60, 60), (255, 255, 255, 0))
+    logo.paste("white", (0, 0, side, side))
+    return encoded(logo, "PNG")
 
 
 def test_search_body_keeps_the_contract(client: Client, acme: Company) -> None:
