@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
-from search.engine.model.weights import NAMES
+from search.engine.model.names import NAMES
 
 
 @register()

@@ -8,19 +8,13 @@ from pathlib import Path
 
 from search.engine import durable
 from search.engine.errors import WeightsUnavailable
+from search.engine.model.names import BUILTIN, ENTRY_FILES, NAMES
 from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import BUILTIN_TRANSFORM, TRANSFORMS, Transform
 from search.engine.vectors import DIMENSION
 
-# The files of torchvision's MobileNet_V3_Large_Weights, by entry (a test compares the two).
-ENTRY_FILES = {
-    "IMAGENET1K_V1": "mobilenet_v3_large-8738ca79.pth",
-    "IMAGENET1K_V2": "mobilenet_v3_large-5c1a4163.pth",
-}
-BUILTIN = "builtin"  # the weights that come with the code
 BUILTIN_FILE = Path(__file__).with_name("builtin.pth")
 BUILTIN_CARD = BUILTIN_FILE.with_suffix(".json")  # what they are, and their hash
-NAMES = [*ENTRY_FILES, BUILTIN]
 
 
 @dataclass(frozen=True, slots=True)
