@@ -11,7 +11,6 @@ class SearchConfig(AppConfig):
         from django.db.models.signals import post_save
 
         from search import checks  # noqa: F401
-        from search.api import openapi  # noqa: F401
         from tenants.signals import build_queued, fold_wanted
 
         post_save.connect(_keep_protection, sender="tenants.Company", dispatch_uid="search.keep_protection")

@@ -2,18 +2,24 @@
 
 from typing import Any
 
-from django.contrib.admin import AdminSite
-from django.contrib.admin.apps import AdminConfig
+from django.contrib.admin import AdminSite, autodiscover
+from django.contrib.admin.apps import SimpleAdminConfig
+from django.contrib.admin.checks import check_admin_app, check_dependencies
+from django.core import checks
 from django.db.models import CharField, Q, QuerySet
 from django.db.models.functions import Cast
 from django.http import HttpRequest
 
 
 class ConfiningSite(AdminSite):
-    """Keeps from users who are confined to some companies what they did elsewhere before."""
+    """Keeps from users who are confined to some companies what they did elsewhere before.
+
+    The apps' pages are imported when they are first wanted: most commands want none, and they take the engine along.
+    """
 
     def get_urls(self) -> list[Any]:
         """Return the pages; no row has a page elsewhere that Django's short cut could lead to."""
+        autodiscover()
         return [each for each in super().get_urls() if getattr(each, "name", None) != "view_on_site"]
 
     def get_log_entries(self, request: HttpRequest) -> QuerySet[Any]:
@@ -33,5 +39,15 @@ class ConfiningSite(AdminSite):
         return visible
 
 
-class ConfiningAdminConfig(AdminConfig):
+class ConfiningAdminConfig(SimpleAdminConfig):
     default_site = "tenants.site.ConfiningSite"
+
+    def ready(self) -> None:
+        """Register Django's checks of the admin; not its own way, which would leave out pages not imported yet."""
+        checks.register(check_dependencies, checks.Tags.admin)
+        checks.register(_check_pages, checks.Tags.admin)
+
+
+def _check_pages(app_configs: Any, **_: Any) -> list[checks.CheckMessage]:
+    autodiscover()
+    return check_admin_app(app_configs)

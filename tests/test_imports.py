@@ -49,6 +49,20 @@ def test_the_model_is_not_loaded_before_somebody_embeds(code: str, module: str, 
     assert modules.isdisjoint(MODEL_LIBRARIES)
 
 
+def command(*words: str) -> str:
+    """Return code that runs manage.py, as far as to a query of a table, since none has been made."""
+    return (
+        f"import runpy, sys; sys.argv = ['manage.py', *{words}]\n"
+        "from contextlib import suppress; from django.db import OperationalError\n"
+        "with suppress(OperationalError): runpy.run_path('manage.py', run_name='__main__')"
+    )
+
+
+def test_a_check_of_the_admin_covers_the_pages_of_all_apps(tmp_path: Path) -> None:
+    modules = loaded_by(command("check", "--tag", "admin"), tmp_path)
+    assert {"tenants.admin", "search.admin.companies"} <= modules
+
+
 def test_the_engine_works_without_django(tmp_path: Path) -> None:
     files = [path.relative_to(ROOT) for path in (ROOT / "search/engine").rglob("[a-z]*.py")]
     late = ("torch_model", "network", "export")

@@ -4,6 +4,7 @@ from django.urls import URLPattern, path, re_path, register_converter
 from django.urls.converters import IntConverter, StringConverter
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from search.api import openapi as openapi  # which says how a key is sent
 from search.api.views.builds import BuildView, CancelBuildView, ReindexView
 from search.api.views.companies import CompaniesView, StatsView
 from search.api.views.elsewhere import NoSuchPageView
