@@ -7,8 +7,10 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from search.engine.model.names import NAMES
 
+SETTINGS = "settings"  # the tag of what an operator can set wrong
 
-@register()
+
+@register(SETTINGS)
 def environment_is_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
@@ -33,7 +35,7 @@ def searching_takes_a_key(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
     ]
 
 
-@register()
+@register(SETTINGS)
 def weights_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.WEIGHTS in NAMES or Path(settings.WEIGHTS).is_file():
         return []
@@ -46,7 +48,7 @@ def weights_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-@register()
+@register(SETTINGS)
 def secrets_are_private(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(
@@ -67,7 +69,7 @@ def _secret_files() -> list[Path]:
     return files
 
 
-@register()
+@register(SETTINGS)
 def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     directories = {
         "IMAGESEARCH_EMBEDDINGS_DIR": settings.EMBEDDINGS_DIR,
@@ -87,7 +89,7 @@ def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessa
     ]
 
 
-@register()
+@register(SETTINGS)
 def image_roots_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return [
         Error(

@@ -58,6 +58,14 @@ def command(*words: str) -> str:
     )
 
 
+@pytest.mark.parametrize("words", [("help",), ("builds",), ("revoke_api_key", "0a1b")], ids=" ".join)
+def test_a_command_that_needs_no_index_loads_neither_engine_nor_pages(words: tuple[str, ...], tmp_path: Path) -> None:
+    modules = loaded_by(command(*words), tmp_path)
+    assert "search.checks" in modules
+    assert modules.isdisjoint({*MODEL_LIBRARIES, "numpy", "faiss", "PIL"})
+    assert modules.isdisjoint({"imagesearch.urls", "drf_spectacular.openapi", "rest_framework.views", "tenants.admin"})
+
+
 def test_a_check_of_the_admin_covers_the_pages_of_all_apps(tmp_path: Path) -> None:
     modules = loaded_by(command("check", "--tag", "admin"), tmp_path)
     assert {"tenants.admin", "search.admin.companies"} <= modules

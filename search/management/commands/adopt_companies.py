@@ -1,13 +1,12 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from search.companies.adoption import adopt_companies
+from search.management.operator_command import OperatorCommand
 from tenants import audit
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Create companies for index directories under embeddings/ that belong to none."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

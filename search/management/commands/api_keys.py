@@ -2,13 +2,12 @@ from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from search.management.companies import find_company
+from search.management.operator_command import OperatorCommand
 from tenants.models import ApiKey
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "List API keys with their company, status and permissions."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from search import publication, runtime
 from search.builds import run_build
@@ -15,6 +15,7 @@ from search.engine.build.builder import BuildOptions, BuildOutcome, build_index,
 from search.engine.errors import EngineError, shown
 from search.engine.storage.layout import generations_of_all
 from search.management.companies import unknown
+from search.management.operator_command import OperatorCommand
 from search.management.progress import ProgressDisplay
 from search.monitoring.durations import format_seconds
 from search.stopping import StopRequested
@@ -24,7 +25,7 @@ from tenants.models import NAME_PATTERN, BuildRunning, BuildStopped, Company
 _WISHES = ("full", "checksum", "allow_empty")
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Build a company's index from a folder of pictures."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -1,13 +1,12 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from search.management.operator_command import OperatorCommand
 from search.monitoring.durations import format_seconds
 from tenants.models import IndexBuild
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "List queued and running builds."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -2,19 +2,20 @@ import logging
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from search import publication
 from search.companies.consistency import disagreements, older_index
 from search.engine.errors import IndexNotBuilt
 from search.engine.storage.checkup import Checkup, examine
 from search.management.companies import find_company
+from search.management.operator_command import OperatorCommand
 from tenants.models import Company
 
 logger = logging.getLogger(__name__)
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = (
         "Check indexes, every file and every vector; the exit status is 1 if one is damaged. "
         "Also reports where files and database do not agree."

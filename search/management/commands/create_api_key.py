@@ -3,14 +3,15 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils import timezone
 
 from search.management.companies import find_company
+from search.management.operator_command import OperatorCommand
 from tenants import audit
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Create an API key for a company and print it; it will not be shown again."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

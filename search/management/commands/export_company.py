@@ -2,16 +2,17 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from search.companies.transfer import TransferRefused, export_company
 from search.engine.errors import EngineError
 from search.management.companies import find_company
+from search.management.operator_command import OperatorCommand
 from tenants import audit
 from tenants.models import BuildStopped
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Export a company's settings and index, without its API keys, to an archive."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -2,14 +2,15 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from search import runtime
 from search.engine.errors import EngineError
 from search.engine.model import downloads
+from search.management.operator_command import OperatorCommand
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Download the model's weights ahead of time and check them, or say where they belong."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from search import runtime
 from search.companies.adoption import EarlierIndexFound, ImportRefused, import_directory
@@ -13,10 +13,11 @@ from search.engine import storage
 from search.engine.build.republish import UNKNOWN_MODEL, agreement, same_model
 from search.engine.errors import EngineError
 from search.engine.model.passport import ModelPassport
+from search.management.operator_command import OperatorCommand
 from tenants import audit
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Import an archive made by export_company, or an index directory of the Flask service."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -4,17 +4,17 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
 
 from search import publication
 from search.companies import demo
 from search.companies.adoption import EarlierIndex, adopt_companies, get_or_create_company
 from search.companies.model_change import is_demo_outdated
+from search.management.operator_command import OperatorCommand
 from tenants import audit
 from tenants.models import Company
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Prepare a checkout for its first start: adopt indexes, create the demo and a superuser. Safe to repeat."
 
     def handle(self, **options: Any) -> None:

@@ -1,13 +1,14 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from search.management.operator_command import OperatorCommand
 from tenants import audit
 from tenants.models import ApiKey
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Revoke an API key."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

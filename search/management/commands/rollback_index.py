@@ -1,15 +1,16 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from search.companies.rollback import BuildActive, now_uses, roll_back
 from search.engine.errors import EngineError
 from search.management.companies import find_company
+from search.management.operator_command import OperatorCommand
 from tenants import audit
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Roll a company back to its previous index."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

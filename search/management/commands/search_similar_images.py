@@ -5,17 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand
-
 from search import queries
 from search.api.answers import result
 from search.engine import storage
 from search.engine.errors import EngineError
 from search.engine.timestamps import timestamp
 from search.http.errors import body_of, error_body
+from search.management.operator_command import OperatorCommand
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Print the pictures most similar to a given one as a JSON object in the format of the API."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
