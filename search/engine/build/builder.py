@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,13 +27,14 @@ from search.engine.pictures.folder import SkippedFile, modified_ns, other_types
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS
 from search.engine.pictures.shelf import open_picture
 from search.engine.storage import SIGNATURE
-from search.engine.vectors import DIMENSION, Vectors
+from search.engine.vectors import DIMENSION, Vector
 
 _SAME_VECTOR = 1e-5  # of each number; what a full rebuild may differ from an incremental one
 _SAMPLES = 8
 _ROWS_A_BLOCK = 1024
 _FLUSH_SECONDS = 5.0  # of work that a killed build may lose
 _FLUSH_PICTURES = 4096
+_CHUNKS_AHEAD = 4  # for each thread: while a large picture is decoded, the others go on with those behind it
 _IN_DOUBT = -1  # for the time of a file
 _VECTOR_BYTES = 4 * DIMENSION
 _OTHER_BYTES = 512  # of a picture, in the rest of the index
@@ -65,8 +66,8 @@ class BuildOutcome:
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     max_pixels: int
-    batch_size: int = 32  # pictures a model run
-    workers: int = os.cpu_count() or 1  # threads that read and decode pictures
+    batch_size: int = 32  # pictures a model run, at most
+    workers: int = os.cpu_count() or 1  # threads, each of which decodes and embeds
     full: bool = False  # process all pictures, not only changed ones
     checksum: bool = False  # compare contents, not only sizes and times
     allow_empty: bool = False  # an empty folder empties the index
@@ -119,17 +120,18 @@ def estimate_build(
     plan = build.make_plan()
     to_embed = np.flatnonzero(plan.rows == EMBED)
     tried = to_embed[np.linspace(0, len(to_embed) - 1, num=min(2 * options.batch_size, len(to_embed)), dtype=int)]
-    seconds = build.time_embedding(plan, [int(number) for number in tried])
+    seconds = build.time_embedding(plan, tried)
     return BuildEstimate(plan, build.full_reason, len(to_embed), None if seconds is None else seconds * len(to_embed))
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A picture file that was read: ready for the model, or of known content, or unreadable."""
+    """A picture file that was read: now embedded, or of known content, or unreadable."""
 
     number: int  # in the plan
     signature: Any  # SIGNATURE
-    pixels: Pixels | None = None
+    pixels: Pixels | None = None  # until it is embedded
+    vector: Vector | None = None
     known_row: int | None = None  # of the previous index
     known_number: int | None = None  # in the workspace
     reason: str = ""
@@ -200,13 +202,13 @@ class _Build:
             beat=lambda found: self._advance(found=found),
         )
 
-    def time_embedding(self, plan: Plan, numbers: list[int]) -> float | None:
+    def time_embedding(self, plan: Plan, numbers: np.ndarray) -> float | None:
         """Return the seconds that a picture takes, from embedding those with these numbers in the plan."""
-        if not numbers:
+        if not len(numbers):
             return None
         started = time.perf_counter()
-        for batch in _batches(self._read_all(plan, numbers, None), self._options.batch_size):
-            self._embed_batch([read for read in batch if read.pixels is not None])
+        with self._threads() as threads:
+            deque(threads.map(lambda chunk: self._embed_chunk(chunk, plan, None), self._chunks(numbers)), maxlen=0)
         return (time.perf_counter() - started) / len(numbers)
 
     # What can be kept
@@ -312,32 +314,34 @@ class _Build:
         numbers = np.full(len(plan.paths), EMBED, np.int64)
         self._find_again(plan, workspace, numbers)
         todo = np.flatnonzero((plan.rows == EMBED) & (numbers == EMBED))
-        pending: list[tuple[list[_Read], Vectors]] = []
+        pending: list[_Read] = []  # embedded, but not in the workspace yet
         flushed_at = time.monotonic()
-        try:
-            for batch in _batches(self._read_all(plan, map(int, todo), workspace), self._options.batch_size):
-                pending.append(self._take_in(batch, plan, numbers))
-                waiting = sum(len(reads) for reads, _ in pending)
-                if time.monotonic() - flushed_at > _FLUSH_SECONDS or waiting >= _FLUSH_PICTURES:
-                    self._flush(pending, plan, workspace, numbers)
-                    flushed_at = time.monotonic()
-                self._count(batch, plan)
-        finally:  # a build that is stopped keeps all its work
-            self._flush(pending, plan, workspace, numbers)
+        waiting: deque[Future[list[_Read]]] = deque()
+        with self._threads() as threads:
+            try:
+                for reads in self._embed_in_order(todo, plan, workspace, threads, waiting):
+                    pending += self._take_in(reads, plan, numbers)
+                    if time.monotonic() - flushed_at > _FLUSH_SECONDS or len(pending) >= _FLUSH_PICTURES:
+                        self._flush(pending, plan, workspace, numbers)
+                        flushed_at = time.monotonic()
+                    self._count(reads, plan)
+            finally:  # a build that is stopped keeps all its work
+                threads.shutdown(cancel_futures=True)
+                for future in waiting:
+                    if not future.cancelled() and not future.exception():
+                        pending += self._take_in(future.result(), plan, numbers)
+                self._flush(pending, plan, workspace, numbers)
         return numbers
 
-    def _flush(
-        self, pending: list[tuple[list[_Read], Vectors]], plan: Plan, workspace: Workspace, numbers: np.ndarray
-    ) -> None:
+    def _flush(self, pending: list[_Read], plan: Plan, workspace: Workspace, numbers: np.ndarray) -> None:
         """Move what was embedded to the workspace."""
-        reads = [read for batch, _ in pending for read in batch]
-        if reads:
-            vectors = np.concatenate([vectors for _, vectors in pending])
-            signatures = np.array([read.signature for read in reads], SIGNATURE)
+        if pending:
+            vectors = np.stack([read.vector for read in pending if read.vector is not None])  # [pending, 960]
+            signatures = np.array([read.signature for read in pending], SIGNATURE)
             # Of a file this young size and time prove nothing: the next build finds it by its content.
             signatures["mtime_ns"][signatures["mtime_ns"] >= self._scanned_at_ns - TIME_GRAIN_NS] = _IN_DOUBT
-            added = workspace.add([plan.paths[read.number] for read in reads], signatures, vectors)
-            numbers[[read.number for read in reads]] = added
+            added = workspace.add([plan.paths[read.number] for read in pending], signatures, vectors)
+            numbers[[read.number for read in pending]] = added
         pending.clear()
 
     def _find_again(self, plan: Plan, workspace: Workspace, numbers: np.ndarray) -> None:
@@ -352,21 +356,40 @@ class _Build:
                 plan.signatures[number] = workspace.signature(found)
         self._advance(embedded=int(np.count_nonzero(numbers != EMBED)))
 
-    def _read_all(self, plan: Plan, numbers: Iterable[int], workspace: Workspace | None) -> Iterator[_Read]:
-        """Yield the pictures in their order, read by threads that stay a little ahead."""
-        ahead = self._options.batch_size + 2 * self._options.workers
-        with ThreadPoolExecutor(self._options.workers, thread_name_prefix="decode") as threads:
-            waiting: deque[Future[_Read]] = deque()
-            try:
-                for number in numbers:
-                    waiting.append(threads.submit(self._read, plan.paths[number], number, workspace))
-                    if len(waiting) > ahead:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._options.workers, thread_name_prefix="embed")
+
+    def _chunks(self, numbers: np.ndarray) -> Iterator[list[int]]:
+        """Yield what a thread takes at a time: as many pictures as the model takes best, fewer if few are left."""
+        share = -(-len(numbers) // self._options.workers)
+        size = max(1, min(self._options.batch_size, self._embedder.pictures_a_run, share))
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size].tolist()
+
+    def _embed_in_order(
+        self,
+        numbers: np.ndarray,
+        plan: Plan,
+        workspace: Workspace,
+        threads: ThreadPoolExecutor,
+        waiting: deque[Future[list[_Read]]],
+    ) -> Iterator[list[_Read]]:
+        """Yield the pictures with these numbers, chunk by chunk; waiting: what the threads are ahead, a little."""
+        for chunk in self._chunks(numbers):
+            waiting.append(threads.submit(self._embed_chunk, chunk, plan, workspace))
+            if len(waiting) > _CHUNKS_AHEAD * self._options.workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _embed_chunk(self, chunk: list[int], plan: Plan, workspace: Workspace | None) -> list[_Read]:
+        reads = [self._read(plan.paths[number], number, workspace) for number in chunk]
+        pixels = [read.pixels for read in reads if read.pixels is not None]
+        vectors = self._embedder.embed(pixels) if pixels else np.empty((0, DIMENSION), np.float32)
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"The weights {self._embedder.passport} produce vectors that are not finite numbers")
+        made = iter(vectors)
+        return [read if read.pixels is None else replace(read, pixels=None, vector=next(made)) for read in reads]
 
     def _read(self, path: str, number: int, workspace: Workspace | None) -> _Read:
         signature = np.zeros((), SIGNATURE)
@@ -394,35 +417,26 @@ class _Build:
     def _prepare(self, file: BinaryIO, path: str) -> Pixels:
         return read_prepared(self._embedder, file, name=path, max_pixels=self._options.max_pixels)
 
-    def _take_in(self, batch: list[_Read], plan: Plan, numbers: np.ndarray) -> tuple[list[_Read], Vectors]:
-        """Embed the pictures of a batch that need it, and note what became of the others."""
-        for read in batch:
+    def _take_in(self, reads: list[_Read], plan: Plan, numbers: np.ndarray) -> list[_Read]:
+        """Note what became of the pictures of a chunk; return those that were embedded."""
+        for read in reads:
             plan.signatures[read.number] = read.signature
             if read.known_row is not None:
                 plan.rows[read.number] = read.known_row
             elif read.known_number is not None:
                 numbers[read.number] = read.known_number
-            elif read.pixels is None:
+            elif read.vector is None:
                 plan.skipped.append(SkippedFile(plan.paths[read.number], read.reason))
-        new = [read for read in batch if read.pixels is not None]
-        return new, self._embed_batch(new)
+        return [read for read in reads if read.vector is not None]
 
-    def _count(self, batch: list[_Read], plan: Plan) -> None:
-        reused = sum(read.known_row is not None for read in batch)
+    def _count(self, reads: list[_Read], plan: Plan) -> None:
+        reused = sum(read.known_row is not None for read in reads)
         skipped = len(plan.skipped) - self._progress.skipped
         self._advance(
-            embedded=self._progress.embedded + len(batch) - reused - skipped,
+            embedded=self._progress.embedded + len(reads) - reused - skipped,
             reused=self._progress.reused + reused,
             skipped=len(plan.skipped),
         )
-
-    def _embed_batch(self, reads: list[_Read]) -> Vectors:
-        if not reads:
-            return np.empty((0, DIMENSION), np.float32)
-        vectors = self._embedder.embed([read.pixels for read in reads if read.pixels is not None])  # [reads, 960]
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"The weights {self._embedder.passport} produce vectors that are not finite numbers")
-        return vectors
 
     # Writing
 
@@ -493,20 +507,6 @@ class _RowsByContent:
                 return row
             place += 1
         return None
-
-
-def _batches(reads: Iterable[_Read], size: int) -> Iterator[list[_Read]]:
-    """Yield lists with size pictures for the model, and whatever came between them; at most 8 times as long."""
-    batch: list[_Read] = []
-    for_the_model = 0
-    for read in reads:
-        batch.append(read)
-        for_the_model += read.pixels is not None
-        if for_the_model == size or len(batch) == 8 * size:
-            yield batch
-            batch, for_the_model = [], 0
-    if batch:
-        yield batch
 
 
 def _why_nothing(folder: Path, skipped: list[SkippedFile]) -> str:

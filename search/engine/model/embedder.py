@@ -12,7 +12,7 @@ from search.engine.vectors import Vectors
 
 
 class Embedder(Protocol):
-    """A picture becomes a vector in two steps, so that builds can prepare pictures beside the model.
+    """A picture becomes a vector in two steps, so that several can be prepared for one run of the model.
 
     Both are safe to call from many threads.
     """
@@ -33,6 +33,11 @@ class Embedder(Protocol):
     @property
     def preparation(self) -> str:
         """What names open_image and prepare as they are today: see search.engine.model.preparation."""
+        ...
+
+    @property
+    def pictures_a_run(self) -> int:
+        """How many pictures embed() takes best at once, where many are to be embedded."""
         ...
 
     def prepare(self, image: Image.Image) -> Pixels:

@@ -37,7 +37,6 @@ UNFINISHED = ".export-"  # how folders of exports under way begin
 
 _NETWORK = Path(__file__).with_name("network.py")  # not imported: onnx would come with it
 _ALONE_SECONDS = 0.2  # since runs last met; then the next is taken to be alone
-_PICTURES_A_RUN = 16  # at once: more are hardly faster, and each takes about 9 MB, which the process keeps
 
 
 class OnnxUnusable(Exception):
@@ -66,6 +65,8 @@ class OnnxEmbedder:
     than they gain.
     """
 
+    pictures_a_run = 4  # more cost more each, and about 9 MB, which the process keeps; the vectors are the same
+
     def __init__(self, model: Path, passport: ModelPassport, transform: Transform, *, threads: int | None = None):
         """threads: that one embed() by itself computes with; by default as many as there are cores.
 
@@ -86,8 +87,8 @@ class OnnxEmbedder:
         return self.transform.apply(image)
 
     def embed(self, batch: Sequence[Pixels]) -> Vectors:
-        runs = range(0, len(batch), _PICTURES_A_RUN)
-        pooled = [self._run(np.stack(batch[start : start + _PICTURES_A_RUN])) for start in runs]
+        runs = range(0, len(batch), self.pictures_a_run)
+        pooled = [self._run(np.stack(batch[start : start + self.pictures_a_run])) for start in runs]
         return unit_length(np.concatenate(pooled))
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from search.engine.vectors import Vectors, unit_length
 
 logger = logging.getLogger(__name__)
 
+_ON_A_CPU, _ON_A_GPU = 4, 1024  # pictures a run; a GPU idles unless they are many
 _HALF_AGREES = 0.9999  # cosine between half precision and float32, of every picture tried
 
 
@@ -61,6 +62,7 @@ class TorchEmbedder:
         self.min_side, self.preparation = MIN_DECODED_SIDE, PREPARATION
         self.transform = weights.transform
         self._device = _device(device)
+        self.pictures_a_run = _ON_A_CPU if self._device.type == "cpu" else _ON_A_GPU
         self._network = _Network(_model(weights), weights.transform).eval().to(self._device)
         if self._device.type == "cuda":
             self._halve_if_it_agrees()

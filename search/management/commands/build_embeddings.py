@@ -45,12 +45,14 @@ class Command(OperatorCommand):
             choices=list(EarlierIndex),
             help="for a new company whose index directory already contains an index: use it, or remove it",
         )
-        parser.add_argument("--batch_size", type=_at_least_one, default=32, help="pictures per model run (default 32)")
+        parser.add_argument(
+            "--batch_size", type=_at_least_one, default=32, help="pictures per model run, at most (default 32)"
+        )
         parser.add_argument(
             "--workers",
             type=_at_least_one,
             default=os.cpu_count() or 1,
-            help="threads that decode pictures (default: one per CPU core)",
+            help="threads that decode and embed pictures (default: one per CPU core)",
         )
         parser.add_argument("--full", action="store_true", help="process all pictures, not only changed ones")
         parser.add_argument("--checksum", action="store_true", help="compare contents, not only sizes and times")

@@ -3,11 +3,11 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -416,6 +416,24 @@ def test_the_number_of_workers_changes_nothing_in_the_index(acme: Collection, tm
     other = Collection(acme.folder, tmp_path / "other" / "acme")
     other.build(workers=workers, batch_size=3)
     assert_same_index(acme.index(), other.index())
+
+
+@pytest.mark.parametrize(("takes_best", "batch_size"), [(3, 32), (32, 3)])
+def test_a_run_has_as_many_pictures_as_the_model_takes_best_and_at_most_batch_size(
+    acme: Collection, takes_best: int, batch_size: int
+) -> None:
+    class Listening(FakeEmbedder):
+        runs: ClassVar[list[int]] = []
+
+        def embed(self, batch: Sequence[Pixels]) -> Vectors:
+            self.runs.append(len(batch))
+            return super().embed(batch)
+
+    acme.embedder = Listening()
+    acme.embedder.pictures_a_run = takes_best
+    acme.paint_many(20)
+    acme.build(batch_size=batch_size)
+    assert sorted(Listening.runs) == [2, 3, 3, 3, 3, 3, 3]
 
 
 # Refusals -----------------------------------------------------------------------------------------------------------
