@@ -165,6 +165,27 @@ def test_picture_that_is_slow_to_open_does_not_replace_a_later_one(page: Page):
 
 @pytest.mark.slow
 def test_large_picture_is_made_smaller_before_it_is_sent(page: Page):
+    note_what_is_sent(page)
+    page.goto("/search/acme/")
+    choose(page, halves(RED, RED, side=3000))
+    expect_found(page, "red")
+    assert page.evaluate("window.sent") == ["halves.jpg", 1600, 1600]
+
+
+@pytest.mark.slow
+def test_large_drawing_on_transparency_stays_transparent(page: Page):
+    logo, file = Image.new("RGBA", (3000, 3000), (255, 255, 255, 0)), BytesIO()
+    logo.paste("white", (0, 0, 1500, 3000))
+    logo.save(file, "PNG")
+    note_what_is_sent(page)
+    page.goto("/search/acme/")
+    choose(page, {"name": "logo.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    expect(page.locator("[data-results] .name").first).to_be_visible()
+    assert page.evaluate("window.sent") == ["logo.png", 1600, 1600]
+
+
+def note_what_is_sent(page: Page) -> None:
+    """Let window.sent be the name, the width and the height of the picture that was sent last."""
     page.add_init_script(
         """const send = window.fetch;
         window.fetch = async (address, options) => {
@@ -174,10 +195,6 @@ def test_large_picture_is_made_smaller_before_it_is_sent(page: Page):
             return send(address, options);
         };"""
     )
-    page.goto("/search/acme/")
-    choose(page, halves(RED, RED, side=3000))
-    expect_found(page, "red")
-    assert page.evaluate("window.sent") == ["halves.jpg", 1600, 1600]
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ export async function openPicture(blob, name) {
 }
 
 export function canvasOf(picture) {
-    return drawn(picture.bitmap, { x: 0, y: 0, w: 1, h: 1 }, PREVIEW);
+    return onWhite(drawn(picture.bitmap, { x: 0, y: 0, w: 1, h: 1 }, PREVIEW));
 }
 
 /** Return the file to send: cut to the crop ({ x, y, w, h }, fractions of the upright picture) where there is one. */
@@ -41,8 +41,26 @@ export async function fileToSend(picture, crop) {
         return new File([blob], named(picture.name, extension), { type: blob.type });
     }
     const canvas = drawn(bitmap, crop ?? { x: 0, y: 0, w: 1, h: 1 }, LONGEST);
-    const jpeg = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
-    return new File([jpeg], named(picture.name, "jpg"), { type: "image/jpeg" });
+    // What is transparent stays so: the server decides what to lay it on.
+    const [type, ending] = isTransparent(canvas) ? ["image/png", "png"] : ["image/jpeg", "jpg"];
+    const sent = await new Promise((resolve) => canvas.toBlob(resolve, type, 0.92));
+    return new File([sent], named(picture.name, ending), { type });
+}
+
+function isTransparent(canvas) {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    for (let alpha = 3; alpha < data.length; alpha += 4) {
+        if (data[alpha] < 255) return true;
+    }
+    return false;
+}
+
+function onWhite(canvas) {
+    const context = canvas.getContext("2d");
+    context.globalCompositeOperation = "destination-over";
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    return canvas;
 }
 
 function drawn(bitmap, { x, y, w, h }, longest) {
@@ -52,8 +70,6 @@ function drawn(bitmap, { x, y, w, h }, longest) {
     canvas.width = Math.max(1, Math.round(width * scale));
     canvas.height = Math.max(1, Math.round(height * scale));
     const context = canvas.getContext("2d");
-    context.fillStyle = "#fff"; // under what is transparent, as the server lays it
-    context.fillRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, x * bitmap.width, y * bitmap.height, width, height, 0, 0, canvas.width, canvas.height);
     return canvas;
