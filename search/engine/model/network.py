@@ -91,6 +91,7 @@ class _Graph:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self._state = dict(state)
+        self._names: dict[tuple[tuple[int, ...], bytes], str] = {}  # of constants, by shape and numbers
 
     def normalised(self, pixels: str, transform: Transform) -> str:
         mean, std = (np.array(each).reshape(1, 3, 1, 1) for each in (transform.mean, transform.std))
@@ -177,8 +178,11 @@ class _Graph:
         return value.astype(np.float32).astype(np.float64)
 
     def _constant(self, name: str, value: np.ndarray) -> str:
+        """Add float32 numbers; those of another constant, as in layers that were never trained, take its name."""
         numbers = value.astype(np.float32)
         if not np.isfinite(numbers).all():
             raise OtherNetwork(f"{name} holds numbers that are not finite")
-        self.constants.append(numpy_helper.from_array(numbers, name))
-        return name
+        known = self._names.setdefault((numbers.shape, numbers.tobytes()), name)
+        if known == name:
+            self.constants.append(numpy_helper.from_array(numbers, name))
+        return known

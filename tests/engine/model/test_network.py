@@ -49,6 +49,12 @@ def test_what_no_vector_depends_on_may_be_there_or_not(state: dict[str, Any], wr
     assert network(without, BUILTIN_TRANSFORM) == written
 
 
+def test_equal_layers_are_written_once(state: dict[str, Any], written: bytes) -> None:
+    first, second = (f"features.{block}.block.2.fc1.weight" for block in (14, 15))
+    shorter = network(state | {second: state[first]}, BUILTIN_TRANSFORM)
+    assert len(shorter) < len(written) - 4 * state[first].size + 100
+
+
 @pytest.mark.parametrize("name", ["features.0.0.weight", "features.7.block.1.1.running_var", "features.16.1.bias"])
 def test_a_tensor_that_is_missing_is_named(state: dict[str, Any], name: str) -> None:
     rest = {each: value for each, value in state.items() if each != name}
