@@ -1,5 +1,6 @@
 """What befalls files."""
 
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -9,11 +10,11 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
 
 
 def flip_a_byte(path: Path, place: int) -> None:
-    """Change a bit in place, as a failing disk does."""
+    """Change a bit in place, as a failing disk does. place: counted from the end where it is negative."""
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(place, os.SEEK_END if place < 0 else os.SEEK_SET)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 0x20]))
 
 

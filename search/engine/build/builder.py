@@ -35,6 +35,7 @@ _ROWS_A_BLOCK = 1024
 _FLUSH_SECONDS = 5.0  # of work that a killed build may lose
 _FLUSH_PICTURES = 4096
 _CHUNKS_AHEAD = 4  # for each thread: while a large picture is decoded, the others go on with those behind it
+_DAMAGED = "The previous index is damaged"
 _IN_DOUBT = -1  # for the time of a file
 _VECTOR_BYTES = 4 * DIMENSION
 _OTHER_BYTES = 512  # of a picture, in the rest of the index
@@ -163,9 +164,6 @@ class _Build:
         self._before, self._why_unusable = self._load_before()
         self.full_reason = self._why_full()
         self._kept = None if self.full_reason else self._before
-        self._copy_is_right = self._kept is not None and storage.has_copy_as_wanted(
-            self._files_before, wanted=options.embeddings_npy, beat=self._beat
-        )
         self._rows_by_content = _RowsByContent(self._kept)
 
     def run(self, publish: storage.Publish) -> BuildOutcome:
@@ -193,6 +191,20 @@ class _Build:
         return self._outcome(plan, len(indexed), published)
 
     def make_plan(self) -> Plan:
+        """Return what is to be done; a previous index of which something may be kept has been compared by then."""
+        try:
+            plan = self._compare()
+            if self._kept is not None:
+                # What is kept from it gets checksums of its own: damage must not be handed on as sound.
+                storage.require_undamaged(self._files_before, copy=False, beat=self._beat)
+        except IndexUnusable:
+            self.full_reason = self.full_reason or _DAMAGED
+            self._before = self._kept = None
+            self._rows_by_content = _RowsByContent(None)
+            plan = self._compare()
+        return plan
+
+    def _compare(self) -> Plan:
         in_order = self._before is not None and self._before.signatures is not None  # as builds write them
         return make_plan(
             self._folder,
@@ -217,15 +229,11 @@ class _Build:
         """Return the previous index, or why there is none to use."""
         try:
             before = storage.load(self._files_before)
-            for _ in before.records:  # a damaged entry is found here and not in the midst of the build
-                pass
-            # What is kept from it gets checksums of its own: damage must not be handed on as sound.
-            storage.require_undamaged(self._files_before, copy=False, beat=self._beat)
             _ = before.signatures  # are read now, and whole
         except IndexNotBuilt:
             return None, "First build"
         except IndexUnusable:
-            return None, "The previous index is damaged"
+            return None, _DAMAGED
         return before, ""
 
     def _why_full(self) -> str:
@@ -250,13 +258,13 @@ class _Build:
         """Return whether a few of the pictures get other vectors today, or none is there to tell."""
         compared = 0
         for row in np.linspace(0, len(before.records) - 1, num=min(_SAMPLES, len(before.records)), dtype=int):
-            path = before.records[int(row)].path
             try:
+                path = before.records[int(row)].path
                 with open_picture(self._folder, path) as file:
                     if durable.sha256(file) != before.signatures[row]["sha256"].tobytes():
                         continue
                     pixels = self._prepare(file, path)
-            except (OSError, ImageUnreadable):
+            except (OSError, ImageUnreadable, IndexUnusable):
                 continue
             today = self._embedder.embed([pixels])[0]
             if np.abs(today - before.vectors.at(int(row))).max() > _SAME_VECTOR:
@@ -268,11 +276,13 @@ class _Build:
         """Return whether the previous index is what these pictures make; rows by content may be of other paths."""
         return (
             self._kept is not None
-            and self._copy_is_right
             and np.array_equal(rows_by_path, np.arange(len(self._kept.records)))
             and np.array_equal(signatures, self._kept.signatures)
             and self._kept.info.libraries == self._libraries
             and self._kept.info.live_sequence == self._live_sequence
+            and storage.has_copy_as_wanted(
+                self._files_before, wanted=self._options.embeddings_npy, beat=self._beat
+            )  # at last: it takes long
         )
 
     # Refusals before anything is written

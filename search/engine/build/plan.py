@@ -55,7 +55,7 @@ def make_plan(
     before: the index before, or None. keep: its vectors may be kept, and it has signatures. checksum: contents are
     always compared.
     beat is called about twice a second with the number of files found so far. Raises NothingToIndex where folder cannot
-    be read.
+    be read, and IndexCorrupt where an entry of the index before is damaged.
     """
     paths: list[str] = []
     seen = array("q")  # size and mtime_ns of each picture in turn
@@ -93,15 +93,14 @@ class _Comparison:
         self._before = before
         self._keep = keep
         self._checksum = checksum
-        self._row = 0
+        self._rows = enumerate(before.records.paths()) if before else iter(())
         self._matched = 0
-        self._path = self._path_of_row()
+        self._row, self._path = self._next_row()
 
     def row_to_keep(self, file: ImageFile) -> int:
         """Return the row whose vector is still that of file, or EMBED."""
         while self._path is not None and self._path < file.path:
-            self._row += 1
-            self._path = self._path_of_row()
+            self._row, self._path = self._next_row()
         if self._path != file.path:
             return EMBED
         self._matched += 1
@@ -110,10 +109,8 @@ class _Comparison:
     def removed(self) -> int:
         return len(self._before.records) - self._matched if self._before else 0
 
-    def _path_of_row(self) -> str | None:
-        if self._before is None or self._row >= len(self._before.records):
-            return None
-        return self._before.records.at(self._row).path
+    def _next_row(self) -> tuple[int, str | None]:
+        return next(self._rows, (EMBED, None))
 
     def _is_unchanged(self, file: ImageFile) -> bool:
         assert self._before is not None

@@ -75,6 +75,10 @@ class Records(Sequence[ImageRecord]):
     def at(self, row: int) -> ImageRecord:
         """Return the picture of a row from 0 to len - 1."""
 
+    def paths(self) -> Iterator[str]:
+        """Yield the path of every picture, in order. Raises IndexCorrupt."""
+        return (record.path for record in self)
+
     @abstractmethod
     def rows_of_path(self, path: str) -> list[int]:
         """Return the rows of the pictures of this path, in order: one or none, save where Flask has listed it twice."""
@@ -188,6 +192,14 @@ class LineRecords(Records):
         line = self._file.read(start, stop)
         with DamageNamed(self._path, f"entry {row}"):
             return parse_entry(json.loads(line.lstrip(b",\n")))
+
+    def paths(self) -> Iterator[str]:
+        for block in self._blocks(slice(0, len(self))):
+            with DamageNamed(self._path, f"entries {block.rows.start} to {block.rows.stop - 1}"):
+                paths = [parse_entry(entry).path for entry in json.loads(b"[%b]" % block.content.lstrip(b",\n"))]
+                if len(paths) != len(block.rows):
+                    raise ValueError(f"they are {len(paths)}")
+            yield from paths
 
     def rows_of_path(self, path: str) -> list[int]:
         row = self._first_row_from(path)

@@ -27,9 +27,10 @@ from search.engine.errors import NotEnoughSpace, NothingToIndex, PublishRefused
 from search.engine.index.index import ImageIndex
 from search.engine.model.embedder import read_prepared
 from search.engine.model.transform import Pixels
-from search.engine.storage.layout import METADATA
+from search.engine.storage.layout import EMBEDDINGS, FAISS_INDEX, ID_KEYS, INFO, METADATA, OFFSETS, SIGNATURES, SUMS
 from search.engine.vectors import Vectors, unit_length
 from tests.conftest import paint
+from tests.support.damage import flip_a_byte
 from tests.support.fakes import BLUE, GREEN, RED, WHITE, FakeEmbedder
 from tests.support.indexes import forget_preparation
 
@@ -407,6 +408,56 @@ def test_a_damaged_index_is_replaced_by_a_full_build(acme: Collection) -> None:
     outcome = acme.build()
     assert (outcome.full_reason, outcome.total_images) == ("The previous index is damaged", 5)
     assert acme.paths() == [f"{number:03}.bmp" for number in range(5)]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("name", [FAISS_INDEX, METADATA, OFFSETS, ID_KEYS, SIGNATURES])
+def test_nothing_is_kept_of_an_index_with_a_damaged_file(
+    acme: Collection, tmp_path: Path, name: str, changed: bool
+) -> None:
+    acme.paint_many(5)
+    acme.build()
+    flip_a_byte(acme.target / name, -40)
+    if changed:
+        acme.paint("002.bmp", WHITE, mtime_ns=LONG_AGO + 1)
+    outcome = acme.build()
+    assert (outcome.full_reason, outcome.progress.embedded) == ("The previous index is damaged", 5)
+    assert storage.damaged_files(acme.target) == []
+    undisturbed = Collection(acme.folder, tmp_path / "other" / "acme")
+    undisturbed.build()
+    assert_same_index(acme.index(), undisturbed.index())
+
+
+def test_a_damaged_copy_of_the_vectors_is_written_anew_from_what_is_sound(acme: Collection) -> None:
+    acme.paint_many(5)
+    acme.build()
+    flip_a_byte(acme.target / EMBEDDINGS, -40)
+    outcome = acme.build()
+    assert (outcome.published, outcome.progress) == (True, BuildProgress(found=5, reused=5))
+    assert storage.damaged_files(acme.target) == []
+    assert not acme.build().published
+
+
+def test_a_full_build_does_not_care_what_became_of_the_index_before(acme: Collection) -> None:
+    acme.paint_many(5)
+    acme.build()
+    for name in (FAISS_INDEX, METADATA, OFFSETS, ID_KEYS, SIGNATURES):
+        flip_a_byte(acme.target / name, -40)
+    outcome = acme.build(full=True)
+    assert (outcome.full_reason, outcome.total_images) == ("Full build requested", 5)
+    assert storage.damaged_files(acme.target) == []
+
+
+def test_a_damaged_entry_beside_another_library_makes_the_build_full(acme: Collection) -> None:
+    acme.paint_many(5)
+    acme.build()
+    (acme.target / SUMS).unlink()  # as in the first format
+    for name, old, new in ((INFO, b'"format": 3', b'"format": 1'), (METADATA, b'"', b"'")):
+        file = acme.target / name
+        file.write_bytes(file.read_bytes().replace(old, new))
+    acme.embedder.libraries = {"fake": "2"}
+    assert acme.build().progress.embedded == 5
+    assert len(acme.paths()) == 5
 
 
 @pytest.mark.parametrize("workers", [1, 4])
