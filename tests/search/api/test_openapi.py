@@ -28,9 +28,9 @@ MakeCompany = Callable[..., Company]
 OPEN_PATHS = ["/api/companies", "/api/health", "/api/search/{company}", "/api/stats/{company}"]
 
 
-@pytest.fixture
-def document(client: Client) -> Any:
-    return json.loads(client.get("/api/schema/?format=json").content)
+@pytest.fixture(scope="module")
+def document() -> Any:
+    return json.loads(Client().get("/api/schema/?format=json").content)
 
 
 def test_schema_is_valid_and_complete() -> None:
