@@ -24,10 +24,6 @@ forwarded_allow_ips = ""  # X-Forwarded-* is Django's to believe, by NUM_PROXIES
 control_socket_disable = True  # two servers of one user would share its path
 
 _MODEL_THREADS = max(1, (os.cpu_count() or 1) // workers)  # of a process's share of the cores
-# Requests are computed side by side; the threads of these libraries would only wait for each other, at full load.
-# Read when a worker first imports them.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # gunicorn's own words go where all others go, and look like them.
 logconfig_dict = {**settings.LOGGING, "loggers": {"gunicorn.error": {"level": "INFO", "handlers": ["stderr"]}}}

@@ -86,6 +86,10 @@ PORT = read("PORT", "5000", whole_number(1, 65535), "a port number from 1 to 655
 _PROCESSES = ceil((os.cpu_count() or 1) / 2)
 WEB_PROCESSES = read("WEB_PROCESSES", str(_PROCESSES), whole_number(1), "a whole number of at least 1")
 WEB_THREADS = read("WEB_THREADS", "4", whole_number(1), "a whole number of at least 1")
+# Requests and pictures are computed side by side; threads of NumPy and FAISS would only wait for each other, at full
+# load. The two read this when a process first imports them, which is after its settings.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 LOG_LEVEL = read("LOG_LEVEL", "INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR")
 API_KEYS = read("IMAGESEARCH_API_KEYS", "off", one_of("off", "required"), "off or required")
 LOG_FORMAT = read("LOG_FORMAT", "line", one_of("line", "json"), "line or json")

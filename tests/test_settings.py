@@ -345,3 +345,25 @@ def test_dot_env_is_read_and_the_environment_wins(checkout: Path) -> None:
     (checkout / ".env").write_text("PORT=6000\nWEB_THREADS=7\n")
     settings = read_settings(checkout, PORT="7000")
     assert (settings["PORT"], settings["WEB_THREADS"]) == (7000, 7)
+
+
+THREADS = "import faiss, os; print(faiss.omp_get_max_threads(), len(os.listdir('/proc/self/task')))"
+
+
+SHELL = ("manage.py", "shell", "--no-imports", "-c", THREADS)
+
+
+@pytest.mark.parametrize(
+    "started",
+    [SHELL, ("-c", f"import imagesearch.gunicorn_conf; {THREADS}")],
+    ids=["command", "server"],
+)
+def test_numpy_and_faiss_compute_on_the_thread_that_asks(code: Path, started: tuple[str, ...]) -> None:
+    result = start(code, *started, SECRET_KEY="x")
+    assert result.stdout == "1 1\n", result.stderr
+
+
+def test_an_operator_can_give_faiss_threads(checkout: Path) -> None:
+    (checkout / ".env").write_text("OMP_NUM_THREADS=3\n")
+    assert start(checkout, *SHELL, SECRET_KEY="x").stdout.startswith("3 ")
+    assert start(checkout, *SHELL, SECRET_KEY="x", OMP_NUM_THREADS="5").stdout.startswith("5 ")
