@@ -5,7 +5,6 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 .PHONY: run test test-slow checks tests bench soak
 
 run: .venv/.installed
-	@$(BIN)/python manage.py migrate --verbosity 0
 	@$(BIN)/python manage.py prepare
 	@exec $(BIN)/python -m imagesearch.supervise
 

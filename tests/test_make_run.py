@@ -130,7 +130,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "HTTPS_PROXY": NO_NETWORK,
         "https_proxy": NO_NETWORK,
     }
-    manage(environment, "migrate", "--verbosity", "0")
     prepared = manage(environment, "prepare")
     with (data / "log").open("wb") as log:
         supervisor = subprocess.Popen(
@@ -162,7 +161,7 @@ def _answers(service: Service) -> bool:
 def test_the_recipe_is_what_is_tested_here() -> None:
     recipe = (ROOT / "Makefile").read_text().partition("\nrun:")[2].partition("\n\n")[0]
     steps = [line for line in recipe.splitlines()[1:] if line.strip()]
-    for step, wanted in zip(steps, ["manage.py migrate", "manage.py prepare", "imagesearch.supervise"], strict=True):
+    for step, wanted in zip(steps, ["manage.py prepare", "imagesearch.supervise"], strict=True):
         assert wanted in step
 
 
@@ -360,7 +359,7 @@ def test_a_killed_worker_is_back_for_the_next_build_and_no_search_fails(service:
 def test_a_second_start_makes_nothing_twice(service: Service) -> None:
     index = (service.data / "embeddings/demo").resolve()
     started = time.monotonic()
-    said = service.manage("migrate", "--verbosity", "0") + service.manage("prepare")
+    said = service.manage("prepare")
     assert time.monotonic() - started < 30
     assert "generated" not in said
     assert "password" not in said

@@ -15,9 +15,10 @@ from tenants.models import Company
 
 
 class Command(OperatorCommand):
-    help = "Prepare a checkout for its first start: adopt indexes, create the demo and a superuser. Safe to repeat."
+    help = "Prepare a checkout to start: migrate, adopt indexes, create the demo and a superuser. Safe to repeat."
 
     def handle(self, **options: Any) -> None:
+        call_command("migrate", verbosity=0)
         for company in adopt_companies(by=audit.on_command_line()):
             self.stdout.write(f"Adopted the index of {company}")
         if not Company.objects.exclude(name=demo.COMPANY).exists():
