@@ -4,8 +4,11 @@ Vectors are rotated at random and kept as 1 bit a number (RaBitQ, Gao and Long, 
 120 bytes a picture instead of 3,840. The rotation spreads what a vector says over all its numbers; without it the
 bits of a network's non-negative outputs tell little. The codes lie in inverted lists around k-means centres, and a
 search scans the lists nearest to the query. How many lists, and how many candidates for each result, is what the
-company's own pictures need: the cheapest plan that finds their true neighbours. Among the pictures of a folder all
-lists are scanned; passing over those outside costs a quarter of scoring them.
+company's own pictures need, see calibration.py: one plan for up to 10 results, one for up to 50. Among the pictures
+of a folder all lists are scanned; passing over those outside costs a quarter of scoring them.
+
+A rebuild takes the codes over: those of removed pictures leave the lists, the others get their new rows, and new
+pictures are encoded with the same rotation and centres. Once a tenth has changed all are made anew.
 
 Tried and left: codes of 640 or 480 principal components and product quantisers (a scan takes half the time, but needs
 hundreds of candidates a result for the same recall), two threads (they share one core's units).
@@ -15,7 +18,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +26,41 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.index.exact import ROUNDING, best_scores
+from search.engine.index.calibration import (
+    MANY_NEIGHBOURS,
+    NEIGHBOURS,
+    Sample,
+    find_plans,
+    probing,
+    rows_by_list,
+    spread,
+    take_sample,
+)
 from search.engine.index.records import Rows
 from search.engine.index.vector_file import StoredVectors
-from search.engine.vectors import DIMENSION, Vector, Vectors
+from search.engine.vectors import DIMENSION, Vector
 
 MIN_IMAGES = 10_000  # below, the exact scan takes a few milliseconds
-MIN_RECALL = 0.999
-NEIGHBOURS = 10  # that the recall is measured over
 
 _SEED = 7
 _TRAINING_ROWS = 20_000
 _ROWS_A_BLOCK = 16_384
-_QUERIES = 200
-_CANDIDATES_A_RESULT = (5, 10, 20, 50, 100)
-_SHARES_OF_LISTS = (1 / 8, 2 / 8, 3 / 8, 4 / 8, 6 / 8, 1)
+_MAX_CHANGED = 0.1  # of the pictures, since the codes were made anew: the centres no longer fit
 _reading = threading.Lock()  # held while FAISS's limit, one for the process, is that of a file
-_CODES_A_CANDIDATE = 100  # are scanned in the time that it takes to score one candidate exactly
 
 
 @dataclass(frozen=True, slots=True)
 class CoarseSearch:
-    """What an index says of its first pass in index_info.json."""
+    """What an index says of its first pass in index_info.json. Earlier releases wrote the first four alone."""
 
     lists: int
-    lists_probed: int
+    lists_probed: int  # for up to 10 results
     candidates_per_result: int
     recall_at_10: float  # against the exact scan, over a sample of the company's own pictures
+    lists_probed_for_50: int | None = None  # None: all
+    candidates_per_result_for_50: int | None = None
+    recall_at_50: float | None = None
+    changes: int = 0  # pictures added and removed since the codes were made anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,8 @@ class CoarseIndex:
     nbytes: int
     _rotation: npt.NDArray[np.float32] = field(repr=False)  # [960, 960], of codes: NumPy applies it faster than FAISS
     _rotated: Any = field(repr=False)  # the IndexIVFRaBitQFastScan of codes
-    _measured: Any = field(repr=False)  # FAISS's parameters: the lists that the recall was measured with
+    _few: Any = field(repr=False)  # FAISS's parameters: the lists that the recall of 10 was measured with
+    _many: Any = field(repr=False)  # those of 50
     _everywhere: Any = field(repr=False)  # and all lists
 
     def propose(self, vector: Vector, top_k: int) -> npt.NDArray[np.int64]:
@@ -70,9 +82,10 @@ class CoarseIndex:
         vector: float32 [960].
         """
         faiss.omp_set_num_threads(1)  # for this thread: requests are served side by side
-        count = min(self.search.candidates_per_result * top_k, self.codes.ntotal)
+        lists, count = self._plan(top_k)
+        count = min(count, self.codes.ntotal)
         rotated = self._rotation @ vector
-        rows = self._scan(rotated, count, self._measured if top_k <= NEIGHBOURS else self._everywhere)
+        rows = self._scan(rotated, count, lists)
         if len(rows) < count:
             rows = self._scan(rotated, count, self._everywhere)
         return np.sort(rows)
@@ -88,27 +101,42 @@ class CoarseIndex:
         estimates, found = self._rotated.search(rotated[np.newaxis], count, params=everywhere)
         return found[found >= 0], estimates[found >= 0]
 
+    def _plan(self, top_k: int) -> tuple[Any, int]:
+        """Return the lists to scan and the number of candidates; what finds 10 finds the first few of them."""
+        if top_k <= NEIGHBOURS:
+            return self._few, self.search.candidates_per_result * NEIGHBOURS
+        for_50 = self.search.candidates_per_result_for_50
+        if for_50 and top_k <= MANY_NEIGHBOURS:
+            return self._many, for_50 * MANY_NEIGHBOURS
+        return self._everywhere, (for_50 or self.search.candidates_per_result) * top_k
+
     def _scan(self, rotated: Vector, count: int, lists: Any) -> npt.NDArray[np.int64]:
         rows: npt.NDArray[np.int64] = self._rotated.search(rotated[np.newaxis], count, params=lists)[1][0]
         return rows[rows >= 0]
 
 
-def build_coarse(vectors: StoredVectors, *, beat: Callable[[], None]) -> CoarseIndex | None:
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """The codes of the index before, and which of its pictures are still there."""
+
+    coarse: CoarseIndex
+    rows: npt.NDArray[np.int64]  # [N], of each picture in the index before; negative where its vector is new
+
+
+def build_coarse(
+    vectors: StoredVectors, *, kept: KeptRows | None = None, beat: Callable[[], None] = lambda: None
+) -> CoarseIndex | None:
     """Return the codes of vectors, or None where the exact scan serves better.
 
     That is where there are few vectors, and where the codes do not find at least MIN_RECALL of the true neighbours.
-    beat is called now and then.
+    kept: what may be taken over. beat is called now and then.
     """
     if len(vectors) < MIN_IMAGES:
         return None
-    codes = _encode(vectors, beat)
-    queries = vectors[_spread(len(vectors), _QUERIES)]
-    least_scores = _neighbour_scores(queries, vectors, beat)[:, -1:]
-    plans = _plans(codes, queries, vectors, least_scores, beat)
-    _, lists_probed, candidates, recall = min(plans, default=(0, 0, 0, 0.0))
-    if not candidates:
-        return None
-    return _coarse_index(codes, CoarseSearch(_lists(len(vectors)), lists_probed, candidates, round(recall, 4)), 0)
+    faiss.omp_set_num_threads(1)  # more gain little time for much work, which others wait for
+    sample = take_sample(vectors, beat)
+    updated = _updated(kept, vectors, sample, beat) if kept else None
+    return updated or _calibrated(_encode(vectors, beat), vectors, sample, beat, changes=0)
 
 
 def write_coarse(coarse: CoarseIndex, path: Path) -> None:
@@ -123,7 +151,7 @@ def read_coarse(path: Path, search: CoarseSearch, *, images: int) -> CoarseIndex
     lists = faiss.extract_index_ivf(codes)
     if (codes.ntotal, codes.d, lists.nlist) != (images, DIMENSION, search.lists):
         raise ValueError(f"it holds {codes.ntotal} codes in {lists.nlist} lists for {images} pictures")
-    _require_rows(lists.invlists, search.lists, images)
+    _require_rows(lists, images)
     return _coarse_index(codes, search, size)
 
 
@@ -139,31 +167,35 @@ def _allocating_at_most(size: int) -> Iterator[None]:
             faiss.set_deserialization_vector_byte_limit(before)
 
 
-def _require_rows(lists: Any, count: int, images: int) -> None:
-    """Raise ValueError where the inverted lists lead to rows that are none."""
-    for each in range(count):
-        rows = faiss.rev_swig_ptr(lists.get_ids(each), lists.list_size(each))
+def _require_rows(lists: Any, images: int) -> None:
+    """Raise ValueError unless the inverted lists lead to each row once."""
+    led_to, count = np.zeros(images, bool), 0
+    for rows in rows_by_list(lists):
         if len(rows) and not 0 <= rows.min() <= rows.max() < images:
             raise ValueError(f"it leads to vectors beyond the {images} that there are")
+        led_to[rows] = True
+        count += len(rows)
+    if count != images or not led_to.all():
+        raise ValueError(f"it leads {count} times to {np.count_nonzero(led_to)} of {images} vectors")
 
 
 def _coarse_index(codes: Any, search: CoarseSearch, nbytes: int) -> CoarseIndex:
-    matrix: Any = faiss.downcast_VectorTransform(codes.chain.at(0)).A  # type: ignore[attr-defined]
-    rotation = faiss.rev_swig_ptr(matrix.data(), matrix.size()).reshape(DIMENSION, DIMENSION)  # no copy
     return CoarseIndex(
         codes,
         search,
         nbytes,
-        rotation,
+        _rotation_of(codes),
         faiss.downcast_index(codes.index),
-        _probing(search.lists_probed),
-        _probing(search.lists),
+        probing(search.lists_probed),
+        probing(search.lists_probed_for_50 or search.lists),
+        probing(search.lists),
     )
 
 
-def _probing(lists: int) -> Any:
-    # FAISS's stubs do not know the keywords, by which alone Python keeps inner parameters alive.
-    return faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
+def _rotation_of(codes: Any) -> npt.NDArray[np.float32]:
+    matrix: Any = faiss.downcast_VectorTransform(codes.chain.at(0)).A  # type: ignore[attr-defined]
+    rotation: npt.NDArray[np.float32] = faiss.rev_swig_ptr(matrix.data(), matrix.size())  # no copy
+    return rotation.reshape(DIMENSION, DIMENSION)
 
 
 def _selector(rows: Rows) -> Any:
@@ -180,55 +212,61 @@ def _lists(images: int) -> int:
     return int(2 ** round(math.log2(math.sqrt(images) / 5)))
 
 
-def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
-    """Return at most so many rows of count, evenly."""
-    return np.linspace(0, count - 1, num=min(most, count), dtype=np.int64)
-
-
 def _encode(vectors: StoredVectors, beat: Callable[[], None]) -> Any:
     rotation = faiss.RandomRotationMatrix(DIMENSION, DIMENSION)
     rotation.init(_SEED)
-    codes = faiss.index_factory(DIMENSION, f"IVF{_lists(len(vectors))},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
-    rotated = faiss.IndexPreTransform(rotation, codes)
-    rotated.train(vectors[_spread(len(vectors), _TRAINING_ROWS)])
+    lists = faiss.index_factory(DIMENSION, f"IVF{_lists(len(vectors))},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+    codes = faiss.IndexPreTransform(rotation, lists)
+    rotate = _rotation_of(codes).T
+    lists.train(vectors[spread(len(vectors), _TRAINING_ROWS)] @ rotate)
+    codes.is_trained = True
     for block in vectors.blocks(size=_ROWS_A_BLOCK):
-        rotated.add(block)
+        lists.add(block @ rotate)
         beat()
-    return rotated
+    codes.ntotal = lists.ntotal
+    return codes
 
 
-def _neighbour_scores(queries: Vectors, vectors: StoredVectors, beat: Callable[[], None]) -> Vectors:
-    """Return the scores of the vectors closest to each query, by a scan of all, float32 [queries, 10], best first."""
-    best = np.empty((len(queries), 0), np.float32)
-    for block in vectors.blocks(size=_ROWS_A_BLOCK):
-        best = best_scores(best, queries, block, NEIGHBOURS)
+def _updated(kept: KeptRows, vectors: StoredVectors, sample: Sample, beat: Callable[[], None]) -> CoarseIndex | None:
+    """Return the kept codes, of these vectors now; None where they are better made anew."""
+    before, is_kept = kept.coarse, kept.rows >= 0
+    rows_now = np.full(before.codes.ntotal, -1)
+    rows_now[kept.rows[is_kept]] = np.flatnonzero(is_kept)  # of several copies the last has the code
+    gone = rows_now < 0
+    new = np.setdiff1d(np.arange(len(vectors)), rows_now)
+    changes = before.search.changes + int(np.count_nonzero(gone)) + len(new)
+    if changes > _MAX_CHANGED * len(vectors) or _lists(len(vectors)) != before.search.lists:
+        return None
+    codes: Any = faiss.clone_index(before.codes)  # others may search those
+    lists, rotate = faiss.downcast_index(codes.index), _rotation_of(codes).T
+    bits = np.packbits(gone, bitorder="little")
+    lists.remove_ids(faiss.IDSelectorBitmap(bits))  # type: ignore[call-arg, arg-type]
+    for rows in rows_by_list(lists):
+        rows[:] = rows_now[rows]
+    for start in range(0, len(new), _ROWS_A_BLOCK):
+        block = new[start : start + _ROWS_A_BLOCK]
+        lists.add_with_ids(vectors[block] @ rotate, block)
         beat()
-    return np.sort(best, axis=1)[:, ::-1]
+    codes.ntotal = lists.ntotal
+    return _calibrated(codes, vectors, sample, beat, changes=changes)
 
 
-def _plans(
-    codes: Any, queries: Vectors, vectors: StoredVectors, least_scores: Vectors, beat: Callable[[], None]
-) -> Iterator[tuple[float, int, int, float]]:
-    """Yield the plans that find enough: what a search costs, in codes scanned; lists; candidates a result; recall.
-
-    least_scores: float32 [queries, 1], the score of the last true neighbour of each query. What scores as high is
-    found: of several copies of a picture any will do.
-    """
-    lists, depth = _lists(len(vectors)), _CANDIDATES_A_RESULT[-1] * NEIGHBOURS
-    for share in _SHARES_OF_LISTS:
-        probed = max(1, round(lists * share))
-        probing = faiss.SearchParametersPreTransform(index_params=_probing(probed))  # type: ignore[call-arg]
-        _, proposed = codes.search(queries, min(depth, len(vectors)), params=probing)
-        found = np.empty(proposed.shape, bool)
-        for query, rows, least, hits in zip(queries, proposed, least_scores, found, strict=True):
-            hits[:] = (vectors[np.maximum(rows, 0)] @ query >= least - ROUNDING) & (rows >= 0)
-        beat()
-        reached = np.minimum(np.cumsum(found, axis=1), NEIGHBOURS) / NEIGHBOURS  # [queries, depth], recall by depth
-        for candidates in _CANDIDATES_A_RESULT:
-            recall = float(reached[:, min(candidates * NEIGHBOURS, reached.shape[1]) - 1].mean())
-            if recall >= MIN_RECALL:
-                cost = probed / lists * len(vectors) + candidates * NEIGHBOURS * _CODES_A_CANDIDATE
-                yield cost, probed, candidates, recall
-                if candidates == _CANDIDATES_A_RESULT[0]:
-                    return  # more lists can only cost more
-                break
+def _calibrated(
+    codes: Any, vectors: StoredVectors, sample: Sample, beat: Callable[[], None], *, changes: int
+) -> CoarseIndex | None:
+    """Return the codes with the plans that find enough, None where there is none."""
+    lists: Any = faiss.downcast_index(codes.index)
+    few, many = find_plans(lists, _rotation_of(codes), vectors, sample, beat)
+    if few is None:
+        return None
+    search = CoarseSearch(
+        lists.nlist, few.lists_probed, few.candidates_per_result, round(few.recall, 4), changes=changes
+    )
+    if many:
+        search = replace(
+            search,
+            lists_probed_for_50=many.lists_probed,
+            candidates_per_result_for_50=many.candidates_per_result,
+            recall_at_50=round(many.recall, 4),
+        )
+    return _coarse_index(codes, search, 0)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine.errors import IndexCorrupt
-from search.engine.index.coarse import MIN_RECALL, NEIGHBOURS
+from search.engine.index.calibration import MIN_RECALL, NEIGHBOURS
 from search.engine.index.exact import ROUNDING, best_scores
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import LineRecords

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -272,12 +272,21 @@ def _whole_number(value: Any) -> int:
 
 def _coarse_search(entry: Any) -> CoarseSearch | None:
     """Return None for one that another version wrote in fields of its own, too: the exact scan serves it."""
-    if not isinstance(entry, dict) or entry.keys() != {field.name for field in fields(CoarseSearch)}:
+    known = {field.name: field.default is MISSING for field in fields(CoarseSearch)}
+    if not isinstance(entry, dict) or not known.keys() >= entry.keys() >= {name for name in known if known[name]}:
         return None
     search = CoarseSearch(**entry)
-    numbers = (search.lists, search.lists_probed, search.candidates_per_result)
-    if any(type(number) is not int or number < 1 for number in numbers) or not 0 <= search.recall_at_10 <= 1:
+    counts: list[int | None] = [search.lists, search.lists_probed, search.candidates_per_result, search.changes + 1]
+    recalls = [search.recall_at_10]
+    if search.recall_at_50 is not None:
+        counts += [search.lists_probed_for_50, search.candidates_per_result_for_50]
+        recalls += [search.recall_at_50]
+    elif search.lists_probed_for_50 or search.candidates_per_result_for_50:
+        raise ValueError("the first pass for 50 results has no recall")
+    if any(type(count) is not int or not 1 <= count <= _LARGEST for count in counts):
         raise ValueError("the first pass is described in numbers that cannot be")
+    if not all(0 <= recall <= 1 for recall in recalls):
+        raise ValueError("the first pass finds a share that cannot be")
     return search
 
 

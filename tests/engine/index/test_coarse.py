@@ -1,12 +1,15 @@
 import json
+import uuid
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from search.engine import storage
-from search.engine.index import coarse
-from search.engine.index.index import IndexInfo, LiveImage
+from search.engine.build.republish import republish
+from search.engine.index import calibration, coarse
+from search.engine.index.index import ImageIndex, IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.vectors import Vectors
 from tests.support.indexes import by_link, clustered, write_sums_anew
@@ -17,7 +20,7 @@ PICTURES = 1_500
 @pytest.fixture(autouse=True)
 def _codes_for_small_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarse, "MIN_IMAGES", 1_000)
-    monkeypatch.setattr(coarse, "_QUERIES", 50)
+    monkeypatch.setattr(calibration, "_QUERIES", 50)
 
 
 def publish(vectors: Vectors, directory: Path) -> None:
@@ -62,7 +65,7 @@ def test_the_recall_is_measured_and_recorded_at_build_time(tmp_path: Path) -> No
     publish(clustered(PICTURES, seed=1), tmp_path / "acme")
     recorded = json.loads((tmp_path / "acme/index_info.json").read_text())["coarse"]
     assert recorded["recall_at_10"] >= 0.999
-    assert recorded["candidates_per_result"] in (5, 10, 20, 50, 100)
+    assert recorded["candidates_per_result"] in (5, 7, 10, 15, 20, 30, 50, 100)
     assert 1 <= recorded["lists_probed"] <= recorded["lists"]
 
 
@@ -89,7 +92,7 @@ def test_copies_of_pictures_are_no_reason_for_the_exact_scan(tmp_path: Path) -> 
 
 
 def test_where_the_codes_find_too_little_the_exact_scan_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coarse, "MIN_RECALL", 1.1)
+    monkeypatch.setattr(calibration, "MIN_RECALL", 1.1)
     vectors = clustered(PICTURES, seed=1)
     publish(vectors, tmp_path / "acme")
     index = storage.load(tmp_path / "acme")
@@ -148,3 +151,157 @@ def test_a_location_is_searched_exactly(tmp_path: Path) -> None:
     matches = storage.load(tmp_path / "acme").search(query, 10, location="007")
     expected = [700 + place for place in true_rows(vectors[700:800], query, 10)]
     assert [row(match.image.path) for match in matches] == expected
+
+
+def test_codes_of_an_earlier_release_are_searched(tmp_path: Path) -> None:
+    vectors = clustered(PICTURES, seed=1)
+    publish(vectors, tmp_path / "acme")
+    card = tmp_path / "acme/index_info.json"
+    entries = json.loads(card.read_text())
+    earlier = ("lists", "lists_probed", "candidates_per_result", "recall_at_10")
+    entries["coarse"] = {name: entries["coarse"][name] for name in earlier}
+    card.write_text(json.dumps(entries))
+    write_sums_anew(tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    assert index.coarse is not None
+    query = clustered(1, seed=3)[0]
+    for top_k in (10, 50, 400):
+        assert [row(match.image.path) for match in index.search(query, top_k)] == true_rows(vectors, query, top_k)
+
+
+def test_fifty_results_are_found_by_a_plan_of_their_own(tmp_path: Path) -> None:
+    vectors = clustered(PICTURES, seed=1)
+    publish(vectors, tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    recorded = index.info.coarse
+    assert recorded is not None
+    assert recorded.recall_at_50 is not None
+    assert recorded.recall_at_50 >= 0.999
+    assert recorded.lists_probed_for_50 is not None
+    assert 1 <= recorded.lists_probed_for_50 <= recorded.lists
+    query = clustered(1, seed=3)[0]
+    for top_k in (11, 30, 50):
+        found = {row(match.image.path) for match in index.search(query, top_k)}
+        assert len(found & set(true_rows(vectors, query, top_k))) >= 0.98 * top_k
+
+
+def test_the_recall_is_that_of_queries_that_are_not_in_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "MIN_RECALL", 0)
+    monkeypatch.setattr(calibration, "_CANDIDATES_A_RESULT", {10: (1,), 50: (1,)})  # which find only a part
+    vectors = np.repeat(clustered(PICTURES // 5, seed=1), 5, axis=0)  # of its own copies a picture finds all
+    publish(vectors, tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    assert index.info.coarse is not None
+    found = 0
+    for query in clustered(50, seed=2):
+        scores = np.sort(vectors @ query)[::-1]
+        found += sum(match.score >= scores[9] - 1e-5 for match in index.search(query, 10))
+    assert index.info.coarse.recall_at_10 == pytest.approx(found / 500, abs=0.1)
+    assert index.info.coarse.recall_at_10 < 0.95
+
+
+def test_very_many_copies_of_a_few_pictures_are_no_reason_for_the_exact_scan(tmp_path: Path) -> None:
+    vectors = np.repeat(clustered(PICTURES // 300, seed=1), 300, axis=0)
+    publish(vectors, tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    assert index.coarse is not None
+    assert [match.score for match in index.search(vectors[70], 50)] == [pytest.approx(1, abs=1e-5)] * 50
+
+
+def rebuilt(directory: Path, *, without: set[int], added: Vectors) -> ImageIndex:
+    """Publish the index anew, as a fold does, without some rows and with more pictures."""
+    index = storage.load(directory)
+    changes = [LiveImage(index.records[row], None) for row in without]
+    changes += [LiveImage(ImageRecord(f"{row:03}/new.png", str(uuid.uuid4())), each) for row, each in enumerate(added)]
+    republish(index.with_changes(changes), directory, info=index.info, publish=by_link(directory))
+    return storage.load(directory)
+
+
+def require_found(index: ImageIndex) -> None:
+    """Fresh queries find what a scan of all vectors finds, and every picture finds itself."""
+    assert index.coarse is not None
+    vectors = index.vectors[:]
+    for top_k in (10, 50):
+        found = 0
+        for query in clustered(20, seed=4):
+            paths = {match.image.path for match in index.search(query, top_k)}
+            found += sum(index.records[place].path in paths for place in true_rows(vectors, query, top_k))
+        assert found >= 0.995 * 20 * top_k
+    for place in range(0, len(vectors), 50):
+        assert index.search(vectors[place], 1)[0].image == index.records[place]
+
+
+def test_a_rebuild_takes_the_codes_over(tmp_path: Path) -> None:
+    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+    index = rebuilt(tmp_path / "acme", without={3, 700, 1_499}, added=clustered(5, seed=6))
+    assert index.info.coarse is not None
+    assert index.info.coarse.changes == 8
+    require_found(index)
+    index = rebuilt(tmp_path / "acme", without={0, 1_000}, added=clustered(0, seed=6))
+    assert index.info.coarse is not None
+    assert index.info.coarse.changes == 10
+    require_found(index)
+
+
+def test_codes_are_made_anew_after_many_small_changes(tmp_path: Path) -> None:
+    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+    changes = []
+    for first in (0, 100):
+        index = rebuilt(tmp_path / "acme", without=set(range(first, first + 100)), added=clustered(0, seed=6))
+        assert index.info.coarse is not None
+        changes.append(index.info.coarse.changes)
+    assert changes == [100, 0]
+    require_found(index)
+
+
+def test_codes_are_made_anew_where_the_company_needs_more_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+    monkeypatch.setattr(coarse, "_lists", lambda images: 16)
+    index = rebuilt(tmp_path / "acme", without={3}, added=clustered(1, seed=6))
+    assert index.info.coarse is not None
+    assert (index.info.coarse.lists, index.info.coarse.changes) == (16, 0)
+    require_found(index)
+
+
+def test_codes_that_no_longer_find_enough_are_made_anew(tmp_path: Path) -> None:
+    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    assert index.coarse is not None
+    wrong = np.roll(np.arange(PICTURES), 1)  # each picture gets its neighbour's code
+    kept = coarse.KeptRows(index.coarse, wrong)
+    made = coarse.build_coarse(index.vectors, kept=kept)
+    assert made is not None
+    assert made.search.changes == 0
+    assert all(place in made.propose(index.vectors[place], 1) for place in range(0, PICTURES, 50))
+
+
+def test_searches_go_on_while_their_codes_are_taken_over(tmp_path: Path) -> None:
+    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+    index = storage.load(tmp_path / "acme")
+    query = clustered(1, seed=3)[0]
+    before = index.search(query, 50)
+    republish(
+        index.with_changes([LiveImage(index.records[row], None) for row in range(100)]),
+        tmp_path / "acme",
+        info=index.info,
+        publish=by_link(tmp_path / "acme"),
+    )
+    assert index.search(query, 50) == before
+
+
+@pytest.mark.parametrize("rows", ["one twice", "one beyond", "one negative"])
+def test_codes_that_do_not_lead_to_each_picture_once_are_not_used(tmp_path: Path, rows: str) -> None:
+    vectors = clustered(PICTURES, seed=1)
+    publish(vectors, tmp_path / "acme")
+    file = tmp_path / "acme/coarse_index.bin"
+    codes = faiss.read_index(str(file))
+    lists = faiss.extract_index_ivf(codes)
+    led_to = next(each for each in calibration.rows_by_list(lists) if len(each) > 1)
+    led_to[0] = {"one twice": led_to[1], "one beyond": PICTURES, "one negative": -1}[rows]
+    faiss.write_index(codes, str(file))
+    write_sums_anew((tmp_path / "acme").resolve())
+    require_exact_scan(tmp_path / "acme", vectors)

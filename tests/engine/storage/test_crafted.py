@@ -14,7 +14,7 @@ import pytest
 
 from search.engine import storage
 from search.engine.errors import IndexCorrupt
-from search.engine.index import coarse
+from search.engine.index import calibration, coarse
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord
 from search.engine.storage.checkup import examine
@@ -151,7 +151,7 @@ def test_codes_that_are_crafted_or_damaged_serve_or_give_way_to_the_exact_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coarse, "MIN_IMAGES", 1_000)
-    monkeypatch.setattr(coarse, "_QUERIES", 50)
+    monkeypatch.setattr(calibration, "_QUERIES", 50)
     vectors, directory = clustered(1_000, seed=1), tmp_path / "acme"
     with storage.IndexWriter(directory, embeddings_npy=False) as writer:
         writer.add(vectors, sorted(some_records(1_000), key=lambda record: record.path))

@@ -11,7 +11,7 @@ import pytest
 
 from search.engine import storage
 from search.engine.errors import IndexCorrupt
-from search.engine.index import coarse
+from search.engine.index import calibration, coarse
 from search.engine.index.index import ImageIndex
 from search.engine.storage.given import given_id
 from tests.support.indexes import INFO, by_link, clustered, some_records, some_signatures
@@ -39,7 +39,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("published") / "acme"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coarse, "MIN_IMAGES", 1_000)
-        patch.setattr(coarse, "_QUERIES", 50)
+        patch.setattr(calibration, "_QUERIES", 50)
         with storage.IndexWriter(directory) as writer:
             writer.add(VECTORS, RECORDS, some_signatures(COUNT))
             writer.publish(INFO, by_link(directory), given_ids={"gone.png": "theirs"})

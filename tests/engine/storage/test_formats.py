@@ -13,7 +13,7 @@ from search.engine import storage
 from search.engine.build.builder import BuildOptions, build_index
 from search.engine.build.republish import republish
 from search.engine.errors import IndexCorrupt
-from search.engine.index import coarse
+from search.engine.index import calibration, coarse
 from search.engine.index.index import LiveImage
 from search.engine.index.records import ImageRecord
 from tests.conftest import paint
@@ -91,7 +91,7 @@ def test_index_without_the_copy_is_the_same_index(tmp_path: Path) -> None:
 
 def test_first_pass_needs_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarse, "MIN_IMAGES", 1_000)
-    monkeypatch.setattr(coarse, "_QUERIES", 50)
+    monkeypatch.setattr(calibration, "_QUERIES", 50)
     vectors = clustered(1_200, seed=1)
     with storage.IndexWriter(tmp_path / "acme", embeddings_npy=False) as writer:
         writer.add(vectors, sorted(some_records(1_200), key=lambda record: record.path))

@@ -16,7 +16,7 @@ from django.test import Client
 
 from search.engine import storage
 from search.engine.errors import IndexCorrupt
-from search.engine.index import coarse
+from search.engine.index import calibration, coarse
 from search.engine.index.index import IndexInfo
 from search.tasks import carry_out_build
 from tenants.models import Company
@@ -197,7 +197,7 @@ def test_a_damaged_flask_index_is_found(db: None, damage: str) -> None:
 def test_a_first_pass_that_finds_too_little_is_found(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes whose vectors stand elsewhere, in a file that FAISS reads without complaint."""
     monkeypatch.setattr(coarse, "MIN_IMAGES", 1_000)
-    monkeypatch.setattr(coarse, "_QUERIES", 50)
+    monkeypatch.setattr(calibration, "_QUERIES", 50)
     directory = Company.objects.create(name="acme").embeddings_directory
     with storage.IndexWriter(directory) as writer:
         writer.add(clustered(1200, seed=1), sorted(some_records(1200), key=lambda record: record.path))
