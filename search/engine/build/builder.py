@@ -175,7 +175,11 @@ class _Build:
             return self._outcome(plan, len(plan.paths), None)
         self._require_space(plan)
         with (
-            storage.IndexWriter(self._target, embeddings_npy=self._options.embeddings_npy) as writer,
+            storage.IndexWriter(
+                self._target,
+                embeddings_npy=self._options.embeddings_npy,
+                before=self._kept.coarse if self._kept else None,
+            ) as writer,
             self._open_workspace() as workspace,
         ):
             numbers = self._embed(plan, workspace)
@@ -462,7 +466,8 @@ class _Build:
             if self._kept is not None:
                 vectors[kept] = self._kept.vectors[rows[kept]]
             vectors[~kept] = workspace.vectors(numbers[block[~kept]])
-            writer.add(vectors, [self._identify(plan.paths[number]) for number in block], plan.signatures[block])
+            records = [self._identify(plan.paths[number]) for number in block]
+            writer.add(vectors, records, plan.signatures[block], rows_before=rows)
             self._report(self._progress)
 
     def _identify(self, path: str) -> ImageRecord:

@@ -67,10 +67,13 @@ def republish(
     """
     places = _places_by_path(index)
     paths = sorted(places)
-    with storage.IndexWriter(target, embeddings_npy=embeddings_npy) as writer:
+    with storage.IndexWriter(target, embeddings_npy=embeddings_npy, before=index.coarse) as writer:
         for start in range(0, len(paths), _ROWS_A_BLOCK):
             block = np.array([places[path] for path in paths[start : start + _ROWS_A_BLOCK]])
-            writer.add(_vectors(index, block), _records(index, block), _signatures(index, block))
+            rows_before = np.where(block < len(index.records), block, -1)
+            writer.add(
+                _vectors(index, block), _records(index, block), _signatures(index, block), rows_before=rows_before
+            )
             report(start + len(block))
         given_ids = storage.given_ids(target, target.name) | ids_no_path_gives(target.name, index.records)
         return writer.publish(info, publish, given_ids=given_ids, beat=lambda: report(len(paths)))

@@ -11,10 +11,11 @@ from typing import IO, Any, Self
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 
 from search.engine import durable
-from search.engine.index.coarse import CoarseSearch, build_coarse, write_coarse
+from search.engine.index.coarse import CoarseIndex, CoarseSearch, KeptRows, build_coarse, write_coarse
 from search.engine.index.index import IndexInfo
 from search.engine.index.neighbours import Neighbours, measure_neighbours
 from search.engine.index.records import ID_KEY, ImageRecord, id_key, ids_no_path_gives, metadata_entry
@@ -124,8 +125,9 @@ class IndexWriter:
     Used as a context manager: left without publish(), it removes what it wrote.
     """
 
-    def __init__(self, directory: Path, *, embeddings_npy: bool = True) -> None:
+    def __init__(self, directory: Path, *, embeddings_npy: bool = True, before: CoarseIndex | None = None) -> None:
         """embeddings_npy: the vectors are written there as well, for other programs.
+        before: the codes of the index that this one replaces, to be taken over as far as they serve; see add().
 
         Raises PublishRefused where directory holds something that is no part of an index.
         """
@@ -135,6 +137,8 @@ class IndexWriter:
         self._folder_of = array("q")  # by picture
         self._last_path: str | None = None
         self._signatures: list[Any] = []
+        self._codes_before = before
+        self._rows_before: list[npt.NDArray[np.int64]] = []
         with contextlib.ExitStack() as opened:
             self._draft = opened.enter_context(Draft(directory))
             self._faiss = opened.enter_context(self._open(FAISS_INDEX))
@@ -153,10 +157,18 @@ class IndexWriter:
         with contextlib.suppress(OSError):  # a full disk; what is left to write is thrown away in any case
             self._opened.__exit__(kind, error, trace)
 
-    def add(self, vectors: Vectors, records: Sequence[ImageRecord], signatures: Any = None) -> None:
+    def add(
+        self,
+        vectors: Vectors,
+        records: Sequence[ImageRecord],
+        signatures: Any = None,
+        *,
+        rows_before: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         """Append pictures, all of them in the order of their paths.
 
         vectors: float32 [n, 960], unit length; records: n; signatures: SIGNATURE [n], or None for all pictures.
+        rows_before: int64 [n], where the vectors come from in the index that this one replaces, negative for new ones.
         """
         rows = np.ascontiguousarray(vectors, dtype="<f4")
         if rows.shape != (len(records), DIMENSION):
@@ -166,6 +178,7 @@ class IndexWriter:
             self._embeddings.write(rows.data)
         if signatures is not None:
             self._signatures.append(np.asarray(signatures))
+        self._rows_before.append(np.full(len(rows), -1) if rows_before is None else rows_before)
         for record in records:
             self._add_record(record)
 
@@ -253,7 +266,8 @@ class IndexWriter:
     def _write_codes(self, beat: Callable[[], None]) -> CoarseSearch | None:
         if not self._ids:
             return None
-        coarse = build_coarse(self._written_vectors(), beat=beat)
+        kept = KeptRows(self._codes_before, np.concatenate(self._rows_before)) if self._codes_before else None
+        coarse = build_coarse(self._written_vectors(), kept=kept, beat=beat)
         if coarse is None:
             return None
         write_coarse(coarse, self._draft.path / CODES)
