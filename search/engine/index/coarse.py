@@ -237,10 +237,12 @@ def _updated(kept: KeptRows, vectors: StoredVectors, sample: Sample, beat: Calla
     changes = before.search.changes + int(np.count_nonzero(gone)) + len(new)
     if changes > _MAX_CHANGED * len(vectors) or _lists(len(vectors)) != before.search.lists:
         return None
-    codes: Any = faiss.clone_index(before.codes)  # others may search those
-    lists, rotate = faiss.downcast_index(codes.index), _rotation_of(codes).T
+    codes: Any = faiss.deserialize_index(faiss.serialize_index(before.codes))  # others may search those
+    lists: Any = faiss.downcast_index(codes.index)
+    rotate = _rotation_of(codes).T
     bits = np.packbits(gone, bitorder="little")
     lists.remove_ids(faiss.IDSelectorBitmap(bits))  # type: ignore[call-arg, arg-type]
+    _clear_free_places(faiss.downcast_InvertedLists(lists.invlists))
     for rows in rows_by_list(lists):
         rows[:] = rows_now[rows]
     for start in range(0, len(new), _ROWS_A_BLOCK):
@@ -249,6 +251,18 @@ def _updated(kept: KeptRows, vectors: StoredVectors, sample: Sample, beat: Calla
         beat()
     codes.ntotal = lists.ntotal
     return _calibrated(codes, vectors, sample, beat, changes=changes)
+
+
+def _clear_free_places(lists: Any) -> None:
+    """Overwrite what removed codes left behind the last one of each list: FAISS would mix it into the next ones."""
+    nothing = np.zeros(lists.packer.code_size, np.uint8)
+    for each in range(lists.nlist):
+        size, per_block = lists.list_size(each), lists.n_per_block
+        blocks = -(-size // per_block)
+        if size % per_block:
+            codes = faiss.rev_swig_ptr(lists.get_codes(each), blocks * lists.block_size)
+            for place in range(size, blocks * per_block):
+                lists.packer.pack_1(nothing, place, codes.reshape(blocks, lists.block_size))
 
 
 def _calibrated(

@@ -245,6 +245,19 @@ def test_a_rebuild_takes_the_codes_over(tmp_path: Path) -> None:
     require_found(index)
 
 
+def test_pictures_that_come_back_get_the_codes_that_they_had(tmp_path: Path) -> None:
+    vectors = clustered(PICTURES, seed=1)
+    publish(vectors, tmp_path / "acme")
+    before = storage.load(tmp_path / "acme")
+    index = rebuilt(tmp_path / "acme", without=set(range(15)), added=vectors[:15])
+    assert before.coarse is not None
+    assert index.coarse is not None
+    came_back = np.array([place for place in range(PICTURES) if index.records[place].path.endswith("new.png")])
+    query = clustered(1, seed=3)[0]
+    estimates = np.sort(before.coarse.propose_among(np.arange(15), query, 15)[1])
+    np.testing.assert_allclose(np.sort(index.coarse.propose_among(came_back, query, 15)[1]), estimates, atol=1e-5)
+
+
 def test_codes_are_made_anew_after_many_small_changes(tmp_path: Path) -> None:
     publish(clustered(PICTURES, seed=1), tmp_path / "acme")
     changes = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from search.engine import storage
-from search.engine.index import coarse
+from search.engine.index import calibration, coarse
 from search.engine.index.index import ImageIndex, IndexInfo, LiveImage
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, Rows, image_id
@@ -63,7 +63,7 @@ def publish(directory: Path, vectors: Vectors, folders: Sequence[str]) -> ImageI
     records = [ImageRecord(f"{folder}/{row:05}.png", image_id("acme", str(row))) for row, folder in enumerate(folders)]
     with pytest.MonkeyPatch.context() as patch, storage.IndexWriter(directory) as writer:
         patch.setattr(coarse, "MIN_IMAGES", 1_000)
-        patch.setattr(coarse, "_QUERIES", 20)
+        patch.setattr(calibration, "_QUERIES", 20)
         writer.add(vectors, records)
         writer.publish(IndexInfo(0), by_link(directory))
     index = storage.load(directory)
