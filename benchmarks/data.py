@@ -12,6 +12,12 @@ from search.engine.index.records import ImageRecord, image_id
 from search.engine.storage import IndexWriter, publish_by_link
 from search.engine.vectors import DIMENSION, Vectors
 
+FOLDERS = {  # of an index that write_index writes, by the part of its pictures that they hold
+    "half": "Half 0",
+    "tenth": "Half 0/Tenth 0",
+    "fortieth": "Half 0/Tenth 0/Fortieth 00",
+}
+
 _BLOCK = 8192
 
 
@@ -58,12 +64,17 @@ def vectors_like(real: Vectors, count: int, *, seed: int) -> Vectors:
 
 
 def write_index(vectors: Vectors, directory: Path, *, weights: str, fingerprint: str) -> None:
-    """Publish an index of vectors under paths such as Folder 007/picture 0000123.jpg."""
+    """Publish an index of vectors, in FOLDERS and others of their sizes."""
     company = directory.name
-    with IndexWriter(directory) as writer:
+    with IndexWriter(directory, embeddings_npy=False) as writer:
         for start in range(0, len(vectors), _BLOCK):
             block = vectors[start : start + _BLOCK]
-            paths = [f"Folder {row // 1000:04}/picture {row:07}.jpg" for row in range(start, start + len(block))]
+            paths = [_path(row, len(vectors)) for row in range(start, start + len(block))]
             writer.add(block, [ImageRecord(path, image_id(company, path)) for path in paths])
         info = IndexInfo(total_images=0, weights=weights, fingerprint=fingerprint)
         writer.publish(info, partial(publish_by_link, directory, keep=0))
+
+
+def _path(row: int, count: int) -> str:
+    part = 40 * row // count
+    return f"Half {part // 20}/Tenth {part // 4}/Fortieth {part:02}/picture {row:07}.jpg"

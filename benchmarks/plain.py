@@ -37,6 +37,11 @@ class PlainIndex:
         self.index = faiss.read_index(str(directory / "faiss_index.bin"))
         self.metadata = json.loads((directory / "metadata.json").read_text())
 
+    def vectors(self) -> np.ndarray:
+        """Return the vectors, float32 [N, 960], as they lie in the index, which must stay."""
+        flat = faiss.rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.index.d)
+        return flat.reshape(-1, self.index.d)
+
     def search(self, vector: np.ndarray, top_k: int) -> list[dict[str, Any]]:
         scores, rows = self.index.search(vector[np.newaxis], top_k)
         return [{**self.metadata[row], "score": float(score)} for score, row in zip(scores[0], rows[0], strict=True)]

@@ -21,6 +21,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
     growth.grid(alpha=0.3)
     bars = {
         **{f"search, {int(n):,}": stage[n]["plain_to_ours"]["ratio"] for n in counts},
+        **{
+            f"the same, best 50, {int(n):,}": stage[n]["best_50"]["plain_to_ours"]["ratio"]
+            for n in counts
+            if "best_50" in stage[n]
+        },
         "first search": results["cold"]["plain_to_ours"]["ratio"],
         "HTTP, one by one": results["http"]["plain_to_ours_p50"]["ratio"],
         "HTTP, 4 at a time": results["http"]["ours_to_plain_throughput"],

@@ -12,7 +12,7 @@ class Transform:
     """Which pictures the weights are meant for, made in Pillow and NumPy alone; all of it is in the fingerprint.
 
     What torchvision.transforms._presets.ImageClassification makes of a Pillow image, in one step: a thousandth of the
-    numbers differ by 1 (cosines at least 0.9999), for 0.6 of its time. mean and std are the model's to apply: as bytes,
+    numbers differ by 1 (cosines above 0.9998), for 0.6 of its time. mean and std are the model's to apply: as bytes,
     pictures are four times smaller on their way to it.
     """
 
