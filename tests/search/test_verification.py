@@ -10,6 +10,7 @@ from django.test import Client
 from search import runtime
 from search.engine import storage
 from search.engine.errors import IndexCorrupt
+from search.engine.model.passport import ModelPassport
 from tenants.models import Company
 from tests.conftest import picture
 from tests.support.damage import flip_a_byte
@@ -47,14 +48,13 @@ def verdicts(cache: Path) -> list[Path]:
 @pytest.fixture
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the index's model be the one of searches."""
-    monkeypatch.setattr(FakeEmbedder, "__init__", _as_of_index)
+    make = FakeEmbedder.__init__
 
+    def make_as_of_index(self: FakeEmbedder) -> None:
+        make(self)
+        self.passport = ModelPassport("test-weights", "a" * 64)
 
-def _as_of_index(self: FakeEmbedder) -> None:
-    from search.engine.model.passport import ModelPassport
-
-    self.passport, self.libraries, self.min_side, self.embedded = ModelPassport("test-weights", "a" * 64), {}, 8, 0
-    self.preparation = "none"
+    monkeypatch.setattr(FakeEmbedder, "__init__", make_as_of_index)
 
 
 def test_a_changed_vector_is_a_503_in_this_process_and_in_later_ones_until_it_is_right_again(
