@@ -19,6 +19,7 @@ from PIL import Image
 from search import runtime
 from tenants.models import Company, unwritten
 from tests.support.checkout import copy_code
+from tests.support.companies import BuiltCompanies
 from tests.support.fakes import FakeEmbedder
 from tests.support.postgres import Cluster, binaries
 from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
@@ -78,15 +79,30 @@ def embedder() -> FakeEmbedder:
     return fake
 
 
+@pytest.fixture(scope="session")
+def built_companies(tmp_path_factory: pytest.TempPathFactory) -> BuiltCompanies:
+    return BuiltCompanies(tmp_path_factory.mktemp("companies"))
+
+
 @pytest.fixture
-def make_company(db: None, embedder: FakeEmbedder) -> Callable[..., Company]:
+def make_company(
+    db: None, embedder: FakeEmbedder, built_companies: BuiltCompanies, settings: Any
+) -> Callable[..., Company]:
     """Return a company with an index of one plain picture a name given: make_company("acme", {"a.png": RED})."""
+
+    def build(company: Company, pictures: dict[str, Colour]) -> None:
+        for path, colour in pictures.items():
+            paint(company.image_directory / path, colour)
+        call_command("build_embeddings", company=company.name)
 
     def make(name: str, pictures: dict[str, Colour]) -> Company:
         company = Company.objects.create(name=name)
-        for path, colour in pictures.items():
-            paint(company.image_directory / path, colour)
-        call_command("build_embeddings", company=name)
+        if runtime.embedder() is not embedder or os.path.lexists(company.embeddings_directory):
+            build(company, pictures)
+            return company
+        key = (name, tuple(pictures.items()), embedder.passport, settings.WRITE_EMBEDDINGS_NPY)
+        if built_companies.build(company, pictures, key, lambda: build(company, pictures)):
+            embedder.embedded += len(pictures)
         return company
 
     return make
