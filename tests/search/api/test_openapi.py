@@ -160,7 +160,9 @@ def _paste(client: Client, command: str, key: str, media: Path) -> Any:
 
 
 def _load(configuration: dict[str, Any]) -> Any:
-    config = SchemathesisConfig.from_dict({"seed": 1, **configuration})
+    """Return the schema. Each bound of each parameter takes many requests, so they are tried where there is time."""
+    coverage = {"enabled": hypothesis.settings.get_current_profile_name() == "deep"}
+    config = SchemathesisConfig.from_dict({"seed": 1, "phases": {"coverage": coverage}, **configuration})
     return schemathesis.openapi.from_wsgi("/api/schema/?format=json", get_wsgi_application(), config=config)
 
 
