@@ -1,4 +1,5 @@
 import json
+import shutil
 import uuid
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from search.engine.vectors import Vectors
 from tests.support.indexes import by_link, clustered, write_sums_anew
 
 PICTURES = 1_500
+SMALL = ((coarse, "MIN_IMAGES", 1_000), (calibration, "_QUERIES", 50))  # have small indexes get codes
 
 
 @pytest.fixture(autouse=True)
 def _codes_for_small_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coarse, "MIN_IMAGES", 1_000)
-    monkeypatch.setattr(calibration, "_QUERIES", 50)
+    for module, name, value in SMALL:
+        monkeypatch.setattr(module, name, value)
 
 
 def publish(vectors: Vectors, directory: Path) -> None:
@@ -30,6 +32,30 @@ def publish(vectors: Vectors, directory: Path) -> None:
         ]
         writer.add(vectors, records)
         writer.publish(IndexInfo(total_images=0), by_link(directory))
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the index acme of PICTURES pictures; tests leave it as it is."""
+    directory = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in SMALL:
+            patch.setattr(module, name, value)
+        publish(clustered(PICTURES, seed=1), directory / "acme")
+    return directory
+
+
+@pytest.fixture
+def acme(published: Path, tmp_path: Path) -> Path:
+    """A copy of it, below tmp_path."""
+    shutil.copytree(published, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return tmp_path / "acme"
+
+
+@pytest.fixture
+def vectors(acme: Path) -> Vectors:
+    """The vectors of acme, which is below tmp_path."""
+    return clustered(PICTURES, seed=1)
 
 
 def true_rows(vectors: Vectors, query: np.ndarray, top_k: int) -> list[int]:
@@ -47,9 +73,7 @@ def require_exact_scan(directory: Path, vectors: Vectors) -> None:
     assert [row(match.image.path) for match in index.search(query, 10)] == true_rows(vectors, query, 10)
 
 
-def test_the_first_pass_finds_what_the_exact_scan_finds(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_the_first_pass_finds_what_the_exact_scan_finds(tmp_path: Path, vectors: Vectors) -> None:
     index = storage.load(tmp_path / "acme")
     assert index.coarse is not None
     found = 0
@@ -61,23 +85,19 @@ def test_the_first_pass_finds_what_the_exact_scan_finds(tmp_path: Path) -> None:
     assert found >= 0.999 * 500
 
 
-def test_the_recall_is_measured_and_recorded_at_build_time(tmp_path: Path) -> None:
-    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+def test_the_recall_is_measured_and_recorded_at_build_time(tmp_path: Path, acme: Path) -> None:
     recorded = json.loads((tmp_path / "acme/index_info.json").read_text())["coarse"]
     assert recorded["recall_at_10"] >= 0.999
     assert recorded["candidates_per_result"] in (5, 7, 10, 15, 20, 30, 50, 100)
     assert 1 <= recorded["lists_probed"] <= recorded["lists"]
 
 
-def test_only_part_of_the_codes_is_scanned_where_that_finds_enough(tmp_path: Path) -> None:
-    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+def test_only_part_of_the_codes_is_scanned_where_that_finds_enough(tmp_path: Path, acme: Path) -> None:
     recorded = json.loads((tmp_path / "acme/index_info.json").read_text())["coarse"]
     assert recorded["lists_probed"] < recorded["lists"]
 
 
-def test_results_beyond_the_lists_measured_come_from_all_lists(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_results_beyond_the_lists_measured_come_from_all_lists(tmp_path: Path, vectors: Vectors) -> None:
     index = storage.load(tmp_path / "acme")
     query = clustered(1, seed=3)[0]
     assert [row(match.image.path) for match in index.search(query, 400)] == true_rows(vectors, query, 400)
@@ -108,9 +128,7 @@ def test_a_small_company_has_no_codes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "foreign"])
-def test_without_whole_codes_the_exact_scan_serves(tmp_path: Path, damage: str) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_without_whole_codes_the_exact_scan_serves(tmp_path: Path, vectors: Vectors, damage: str) -> None:
     codes = tmp_path / "acme/coarse_index.bin"
     content = codes.read_bytes()
     codes.unlink()
@@ -122,9 +140,7 @@ def test_without_whole_codes_the_exact_scan_serves(tmp_path: Path, damage: str) 
     require_exact_scan(tmp_path / "acme", vectors)
 
 
-def test_codes_of_another_version_are_passed_over(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_codes_of_another_version_are_passed_over(tmp_path: Path, vectors: Vectors) -> None:
     card = tmp_path / "acme/index_info.json"
     entries = json.loads(card.read_text())
     entries["coarse"] = {"candidates_per_result": 10, "recall_at_10": 1.0}
@@ -133,9 +149,7 @@ def test_codes_of_another_version_are_passed_over(tmp_path: Path) -> None:
     require_exact_scan(tmp_path / "acme", vectors)
 
 
-def test_deletions_leave_the_results_full(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_deletions_leave_the_results_full(tmp_path: Path, vectors: Vectors) -> None:
     index = storage.load(tmp_path / "acme")
     query = clustered(1, seed=3)[0]
     best = true_rows(vectors, query, 400)
@@ -144,18 +158,14 @@ def test_deletions_leave_the_results_full(tmp_path: Path) -> None:
     assert [row(match.image.path) for match in changed.search(query, 10)] == best[300:310]
 
 
-def test_a_location_is_searched_exactly(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_a_location_is_searched_exactly(tmp_path: Path, vectors: Vectors) -> None:
     query = clustered(1, seed=3)[0]
     matches = storage.load(tmp_path / "acme").search(query, 10, location="007")
     expected = [700 + place for place in true_rows(vectors[700:800], query, 10)]
     assert [row(match.image.path) for match in matches] == expected
 
 
-def test_codes_of_an_earlier_release_are_searched(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_codes_of_an_earlier_release_are_searched(tmp_path: Path, vectors: Vectors) -> None:
     card = tmp_path / "acme/index_info.json"
     entries = json.loads(card.read_text())
     earlier = ("lists", "lists_probed", "candidates_per_result", "recall_at_10")
@@ -169,9 +179,7 @@ def test_codes_of_an_earlier_release_are_searched(tmp_path: Path) -> None:
         assert [row(match.image.path) for match in index.search(query, top_k)] == true_rows(vectors, query, top_k)
 
 
-def test_fifty_results_are_found_by_a_plan_of_their_own(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_fifty_results_are_found_by_a_plan_of_their_own(tmp_path: Path, vectors: Vectors) -> None:
     index = storage.load(tmp_path / "acme")
     recorded = index.info.coarse
     assert recorded is not None
@@ -233,8 +241,7 @@ def require_found(index: ImageIndex) -> None:
         assert index.search(vectors[place], 1)[0].image == index.records[place]
 
 
-def test_a_rebuild_takes_the_codes_over(tmp_path: Path) -> None:
-    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+def test_a_rebuild_takes_the_codes_over(tmp_path: Path, acme: Path) -> None:
     index = rebuilt(tmp_path / "acme", without={3, 700, 1_499}, added=clustered(5, seed=6))
     assert index.info.coarse is not None
     assert index.info.coarse.changes == 8
@@ -245,9 +252,7 @@ def test_a_rebuild_takes_the_codes_over(tmp_path: Path) -> None:
     require_found(index)
 
 
-def test_pictures_that_come_back_get_the_codes_that_they_had(tmp_path: Path) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_pictures_that_come_back_get_the_codes_that_they_had(tmp_path: Path, vectors: Vectors) -> None:
     before = storage.load(tmp_path / "acme")
     index = rebuilt(tmp_path / "acme", without=set(range(15)), added=vectors[:15])
     assert before.coarse is not None
@@ -258,8 +263,7 @@ def test_pictures_that_come_back_get_the_codes_that_they_had(tmp_path: Path) -> 
     np.testing.assert_allclose(np.sort(index.coarse.propose_among(came_back, query, 15)[1]), estimates, atol=1e-5)
 
 
-def test_codes_are_made_anew_after_many_small_changes(tmp_path: Path) -> None:
-    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+def test_codes_are_made_anew_after_many_small_changes(tmp_path: Path, acme: Path) -> None:
     changes = []
     for first in (0, 100):
         index = rebuilt(tmp_path / "acme", without=set(range(first, first + 100)), added=clustered(0, seed=6))
@@ -270,9 +274,8 @@ def test_codes_are_made_anew_after_many_small_changes(tmp_path: Path) -> None:
 
 
 def test_codes_are_made_anew_where_the_company_needs_more_lists(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, acme: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
     monkeypatch.setattr(coarse, "_lists", lambda images: 16)
     index = rebuilt(tmp_path / "acme", without={3}, added=clustered(1, seed=6))
     assert index.info.coarse is not None
@@ -280,8 +283,7 @@ def test_codes_are_made_anew_where_the_company_needs_more_lists(
     require_found(index)
 
 
-def test_codes_that_no_longer_find_enough_are_made_anew(tmp_path: Path) -> None:
-    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+def test_codes_that_no_longer_find_enough_are_made_anew(tmp_path: Path, acme: Path) -> None:
     index = storage.load(tmp_path / "acme")
     assert index.coarse is not None
     wrong = np.roll(np.arange(PICTURES), 1)  # each picture gets its neighbour's code
@@ -292,8 +294,7 @@ def test_codes_that_no_longer_find_enough_are_made_anew(tmp_path: Path) -> None:
     assert all(place in made.propose(index.vectors[place], 1) for place in range(0, PICTURES, 50))
 
 
-def test_searches_go_on_while_their_codes_are_taken_over(tmp_path: Path) -> None:
-    publish(clustered(PICTURES, seed=1), tmp_path / "acme")
+def test_searches_go_on_while_their_codes_are_taken_over(tmp_path: Path, acme: Path) -> None:
     index = storage.load(tmp_path / "acme")
     query = clustered(1, seed=3)[0]
     before = index.search(query, 50)
@@ -307,9 +308,7 @@ def test_searches_go_on_while_their_codes_are_taken_over(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("rows", ["one twice", "one beyond", "one negative"])
-def test_codes_that_do_not_lead_to_each_picture_once_are_not_used(tmp_path: Path, rows: str) -> None:
-    vectors = clustered(PICTURES, seed=1)
-    publish(vectors, tmp_path / "acme")
+def test_codes_that_do_not_lead_to_each_picture_once_are_not_used(tmp_path: Path, vectors: Vectors, rows: str) -> None:
     file = tmp_path / "acme/coarse_index.bin"
     codes = faiss.read_index(str(file))
     lists = faiss.extract_index_ivf(codes)
