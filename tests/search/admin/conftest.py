@@ -26,7 +26,7 @@ def two_generations(acme: Company) -> Company:
 
 @pytest.fixture
 def skipping_build(acme: Company) -> IndexBuild:
-    """A build that skipped 10,000 files, the first of them with hostile names."""
+    """A build that skipped 1,200 files, the first of them with hostile names."""
     build = acme.builds.get()
     names = [
         "=cmd|' /C calc'!A0.png",
@@ -38,7 +38,7 @@ def skipping_build(acme: Company) -> IndexBuild:
         'quo"te,s.png',
         "new\nline.png",
     ]
-    names += [f"file-{n:05}.png" for n in range(10_000 - len(names))]
+    names += [f"file-{n:05}.png" for n in range(1_200 - len(names))]
     SkippedImage.objects.bulk_create(SkippedImage(build=build, path=name, reason="-broken") for name in names)
-    IndexBuild.objects.filter(pk=build.pk).update(images_skipped=10_000)
+    IndexBuild.objects.filter(pk=build.pk).update(images_skipped=1_200)
     return build
