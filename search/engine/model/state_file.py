@@ -38,6 +38,9 @@ class _Storage(NamedTuple):
     type: str  # NumPy's
     length: int
 
+    def count_bytes(self) -> int:
+        return self.length * np.dtype(self.type).itemsize
+
 
 class _Tensor(NamedTuple):
     """Where in a storage a tensor's numbers are; offset and strides in numbers."""
@@ -91,14 +94,23 @@ def _read(archive: _Archive) -> dict[str, np.ndarray]:
         raise Unfamiliar("it is not a dict of tensors")
     if sum(tensor.count_bytes() for tensor in state.values()) > archive.size:
         raise Unfamiliar("its tensors together are larger than the file")
-    return {name: _array(archive, tensor) for name, tensor in state.items()}
+    numbers = _numbers(archive, {tensor.storage for tensor in state.values()})
+    return {name: _array(numbers[tensor.storage], tensor) for name, tensor in state.items()}
 
 
-def _array(archive: _Archive, tensor: _Tensor) -> np.ndarray:
-    storage = tensor.storage
-    numbers = np.frombuffer(archive.read(f"data/{storage.entry}", limit=archive.size), storage.type)
-    if len(numbers) != storage.length:
-        raise Unfamiliar(f"data/{storage.entry} is not as long as it should be")
+def _numbers(archive: _Archive, storages: set[_Storage]) -> dict[_Storage, np.ndarray]:
+    """Return what is in the storages, each read once, however many tensors share it."""
+    if sum(storage.count_bytes() for storage in storages) > archive.size:
+        raise Unfamiliar("its storages together are larger than the file")
+    numbers = {}
+    for storage in storages:
+        numbers[storage] = np.frombuffer(archive.read(f"data/{storage.entry}", limit=archive.size), storage.type)
+        if len(numbers[storage]) != storage.length:
+            raise Unfamiliar(f"data/{storage.entry} is not as long as it should be")
+    return numbers
+
+
+def _array(numbers: np.ndarray, tensor: _Tensor) -> np.ndarray:
     strides = [stride * numbers.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides, writeable=False)
 

@@ -1,5 +1,6 @@
 """State_dicts read without torch: as torch reads them, and hostile ones."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def test_a_view_has_the_numbers_that_it_shows(tmp_path: Path) -> None:
         "last": 5,
         "part": [1, 4],
     }
+
+
+def test_numbers_that_tensors_share_are_read_once(tmp_path: Path) -> None:
+    state = {str(number): tensor((10,), (1,), offset=10 * number, length=250_000) for number in range(100)}
+    path = write(tmp_path / "a.pth", state, **{"data/0": np.arange(250_000, dtype=np.float32).tobytes()})
+    tracemalloc.start()
+    read = read_state(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read["99"].tolist() == list(range(990, 1000))
+    assert most < 10_000_000
 
 
 @pytest.mark.slow
