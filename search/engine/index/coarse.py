@@ -46,6 +46,7 @@ _SEED = 7
 _TRAINING_ROWS = 20_000
 _ROWS_A_BLOCK = 16_384
 _MAX_CHANGED = 0.1  # of the pictures, since the codes were made anew: the centres no longer fit
+_LARGEST_NUMBER = 1.01  # 1, and what rounding adds
 _reading = threading.Lock()  # held while FAISS's limit, one for the process, is that of a file
 
 
@@ -152,6 +153,8 @@ def read_coarse(path: Path, search: CoarseSearch, *, images: int) -> CoarseIndex
     if (codes.ntotal, codes.d, lists.nlist) != (images, DIMENSION, search.lists):
         raise ValueError(f"it holds {codes.ntotal} codes in {lists.nlist} lists for {images} pictures")
     _require_rows(lists, images)
+    _require_numbers(_rotation_of(codes))
+    _require_numbers(lists.quantizer.reconstruct_n(0, lists.nlist))
     return _coarse_index(codes, search, size)
 
 
@@ -177,6 +180,12 @@ def _require_rows(lists: Any, images: int) -> None:
         count += len(rows)
     if count != images or not led_to.all():
         raise ValueError(f"it leads {count} times to {np.count_nonzero(led_to)} of {images} vectors")
+
+
+def _require_numbers(numbers: npt.NDArray[np.float32]) -> None:
+    """Raise ValueError unless a rotation, or centres of unit vectors, can have them: with others nothing is found."""
+    if not (np.abs(numbers) <= _LARGEST_NUMBER).all():
+        raise ValueError("it holds numbers that cannot be")
 
 
 def _coarse_index(codes: Any, search: CoarseSearch, nbytes: int) -> CoarseIndex:

@@ -317,3 +317,22 @@ def test_codes_that_do_not_lead_to_each_picture_once_are_not_used(tmp_path: Path
     faiss.write_index(codes, str(file))
     write_sums_anew((tmp_path / "acme").resolve())
     require_exact_scan(tmp_path / "acme", vectors)
+
+
+@pytest.mark.parametrize("part", ["rotation", "centres"])
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
+def test_codes_of_numbers_that_cannot_be_are_not_used(tmp_path: Path, part: str, number: float) -> None:
+    vectors = clustered(PICTURES, seed=1)
+    publish(vectors, tmp_path / "acme")
+    file = tmp_path / "acme/coarse_index.bin"
+    codes = faiss.read_index(str(file))
+    if part == "rotation":
+        numbers = faiss.downcast_VectorTransform(codes.chain.at(0)).A
+        faiss.rev_swig_ptr(numbers.data(), numbers.size())[5] = number
+    else:
+        centres = faiss.downcast_index(faiss.extract_index_ivf(codes).quantizer)
+        faiss.rev_swig_ptr(centres.get_xb(), centres.ntotal * centres.d)[:] = number
+    faiss.write_index(codes, str(file))
+    write_sums_anew((tmp_path / "acme").resolve())
+    require_exact_scan(tmp_path / "acme", vectors)
+    require_found(rebuilt(tmp_path / "acme", without={3}, added=clustered(1, seed=6)))
