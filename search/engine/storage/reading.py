@@ -107,11 +107,15 @@ def given_ids(directory: Path, company: str, files: Path | None = None) -> dict[
 
 
 def _given_ids(generation: Path, company: str) -> dict[str, str]:
-    path = generation / GIVEN_IDS
+    path, given = generation / GIVEN_IDS, dict[str, str]()
     with contextlib.suppress(IndexCorrupt), DamageNamed(path):
         if path.exists():
-            return {path: require_text(each) for path, each in parts.parse_object(parts.read(path)).items()}
-    return ids_no_path_gives(company, _parse_entries(generation / METADATA))
+            given = {path: require_text(each) for path, each in parts.parse_object(parts.read(path)).items()}
+            require_recorded(generation, [GIVEN_IDS])
+            return given
+    with contextlib.suppress(IndexCorrupt):
+        given |= ids_no_path_gives(company, _parse_entries(generation / METADATA))
+    return given
 
 
 @contextlib.contextmanager

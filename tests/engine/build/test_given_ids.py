@@ -59,3 +59,9 @@ def test_a_picture_that_is_gone_for_a_while_gets_its_id_back(target: Path) -> No
 def test_a_damaged_index_still_gives_the_ids(target: Path, damaged: str) -> None:
     (target.resolve() / damaged).write_bytes(b"")
     assert build(target) == GIVEN
+
+
+def test_an_id_in_which_a_bit_has_changed_is_not_handed_on(target: Path) -> None:
+    given = target / "given_ids.json"
+    given.write_text(given.read_text().replace("11111111-1111-4111", "11111111-1111-4110"))
+    assert build(target) == GIVEN
