@@ -392,9 +392,9 @@ class _Build:
         for chunk in self._chunks(numbers):
             waiting.append(threads.submit(self._embed_chunk, chunk, plan, workspace))
             if len(waiting) > _CHUNKS_AHEAD * self._options.workers:
-                yield waiting.popleft().result()
+                yield _first_of(waiting)
         while waiting:
-            yield waiting.popleft().result()
+            yield _first_of(waiting)
 
     def _embed_chunk(self, chunk: list[int], plan: Plan, workspace: Workspace | None) -> list[_Read]:
         reads = [self._read(plan.paths[number], number, workspace) for number in chunk]
@@ -522,6 +522,13 @@ class _RowsByContent:
                 return row
             place += 1
         return None
+
+
+def _first_of(waiting: deque[Future[list[_Read]]]) -> list[_Read]:
+    """Wait for the first; if that is interrupted it is still waiting, and is not lost."""
+    reads = waiting[0].result()
+    waiting.popleft()
+    return reads
 
 
 def _why_nothing(folder: Path, skipped: list[SkippedFile]) -> str:
