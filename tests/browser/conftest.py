@@ -16,9 +16,9 @@ from tests.support.waiting import eventually
 SignIn = Callable[[User], None]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The system's own Chromium, one for the tests of this directory in a row; its absence fails them."""
+    """The system's own Chromium, one for the tests of a file; its absence fails them."""
     path = shutil.which("chromium-headless-shell")
     assert path, "apt-get install chromium-headless-shell"
     # Playwright runs an event loop in this thread, where Django would refuse the tests' own queries.
