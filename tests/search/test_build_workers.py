@@ -113,7 +113,8 @@ def test_a_build_whose_worker_is_killed_is_finished_by_another_that_runs(site: S
     first.kill()
     wait_for(build, Status.SUCCEEDED)
     assert (build.attempts, build.images_found, build.images_embedded) == (2, 5 * BATCH, 5 * BATCH)
-    assert (first.embedded, second.embedded) == (2 * BATCH, 3 * BATCH)  # nothing is embedded twice
+    assert first.embedded == 2 * BATCH
+    assert second.embedded in (3 * BATCH, 4 * BATCH)  # again at most what a thread of the first was handing over
     assert_same_index(index_of(acme), undisturbed_index(acme, tmp_path))
 
 
