@@ -386,6 +386,7 @@ def test_searches_see_the_old_index_or_the_new_while_workers_build_and_die(site:
     acme = company_with(BATCH, prefix="0-")
     assert build_command(site).wait() == 0
     with searches(acme, top_k=BATCH) as answers:
+        eventually(lambda: bool(answers), "the first index is searched")
         for turn in range(1, 5):
             for file in sorted(acme.image_directory.glob("*.bmp")):
                 file.unlink()
