@@ -246,7 +246,8 @@ def _updated(kept: KeptRows, vectors: StoredVectors, sample: Sample, beat: Calla
     changes = before.search.changes + int(np.count_nonzero(gone)) + len(new)
     if changes > _MAX_CHANGED * len(vectors) or _lists(len(vectors)) != before.search.lists:
         return None
-    codes: Any = faiss.deserialize_index(faiss.serialize_index(before.codes))  # others may search those
+    with _reading:  # at FAISS's own limit
+        codes: Any = faiss.deserialize_index(faiss.serialize_index(before.codes))  # others may search those
     lists: Any = faiss.downcast_index(codes.index)
     rotate = _rotation_of(codes).T
     bits = np.packbits(gone, bitorder="little")
