@@ -199,6 +199,21 @@ def test_a_picture_whose_file_is_gone_has_a_placeholder(context: BrowserContext,
     expect(page.locator(".frame.is-gone")).to_have_count(1)
 
 
+@pytest.mark.slow
+def test_a_picture_that_failed_before_the_script_came_has_a_placeholder(context: BrowserContext, shop: Company) -> None:
+    (shop.image_directory / "Hats/a.png").unlink()
+    page = context.new_page()  # which logs that there is none
+    held = hold(page, "**/pictures.js*")
+    with (
+        page.expect_request("**/pictures.js*"),
+        page.expect_event("requestfinished", lambda each: "thumbnail" in each.url),
+    ):
+        page.goto(url("pictures", shop) + "?folder=Hats", wait_until="commit")
+    page.wait_for_function("[...document.querySelectorAll('[data-thumbnail]')].every((image) => image.complete)")
+    held[0].continue_()
+    expect(page.locator(".frame.is-gone")).to_have_count(1)
+
+
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_the_pages_fit_a_narrow_window(page: Page, shop: Company, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)

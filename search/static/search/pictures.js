@@ -18,7 +18,7 @@ function mind(image) {
     };
     image.addEventListener("error", fail);
     image.addEventListener("load", () => image.closest(".frame")?.classList.remove("is-gone"));
-    if (image.complete && image.naturalWidth === 0 && image.loading !== "lazy") {
+    if (image.complete && image.naturalWidth === 0) { // a lazy one that was not asked for yet is not complete
         fail(); // before this was loaded
     }
 }
