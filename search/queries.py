@@ -2,27 +2,33 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import BinaryIO
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from django.conf import settings
 
 from search import overlay, publication, runtime
-from search.engine.errors import IndexNotBuilt
+from search.engine.errors import CropRefused, IndexNotBuilt
 from search.engine.index.folders import Folder, folders_of
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, Records
 from search.engine.model.embedder import read_prepared
-from search.engine.vectors import Vector
+from search.engine.pictures.crop import Crop
+from search.engine.vectors import Vector, Vectors, unit_length
 from search.monitoring.observation import note_company, stage
+from search.originals import original
 from tenants.models import Company, CompanyQuerySet
 
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 50
+
+_AWAY = 0.25  # of the mean of what is not wanted; at 1 it ruins the result
 
 
 class CompanyNotFound(LookupError):
@@ -42,9 +48,27 @@ class Filters:
 
     location: str = ""  # only those in this folder and below it
     min_score: float | None = None  # only those that score at least this
+    min_match: float | None = None  # 0 to 100: only those that match at least so well, where there is a match
+    collapse: bool = False  # of each group of duplicates only the best
 
 
 ANY = Filters()
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPicture:
+    """A picture to search with."""
+
+    file: BinaryIO
+    name: str  # whose extension must agree with the content
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found."""
+
+    matches: list[Match]  # closest first
+    nothing_similar: bool | None = None  # None where it cannot be told
 
 
 @dataclass(slots=True)
@@ -75,54 +99,124 @@ def find_company(name: str, among: CompanyQuerySet | None = None) -> Company:
 
 
 def search(
-    company: Company, image: BinaryIO, *, name: str, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY
-) -> list[Match]:
-    """Return the company's pictures closest to image, closest first: find_similar() in its index as of now.
+    company: Company,
+    pictures: Sequence[QueryPicture],
+    *,
+    crop: Crop | None = None,
+    top_k: int = DEFAULT_TOP_K,
+    filters: Filters = ANY,
+) -> Found:
+    """Return the company's pictures closest to those given: find_similar() in its index as of now.
 
     company: freshly read from the database. Raises IndexNotBuilt and IndexCorrupt as well.
     """
-    return find_similar(company_index(company), image, name=name, top_k=top_k, filters=filters)
+    return find_similar(company_index(company), pictures, crop=crop, top_k=top_k, filters=filters)
 
 
-def search_like(company: Company, image_id: str, *, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY) -> list[Match]:
-    """Return the company's pictures closest to one of them, which is left out; top_k above 50 is held to 50.
+def search_like(
+    company: Company,
+    like: Sequence[str],
+    *,
+    unlike: Sequence[str] = (),
+    crop: Crop | None = None,
+    top_k: int = DEFAULT_TOP_K,
+    filters: Filters = ANY,
+) -> Found:
+    """Return the company's pictures closest to some of them and away from others, all of which are left out.
 
-    company: freshly read from the database. Raises ImageNotFound, IndexNotBuilt and IndexCorrupt.
+    like, at least one, and unlike: ids. crop: of the only picture. company: freshly read from the database.
+    top_k above 50 counts as 50. Raises ImageNotFound, CropRefused, IndexNotBuilt and IndexCorrupt.
     """
     index = company_index(company)
-    vector = index.find_vector(image_id)
-    if vector is None:
-        raise ImageNotFound(f"No picture with the id {image_id}")
-    return _closest(index, vector, top_k=top_k, filters=filters, without_id=image_id)
+    if crop:
+        return _search_like_part(company, index, [*like, *unlike], crop, top_k=top_k, filters=filters)
+    vector = _mean([_vector(index, image_id) for image_id in like])
+    if unlike:
+        away = np.mean([_vector(index, image_id) for image_id in unlike], axis=0)
+        vector = unit_length((vector - _AWAY * away).reshape(1, -1))[0]
+    return _closest(index, [vector], top_k=top_k, filters=filters, without_ids={*like, *unlike})
 
 
 def find_similar(
-    index: ImageIndex, image: BinaryIO, *, name: str, top_k: int = DEFAULT_TOP_K, filters: Filters = ANY
-) -> list[Match]:
-    """Return the pictures of the index closest to image, closest first; top_k above 50 counts as 50.
+    index: ImageIndex,
+    pictures: Sequence[QueryPicture],
+    *,
+    crop: Crop | None = None,
+    top_k: int = DEFAULT_TOP_K,
+    filters: Filters = ANY,
+) -> Found:
+    """Return the pictures of the index closest to those given, closest first; top_k above 50 counts as 50.
 
-    name: the image's file name, whose extension must agree with its content.
-    Raises ImageUnreadable, ModelMismatch, WeightsUnavailable and DeviceUnavailable.
+    crop: of the only picture given. Raises ImageUnreadable, CropRefused, DecoderBusy, ModelMismatch,
+    WeightsUnavailable and DeviceUnavailable.
     """
-    embedder = runtime.embedder_for(index)
+    if crop and len(pictures) > 1:
+        raise CropRefused("crop goes with one picture, not with several")
+    return _closest(index, [_mean(_embed(index, pictures, crop))], top_k=top_k, filters=filters)
+
+
+def _search_like_part(
+    company: Company, index: ImageIndex, image_ids: Sequence[str], crop: Crop, *, top_k: int, filters: Filters
+) -> Found:
+    if len(image_ids) > 1:
+        raise CropRefused("crop goes with one picture, not with several")
+    record = index.find_id(image_ids[0])
+    if record is None:
+        raise ImageNotFound(f"No picture with the id {image_ids[0]}")
+    with original(company, record) as opened:
+        vectors = _embed(index, [QueryPicture(opened.file, record.path)], crop)
+    return _closest(index, [vectors[0]], top_k=top_k, filters=filters, without_ids={record.id})
+
+
+def _vector(index: ImageIndex, image_id: str) -> Vector:
+    vector = index.find_vector(image_id)
+    if vector is None:
+        raise ImageNotFound(f"No picture with the id {image_id}")
+    return vector
+
+
+def _embed(index: ImageIndex, pictures: Sequence[QueryPicture], crop: Crop | None) -> Vectors:
+    embedder, gate = runtime.embedder_for(index), runtime.gate()
     with stage("decode"):
-        prepared = read_prepared(embedder, image, name=name, max_pixels=settings.MAX_PIXELS, gate=runtime.gate())
+        prepared = [
+            read_prepared(embedder, each.file, name=each.name, max_pixels=settings.MAX_PIXELS, crop=crop, gate=gate)
+            for each in pictures
+        ]
     with stage("embed"):
-        vector = embedder.embed([prepared])[0]
-    return _closest(index, vector, top_k=top_k, filters=filters)
+        return embedder.embed(prepared)
+
+
+def _mean(vectors: Sequence[Vector] | Vectors) -> Vector:
+    """Return the direction, [960] of unit length, between vectors; one alone stays as it is, to the last bit."""
+    if len(vectors) == 1:
+        return vectors[0]
+    return unit_length(np.mean(vectors, axis=0, keepdims=True, dtype=np.float32))[0]
 
 
 def _closest(
-    index: ImageIndex, vector: Vector, *, top_k: int, filters: Filters, without_id: str | None = None
-) -> list[Match]:
+    index: ImageIndex, vectors: Sequence[Vector], *, top_k: int, filters: Filters, without_ids: Collection[str] = ()
+) -> Found:
+    """Return the pictures closest to any of the vectors: each scores with the one that it is closest to."""
     with stage("search"):
-        return index.search(
-            vector,
-            min(top_k, MAX_TOP_K),
-            location=filters.location,
-            min_score=filters.min_score,
-            without_id=without_id,
-        )
+        found = [
+            index.search(
+                vector,
+                min(top_k, MAX_TOP_K),
+                location=filters.location,
+                min_score=filters.min_score,
+                without_ids=without_ids,
+            )
+            for vector in vectors
+        ]
+    return Found(found[0] if len(found) == 1 else _best_of(found)[: min(top_k, MAX_TOP_K)])
+
+
+def _best_of(found: Sequence[list[Match]]) -> list[Match]:
+    """Return each picture of several lists once, with its best score, best first."""
+    best: dict[ImageRecord, Match] = {}
+    for match in sorted(chain.from_iterable(found), key=lambda match: -match.score):
+        best.setdefault(match.image, match)
+    return list(best.values())
 
 
 def find_picture(company: Company, image_id: str) -> ImageRecord:

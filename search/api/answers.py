@@ -1,5 +1,6 @@
 """Response bodies of the API and their schema."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import ceil
 from typing import Any
@@ -16,17 +17,33 @@ from search.engine.storage import info_entries
 from search.engine.timestamps import timestamp
 from search.http.server_paths import without_server_paths
 from search.http.signed_urls import Viewer, picture_urls
+from search.queries import Found
 from tenants.models import Company, IndexBuild, SearchChannel
 
 
-def search_body(company: Company, matches: list[Match], *, viewer: Viewer | None) -> dict[str, Any]:
-    """Return the answer to a search. viewer: for whom each result gets URLs; None: it gets none."""
+def search_body(
+    company: Company, found: Found, *, viewer: Viewer | None, ignored: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the answer to a search.
+
+    viewer: for whom each result gets URLs; None: it gets none. ignored: parameters that no search knows.
+    """
+    body = found_body(company.name, found, ignored=ignored)
+    for entry, match in zip(body["results"], found.matches, strict=True):
+        entry.update(urls(company, match.image, viewer=viewer))
+    return body
+
+
+def found_body(company: str | None, found: Found, *, ignored: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the answer to a search without URLs. company: its name; None where an index without one was searched."""
     return {
         "success": True,
-        "company": company.name,
-        "results": [{**result(match), **urls(company, match.image, viewer=viewer)} for match in matches],
-        "total_results": len(matches),
+        "company": company,
+        "results": [result(match) for match in found.matches],
+        **({} if found.nothing_similar is None else {"nothing_similar": found.nothing_similar}),
+        "total_results": len(found.matches),
         "query_processed": True,
+        **({"ignored_parameters": list(ignored)} if ignored else {}),
         "timestamp": timestamp(),
     }
 
@@ -41,7 +58,8 @@ def build_body(build: IndexBuild) -> dict[str, Any]:
 
 def result(match: Match) -> dict[str, Any]:
     """Return one entry of a search's results."""
-    return {**metadata_entry(match.image), "score": match.score}
+    percent = {} if match.percent is None else {"match": match.percent}
+    return {**metadata_entry(match.image), "score": match.score, **percent}
 
 
 def urls(company: Company, record: ImageRecord, *, viewer: Viewer | None) -> dict[str, str]:
@@ -120,14 +138,29 @@ class ShownImageBody(ImageBody):
 
 class ResultBody(ShownImageBody):
     score = serializers.FloatField(min_value=-1.001, max_value=1.001)
+    match = serializers.FloatField(
+        required=False,
+        min_value=0,
+        max_value=100,
+        help_text="How likely the query shows this very picture, in percent; missing where that cannot be told.",
+    )
 
 
 class SearchBody(serializers.Serializer[Any]):
     success = serializers.BooleanField()
     company = serializers.CharField()
     results = ResultBody(many=True)
+    nothing_similar = serializers.BooleanField(
+        required=False,
+        help_text="Whether the company has nothing like the query; missing where that cannot be told.",
+    )
     total_results = serializers.IntegerField()
     query_processed = serializers.BooleanField()
+    ignored_parameters = serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        help_text="Names of the parameters that had no effect; missing where all had.",
+    )
     timestamp = serializers.DateTimeField()
 
 

@@ -2,6 +2,7 @@
 
 EngineError
 ├── ImageUnreadable      a picture that cannot become a vector: the reason is the message
+├── CropRefused          a part of a picture that cannot be searched with
 ├── DecoderBusy          too many large pictures at a time
 ├── PathRefused          a path that no picture can have, or that leads to something else
 ├── WeightsUnavailable   the model's weights can be neither found nor fetched
@@ -31,6 +32,10 @@ class EngineError(Exception):
 
 class ImageUnreadable(EngineError):
     """A picture that is refused: broken, mislabelled, not of an allowed format, or too large."""
+
+
+class CropRefused(EngineError):
+    """A part of a picture that lies outside it, has too few pixels or does not go with the rest of the query."""
 
 
 class DecoderBusy(EngineError):

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
 from search.engine.errors import (
+    CropRefused,
     DecoderBusy,
     DeviceUnavailable,
     ImageUnreadable,
@@ -60,6 +61,7 @@ KINDS: dict[type[Exception], Kind] = {
     LinkRefused: Kind(403, "link_refused"),
     PathRefused: Kind(400, "path_refused"),
     ImageUnreadable: Kind(400, "image_unreadable"),
+    CropRefused: Kind(400, "crop_invalid"),
     IndexNotBuilt: Kind(503, "index_not_built"),
     IndexCorrupt: Kind(503, "index_damaged"),
     ModelMismatch: Kind(503, "model_mismatch"),

@@ -25,7 +25,6 @@ from rest_framework.request import Request
 from search import queries
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.folders import Folder
-from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.http.access import viewer_of
@@ -34,7 +33,7 @@ from search.http.counted import CountedSearchView
 from search.http.errors import answer_to
 from search.http.limits import QUOTA_REMAINING, counted_search
 from search.http.signed_urls import Viewer, picture_urls
-from search.queries import MAX_TOP_K, CompanyNotFound, Filters, ImageNotFound
+from search.queries import MAX_TOP_K, CompanyNotFound, Filters, Found, ImageNotFound, QueryPicture
 from search.web.curl import search_command, similar_command
 from search.web.visitors import OwnSession, searchable_by
 from search.web.words import plain_words
@@ -193,20 +192,20 @@ class SearchPage(CountedSearchView):
             return self._page(status=400, problem=str(next(iter(form.errors.values()))[0]))
         self.query = query = Query(**form.cleaned_data)
         if query.image or query.like:
-            matches = self._search(query)
-            self.note_best(matches)
-            return self._page(results=[self._shown(match.image, match.score) for match in matches])
+            found = self._search(query)
+            self.note_best(found.matches)
+            return self._page(results=[self._shown(match.image, match.score) for match in found.matches])
         if self.request.method == "POST":
             return self._page(status=400, problem="Choose a picture first.")
         return self._page()
 
-    def _search(self, query: Query) -> list[Match]:
+    def _search(self, query: Query) -> Found:
         with counted_search(self.company) as remaining:
             if query.image:
-                image = query.image
-                found = queries.search(self.company, image, name=image.name, top_k=query.top, filters=query.filters)
+                pictures = [QueryPicture(query.image, query.image.name)]
+                found = queries.search(self.company, pictures, top_k=query.top, filters=query.filters)
             else:
-                found = queries.search_like(self.company, query.like, top_k=query.top, filters=query.filters)
+                found = queries.search_like(self.company, [query.like], top_k=query.top, filters=query.filters)
         self.remaining = remaining
         return found
 

@@ -10,13 +10,12 @@ from search import queries
 from search.api.answers import ErrorBody, SearchBody, search_body
 from search.api.forms import SearchForm, SimilarForm, filters, validated
 from search.api.responses import FAULT, NO_KEY, NO_PICTURES, UNUSABLE
-from search.engine.index.match import Match
 from search.http.access import caller_key, readable_company, viewer_of
 from search.http.bodies import ImageFormParser
 from search.http.counted import CountedSearchView
 from search.http.limits import QUOTA_REMAINING, RateExceeded, counted_search
 from search.http.signed_urls import Viewer
-from search.queries import ImageNotFound
+from search.queries import Found, ImageNotFound, QueryPicture
 from tenants.models import Company, SearchChannel
 
 _REMAINING = OpenApiParameter(
@@ -44,12 +43,10 @@ class _ApiSearchView(CountedSearchView):
         self.searched = company = readable_company(self.request, name)
         return company
 
-    def answer(
-        self, company: Company, matches: list[Match], *, viewer: Viewer | None, remaining: int | None
-    ) -> Response:
-        self.note_best(matches)
+    def answer(self, company: Company, found: Found, *, viewer: Viewer | None, remaining: int | None) -> Response:
+        self.note_best(found.matches)
         headers = {} if remaining is None else {QUOTA_REMAINING: str(remaining)}
-        return Response(search_body(company, matches, viewer=viewer), headers=headers)
+        return Response(search_body(company, found, viewer=viewer), headers=headers)
 
 
 class SearchView(_ApiSearchView):
@@ -71,13 +68,13 @@ class SearchView(_ApiSearchView):
     )
     def post(self, request: Request, company: str) -> Response:
         """Return the company's pictures most similar to the image, best first."""
-        found = self.find_company(company)
+        searched = self.find_company(company)
         form = validated(SearchForm, request.data)
-        image = form["image"]
-        viewer = viewer_of(request, found) if form["urls"] else None
-        with counted_search(found) as remaining:
-            matches = queries.search(found, image, name=image.name, top_k=form["top_k"], filters=filters(form))
-        return self.answer(found, matches, viewer=viewer, remaining=remaining)
+        pictures = [QueryPicture(form["image"], form["image"].name)]
+        viewer = viewer_of(request, searched) if form["urls"] else None
+        with counted_search(searched) as remaining:
+            found = queries.search(searched, pictures, top_k=form["top_k"], filters=filters(form))
+        return self.answer(searched, found, viewer=viewer, remaining=remaining)
 
 
 class SimilarView(_ApiSearchView):
@@ -95,12 +92,12 @@ class SimilarView(_ApiSearchView):
     )
     def get(self, request: Request, company: str, image_id: UUID) -> Response:
         """Return the pictures most similar to one of the company's own, which is left out, best first."""
-        found = self.find_company(company)
+        searched = self.find_company(company)
         form = validated(SimilarForm, request.query_params)
-        viewer = viewer_of(request, found) if form["urls"] else None
-        with counted_search(found) as remaining:
-            matches = queries.search_like(found, str(image_id), top_k=form["top_k"], filters=filters(form))
-        return self.answer(found, matches, viewer=viewer, remaining=remaining)
+        viewer = viewer_of(request, searched) if form["urls"] else None
+        with counted_search(searched) as remaining:
+            found = queries.search_like(searched, [str(image_id)], top_k=form["top_k"], filters=filters(form))
+        return self.answer(searched, found, viewer=viewer, remaining=remaining)
 
 
 @extend_schema(exclude=True)

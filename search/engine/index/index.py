@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -123,12 +123,12 @@ class ImageIndex:
         *,
         location: str = "",
         min_score: float | None = None,
-        without_id: str | None = None,
+        without_ids: Collection[str] = (),
     ) -> list[Match]:
         """Return the top_k images closest to vector, closest first; equal scores in index order.
 
         vector: float32 [960], unit length. location: only images in this folder and those below it.
-        min_score: only images that score at least this. without_id: this image is left out.
+        min_score: only images that score at least this. without_ids: these images are left out.
         Fewer than top_k matches come back when fewer images qualify. Scores have SCORE_DIGITS, and min_score counts
         to as many: whatever has the same vector scores at least 1. Safe to call from many threads.
         Raises DimensionMismatch if vector is not [960].
@@ -137,13 +137,14 @@ class ImageIndex:
             raise DimensionMismatch(
                 f"The vector's shape is {vector.shape}, the index's dimension {self.info.embedding_dimension}"
             )
-        wanted = top_k + 1 if without_id else top_k
+        wanted = top_k + len(without_ids)
         matches = self._search_built(vector, wanted, location) + self._search_added(vector, wanted, location)
         matches.sort(key=lambda match: -match.score)  # stable: equal scores keep the index's order
         return [
             match
             for match in matches
-            if match.image.id != without_id and (min_score is None or match.score >= round(min_score, SCORE_DIGITS))
+            if match.image.id not in without_ids
+            and (min_score is None or match.score >= round(min_score, SCORE_DIGITS))
         ][:top_k]
 
     def find_path(self, path: str) -> ImageRecord | None:

@@ -7,3 +7,4 @@ from search.engine.index.records import ImageRecord
 class Match:
     image: ImageRecord
     score: float  # cosine similarity, -1..1, higher is closer; to six digits
+    percent: float | None = None  # 0 to 100: how likely the query shows this picture; None where it cannot be told

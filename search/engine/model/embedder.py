@@ -6,6 +6,7 @@ from PIL import Image
 
 from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels
+from search.engine.pictures.crop import Crop
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.gates import ONE_LARGE, Gate
 from search.engine.vectors import Vectors
@@ -50,11 +51,17 @@ class Embedder(Protocol):
 
 
 def read_prepared(
-    embedder: Embedder, source: Path | BinaryIO, *, name: str, max_pixels: int, gate: Gate = ONE_LARGE
+    embedder: Embedder,
+    source: Path | BinaryIO,
+    *,
+    name: str,
+    max_pixels: int,
+    crop: Crop | None = None,
+    gate: Gate = ONE_LARGE,
 ) -> Pixels:
-    """Return a picture file as the model's input, read alike for queries and for builds.
+    """Return a picture file, or a part of it, as the model's input, read alike for queries and for builds.
 
-    name, gate and the errors are those of open_image.
+    name, crop, gate and the errors are those of open_image.
     """
-    image = open_image(source, name=name, max_pixels=max_pixels, min_side=embedder.min_side, gate=gate)
+    image = open_image(source, name=name, max_pixels=max_pixels, min_side=embedder.min_side, crop=crop, gate=gate)
     return embedder.prepare(image)

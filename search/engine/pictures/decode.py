@@ -20,8 +20,9 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from search.engine.errors import DecoderBusy, ImageUnreadable
+from search.engine.errors import CropRefused, DecoderBusy, ImageUnreadable
 from search.engine.pictures import jpeg, tiff
+from search.engine.pictures.crop import Crop
 from search.engine.pictures.gates import ONE_LARGE, Gate
 from search.engine.pictures.paths import FORMATS, TYPE_NOT_ALLOWED, extension, has_allowed_extension
 
@@ -86,6 +87,7 @@ def open_image(
     name: str,
     max_pixels: int,
     min_side: int | None = None,
+    crop: Crop | None = None,
     gate: Gate = ONE_LARGE,
 ) -> Image.Image:
     """Return the picture in source as RGB, upright, on white, its first frame if it has several.
@@ -94,21 +96,25 @@ def open_image(
 
     name: its extension must be allowed and agree with the content. source: a seekable file is read from its
     start and left open. With min_side a JPEG may come back smaller, its shorter side still at least min_side:
-    many times faster. The result carries no metadata, so nothing can be applied twice.
+    many times faster. With crop it is that part of the upright picture, and min_side means the part's shorter side.
+    The result carries no metadata, so nothing can be applied twice.
     TIFF, GIF and WebP are never larger than Pillow's own 179 million pixels, whatever max_pixels says.
-    Raises ImageUnreadable, whatever is wrong; the message is the reason, without the path; and what
-    the gate raises.
+    Raises ImageUnreadable, whatever is wrong; the message is the reason, without the path; CropRefused where the part
+    has too few pixels; and what the gate raises.
     """
     try:
         with _opened(source) as file:
             picture = _read_header(_MeteredFile(file), _check_kind(file, name), max_pixels)
             pixels = picture.width * picture.height
+            if crop:
+                crop.require_pixels(_upright_size(picture))
             if min_side:
-                picture.draft(None, (min_side, min_side))
+                picture.draft(None, _draft_size(picture, min_side, crop))
             with gate.pass_through(pixels=pixels, decoded=picture.width * picture.height, limit=max_pixels):
                 picture.load()
-                return _turn_upright(_lay_on_ground(picture), picture)
-    except (ImageUnreadable, DecoderBusy):
+                upright = _turn_upright(_lay_on_ground(picture), picture)
+                return upright.crop(crop.box(upright.size)) if crop else upright
+    except (ImageUnreadable, CropRefused, DecoderBusy):
         raise
     except Exception as error:  # Pillow raises a dozen unrelated types on broken files, assertions too
         raise ImageUnreadable(_reason(error)) from error
@@ -121,13 +127,23 @@ def measure(source: BinaryIO, *, name: str, max_pixels: int) -> tuple[str, tuple
     """
     try:
         kind = _check_kind(source, name)
-        picture = _read_header(_MeteredFile(source), kind, max_pixels)
-        width, height = picture.stored_size if isinstance(picture, tiff.TiffFile) else picture.size
-        return kind, (height, width) if _turn(picture) in _LAID_DOWN else (width, height)
+        return kind, _upright_size(_read_header(_MeteredFile(source), kind, max_pixels))
     except ImageUnreadable:
         raise
     except Exception as error:  # as in open_image
         raise ImageUnreadable(_reason(error)) from error
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Return width and height of a picture, not yet decoded, as it is shown."""
+    width, height = picture.stored_size if isinstance(picture, tiff.TiffFile) else picture.size
+    return (height, width) if _turn(picture) in _LAID_DOWN else (width, height)
+
+
+def _draft_size(picture: Image.Image, min_side: int, crop: Crop | None) -> tuple[int, int]:
+    """Return how large a picture must at least be, as it is stored, for what is wanted of it."""
+    width, height = crop.whole_size(min_side) if crop else (min_side, min_side)
+    return (height, width) if _turn(picture) in _LAID_DOWN else (width, height)
 
 
 def _opened(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:

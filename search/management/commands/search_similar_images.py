@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from search import queries
-from search.api.answers import result
+from search.api.answers import found_body
 from search.engine import storage
 from search.engine.errors import EngineError
-from search.engine.timestamps import timestamp
 from search.http.errors import body_of, error_body
 from search.management.operator_command import OperatorCommand
 
@@ -42,7 +41,7 @@ class Command(OperatorCommand):
             else:
                 search = partial(queries.search, queries.find_company(company or ""))
             with query_image.open("rb") as image:
-                matches = search(image, name=query_image.name, top_k=top_k)
+                found = search([queries.QueryPicture(image, query_image.name)], top_k=top_k)
         except OSError as error:
             message = f"{error.filename or query_image} cannot be read: {error.strerror}"
             self._fail(error_body(message, "file_unreadable"))
@@ -50,18 +49,10 @@ class Command(OperatorCommand):
             body = body_of(error)
             body.pop("hint", None)  # of keys, which nobody needs here
             self._fail(body)
-        results = [result(match) for match in matches]
+        body = found_body(company, found)
         if images_base_dir:
-            for entry in results:
+            for entry in body["results"]:
                 entry["fullPath"] = str(images_base_dir.absolute() / entry["fullPath"])
-        body = {
-            "success": True,
-            "company": company,
-            "results": results,
-            "total_results": len(results),
-            "query_processed": True,
-            "timestamp": timestamp(),
-        }
         self.stdout.write(json.dumps(body, indent=2))
 
     def _fail_usage(self, message: str) -> NoReturn:

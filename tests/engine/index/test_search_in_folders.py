@@ -141,7 +141,7 @@ def test_pictures_put_since_the_build_are_found_in_their_folder_alone(index: Ima
 def test_a_folder_s_results_can_be_limited_further(index: ImageIndex) -> None:
     query = QUERIES[0]
     best = scanned(index, query, 11, "far")
-    assert index.search(query, 10, location="far", without_id=best[3].image.id) == best[:3] + best[4:]
+    assert index.search(query, 10, location="far", without_ids={best[3].image.id}) == best[:3] + best[4:]
     assert index.search(query, 10, location="far", min_score=best[4].score) == best[:5]
 
 
