@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
 from django.db import DatabaseError, transaction
 
 from search import overlay, publication, runtime
@@ -19,10 +18,11 @@ from search.engine.build.republish import republish
 from search.engine.errors import EngineError, IndexNotBuilt, IndexUnusable, LoadingStopped, ModelMismatch
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
-from search.heartbeat import Heart, counts
-from search.outages import is_outage, outlast
+from search.heartbeat import BuildHeart, counts
+from search.jobs import outcome_recorded
+from search.outages import outlast
 from search.stopping import StopRequested, stop_on_signal
-from tenants.models import BuildStopped, Company, IndexBuild, SkippedImage
+from tenants.models import Company, IndexBuild, SkippedImage
 from tenants.signals import fold_wanted
 
 logger = logging.getLogger(__name__)
@@ -40,34 +40,19 @@ def run_build(
     build: claimed by the caller with build.start(). options: instead of those of the row.
     Whatever goes wrong is recorded in the row and raised again; searches keep the previous index. On SIGTERM or SIGINT
     StopRequested is raised, and the build is handed back to the queue, or cancelled where requeue is false. After a
-    time without the database it is handed back as well, and BuildStopped raised.
-    Raises BuildCancelled and LeaseLost where the build is no longer the caller's.
+    time without the database it is handed back as well, and JobStopped raised.
+    Raises JobCancelled and LeaseLost where the build is no longer the caller's.
     """
     try:
-        outcome = _carry_out(build, options or build_options(build), on_progress)
-    except StopRequested:
-        if requeue:
-            build.hand_back()
-        else:
-            build.abandon()
-        raise
-    except BuildStopped:
-        raise
-    except BaseException as error:
-        if requeue and is_outage(error):
-            outlast(build.hand_back)
-            raise BuildStopped(f"The build of {build.company} goes on anew: the database was locked or away") from error
-        build.fail(_reason(error))  # or say that it is no longer the caller's, whose files others may have removed
-        logger.exception("The build of %s failed", build.company)
-        raise
+        with outcome_recorded(build, requeue=requeue):
+            return _carry_out(build, options or build_options(build), on_progress)
     finally:
         _look_after_live_changes(build.company)
-    return outcome
 
 
 def _carry_out(build: IndexBuild, options: BuildOptions, on_progress: Callable[[BuildProgress], None]) -> BuildOutcome:
     with stop_on_signal() as stop:
-        heart = Heart(build, stop, on_progress)
+        heart = BuildHeart(build, stop, on_progress)
         outcome = _fold(build, heart) if build.fold else _build(build, heart, options)
     outlast(partial(_record, build, outcome))
     return outcome
@@ -87,7 +72,7 @@ def _record(build: IndexBuild, outcome: BuildOutcome) -> None:
     )
 
 
-def _build(build: IndexBuild, heart: Heart, options: BuildOptions) -> BuildOutcome:
+def _build(build: IndexBuild, heart: BuildHeart, options: BuildOptions) -> BuildOutcome:
     company = build.company
     embedder = _embedder_for(build)
     heart.beat(weights=embedder.passport.weights)
@@ -115,7 +100,7 @@ def _files_before(company: Company) -> Path | None:
         return None
 
 
-def _fold(build: IndexBuild, heart: Heart) -> BuildOutcome:
+def _fold(build: IndexBuild, heart: BuildHeart) -> BuildOutcome:
     """Publish the company's index with its live changes as a new generation.
 
     Raises ModelMismatch where a change was made with another model than the index: a build embeds it again.
@@ -192,9 +177,3 @@ def _embedder_for(build: IndexBuild) -> Embedder:
         return runtime.embedder_of_demo() if build.company.name == runtime.DEMO else runtime.embedder()
     except LoadingStopped as error:
         raise StopRequested(f"The build of {build.company} was stopped while it loaded the model") from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(error.messages)
-    return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Heartbeats: of a running build, whose row is told its progress about once a second, and of a worker."""
+"""Heartbeats: of a running job, whose row is told its progress about once a second, and of a worker."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ from django.db import Error, InterfaceError, OperationalError, connection
 from search.engine.build.builder import BuildProgress
 from search.outages import outage
 from search.stopping import StopRequested
-from tenants.models import IndexBuild, Watch
+from tenants.models import IndexBuild, Job, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -55,33 +55,32 @@ def _beat_until(over: threading.Event) -> None:
 
 
 class Heart:
-    """Writes a build's progress to its row, about once a second; that write is its heartbeat as well."""
+    """Writes to a job's row how far it is, about once a second; that write is its heartbeat as well."""
 
-    def __init__(self, build: IndexBuild, stop: threading.Event, on_progress: Callable[[BuildProgress], None]) -> None:
-        self._build, self._stop, self._on_progress = build, stop, on_progress
+    def __init__(self, job: Job, stop: threading.Event) -> None:
+        self._job, self._stop = job, stop
         self._beat_at = 0.0
         self._unwritten: dict[str, Any] = {}
-        self._rate = _Rate()
 
-    def report(self, progress: BuildProgress) -> None:
-        """Raises StopRequested, BuildCancelled and LeaseLost."""
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self._beat_at >= _BEAT_SECONDS
+
+    def require_going_on(self) -> None:
+        """Raise StopRequested where the process was asked to stop."""
         if self._stop.is_set():
-            raise StopRequested(f"The build of {self._build.company} was stopped; the work done so far is kept")
-        self._on_progress(progress)
-        self._rate.update(progress)
-        if time.monotonic() - self._beat_at >= _BEAT_SECONDS:
-            per_second = self._rate.per_second
-            left = (progress.found - progress.done) / per_second if per_second else None
-            self.beat(**counts(progress), images_per_second=per_second, seconds_left=left)
+            raise StopRequested(
+                f"The {self._job.KIND} of {self._job.company} was stopped; the work done so far is kept"
+            )
 
     def beat(self, **values: Any) -> None:
-        """Write values to the row; while the database is locked or away the build goes on, and a later beat writes all.
+        """Write values to the row; while the database is locked or away the job goes on, and a later beat writes all.
 
-        Raises BuildCancelled and LeaseLost.
+        Raises JobCancelled and LeaseLost.
         """
         self._unwritten |= values
         try:
-            self._build.beat(**self._unwritten)
+            self._job.beat(**self._unwritten)
         except (OperationalError, InterfaceError) as error:
             outage.met(error)
         else:
@@ -90,16 +89,34 @@ class Heart:
         self._beat_at = time.monotonic()
 
 
-class _Rate:
-    """Recent pictures per second."""
+class BuildHeart(Heart):
+    """That of a build, which tells others of its progress as well."""
+
+    def __init__(self, build: IndexBuild, stop: threading.Event, on_progress: Callable[[BuildProgress], None]) -> None:
+        super().__init__(build, stop)
+        self._on_progress = on_progress
+        self._rate = Rate()
+
+    def report(self, progress: BuildProgress) -> None:
+        """Raises StopRequested, JobCancelled and LeaseLost."""
+        self.require_going_on()
+        self._on_progress(progress)
+        self._rate.update(progress.embedded + progress.skipped)
+        if self.is_due:
+            per_second = self._rate.per_second
+            left = (progress.found - progress.done) / per_second if per_second else None
+            self.beat(**counts(progress), images_per_second=per_second, seconds_left=left)
+
+
+class Rate:
+    """How many pictures, or whatever is counted, were done a second lately."""
 
     def __init__(self) -> None:
         self.per_second: float | None = None
         self._since = time.monotonic()
         self._done: int | None = None
 
-    def update(self, progress: BuildProgress) -> None:
-        done = progress.embedded + progress.skipped
+    def update(self, done: int) -> None:
         if self._done is None:  # what was there before this attempt does not count
             self._since, self._done = time.monotonic(), done
             return

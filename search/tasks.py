@@ -16,7 +16,7 @@ from search.engine.errors import EngineError, LoadingStopped
 from search.monitoring.observation import observing
 from search.outages import outlasting
 from search.stopping import StopRequested
-from tenants.models import BuildStopped, Company, IndexBuild
+from tenants.models import Company, IndexBuild, JobStopped
 
 # A fold writes the whole index anew, so it waits until the changes are worth it. Until then every search scans them.
 FOLD_AT_ONCE = 1000  # changes, or where that is more
@@ -47,7 +47,7 @@ def carry_out_build(build_id: int) -> None:
         pass  # the build meets it again and records it
     if build.start():
         # Handed back, cancelled, or another worker's by now: the row tells.
-        with suppress(StopRequested, BuildStopped), observing(build=build.pk):
+        with suppress(StopRequested, JobStopped), observing(build=build.pk):
             run_build(build)
 
 

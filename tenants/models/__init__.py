@@ -1,9 +1,10 @@
 """The rows. company imports its builds, keys and usage; they refer to it by a string, so there is no import circle."""
 
 from tenants.models.audit import AuditEvent
-from tenants.models.builds import BuildCancelled, BuildRunning, BuildStopped, IndexBuild, LeaseLost, SkippedImage
+from tenants.models.builds import BuildRunning, IndexBuild, SkippedImage
 from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
 from tenants.models.confinement import Confinement, is_confined
+from tenants.models.jobs import Job, JobCancelled, JobStopped, LeaseLost
 from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
 from tenants.models.searches import DailySearches, SearchChannel, SearchOutcome
@@ -16,14 +17,15 @@ __all__ = [
     "ApiKey",
     "ApiKeyQuerySet",
     "AuditEvent",
-    "BuildCancelled",
     "BuildRunning",
-    "BuildStopped",
     "Company",
     "CompanyQuerySet",
     "Confinement",
     "DailySearches",
     "IndexBuild",
+    "Job",
+    "JobCancelled",
+    "JobStopped",
     "LeaseLost",
     "LiveChange",
     "LiveChangeQuerySet",

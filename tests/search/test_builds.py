@@ -16,7 +16,7 @@ from search.builds import run_build
 from search.engine import storage
 from search.engine.errors import NothingToIndex
 from search.tasks import carry_out_build, look_after_companies
-from tenants.models import BuildCancelled, Company, IndexBuild, LeaseLost
+from tenants.models import Company, IndexBuild, JobCancelled, LeaseLost
 from tests.conftest import paint
 from tests.engine.build.test_builder import LONG_AGO, assert_same_index, colour_of
 from tests.support.fakes import BLUE, RED, FakeEmbedder
@@ -126,7 +126,7 @@ def test_a_build_that_is_lost_right_before_its_publication_publishes_nothing(
             IndexBuild.objects.filter(pk=build.pk).update(lease="another worker's")
 
     monkeypatch.setattr(storage.IndexWriter, "_finish_files", lose)
-    with pytest.raises(BuildCancelled if stop == "cancel" else LeaseLost):
+    with pytest.raises(JobCancelled if stop == "cancel" else LeaseLost):
         run_build(build)
     assert not storage.has_index(acme.embeddings_directory)
     build.refresh_from_db()

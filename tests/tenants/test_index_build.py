@@ -10,7 +10,7 @@ from django.db import IntegrityError, connection, connections, transaction
 from django.db.models.functions import Now
 
 from tenants.audit import Actor, Channel, on_command_line
-from tenants.models import BuildCancelled, Company, IndexBuild, LeaseLost
+from tenants.models import Company, IndexBuild, JobCancelled, LeaseLost
 from tenants.signals import build_queued
 from tests.support.processes import Site
 
@@ -178,7 +178,7 @@ def test_the_worker_of_a_cancelled_build_is_told_and_changes_nothing(
     build = running(acme)
     assert IndexBuild.objects.get(pk=build.pk).cancel()
     before = row(build)
-    with pytest.raises(BuildCancelled, match="build of acme was cancelled"):
+    with pytest.raises(JobCancelled, match="build of acme was cancelled"):
         write(build)
     assert row(build) == before
 

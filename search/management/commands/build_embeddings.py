@@ -20,7 +20,7 @@ from search.management.progress import ProgressDisplay
 from search.monitoring.durations import format_seconds
 from search.stopping import StopRequested
 from tenants import audit
-from tenants.models import NAME_PATTERN, BuildRunning, BuildStopped, Company
+from tenants.models import NAME_PATTERN, BuildRunning, Company, JobStopped
 
 _WISHES = ("full", "checksum", "allow_empty")
 
@@ -91,7 +91,7 @@ class Command(OperatorCommand):
                 self._tell(self._build_company(found, input_dir, _options(options)))
         except EarlierIndexFound as error:
             raise CommandError(f"{error}: give --earlier-index use, or --earlier-index remove") from error
-        except (EngineError, BuildRunning, BuildStopped, ValidationError) as error:
+        except (EngineError, BuildRunning, JobStopped, ValidationError) as error:
             raise CommandError("; ".join(getattr(error, "messages", [str(error)]))) from error
         except (StopRequested, KeyboardInterrupt) as error:
             text = str(error) or "The build was stopped; the work done so far is kept"

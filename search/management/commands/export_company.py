@@ -9,7 +9,7 @@ from search.engine.errors import EngineError
 from search.management.companies import find_company
 from search.management.operator_command import OperatorCommand
 from tenants import audit
-from tenants.models import BuildStopped
+from tenants.models import JobStopped
 
 
 class Command(OperatorCommand):
@@ -27,7 +27,7 @@ class Command(OperatorCommand):
             exported = export_company(
                 found, to.absolute(), with_images=with_images, replace=force, by=audit.on_command_line()
             )
-        except (EngineError, TransferRefused, BuildStopped, OSError) as error:
+        except (EngineError, TransferRefused, JobStopped, OSError) as error:
             raise CommandError(f"Nothing was exported. {error}") from error
         if exported.left_out:
             self.stderr.write(f"{exported.left_out} files could not be read and were left out")
