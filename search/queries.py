@@ -13,7 +13,7 @@ import numpy as np
 from django.conf import settings
 
 from search import overlay, publication, runtime
-from search.engine.errors import CropRefused, IndexNotBuilt
+from search.engine.errors import CropRefused, ImageUnreadable, IndexNotBuilt
 from search.engine.index.folders import Folder, folders_of
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match import Match
@@ -22,7 +22,7 @@ from search.engine.model.embedder import read_prepared
 from search.engine.pictures.crop import Crop
 from search.engine.vectors import Vector, Vectors, unit_length
 from search.monitoring.observation import note_company, stage
-from search.originals import original
+from search.originals import PictureGone, original
 from tenants.models import Company, CompanyQuerySet
 
 DEFAULT_TOP_K = 10
@@ -125,7 +125,8 @@ def search_like(
     """Return the company's pictures closest to some of them and away from others, all of which are left out.
 
     like, at least one, and unlike: ids. crop: of the only picture. company: freshly read from the database.
-    top_k above 50 counts as 50. Raises ImageNotFound, CropRefused, IndexNotBuilt and IndexCorrupt.
+    top_k above 50 counts as 50. Raises ImageNotFound, IndexNotBuilt and IndexCorrupt; with crop also PictureGone and
+    what find_similar() raises, but not ImageUnreadable.
     """
     index = company_index(company)
     if crop:
@@ -164,7 +165,10 @@ def _search_like_part(
     if record is None:
         raise ImageNotFound(f"No picture with the id {image_ids[0]}")
     with original(company, record) as opened:
-        vectors = _embed(index, [QueryPicture(opened.file, record.path)], crop)
+        try:
+            vectors = _embed(index, [QueryPicture(opened.file, record.path)], crop)
+        except ImageUnreadable as error:  # what is wrong is not what the caller has sent
+            raise PictureGone(f"The file of this picture cannot be searched with: {error}") from error
     return _closest(index, [vectors[0]], top_k=top_k, filters=filters, without_ids={record.id})
 
 

@@ -34,6 +34,8 @@ FIELDS: dict[str, Any] = {  # of answers; "Schema.field" where a name means seve
     "FolderBody.name": "Fish",
     "type": "file",
     "score": 0.8731,
+    "match": 91.4,
+    "nothing_similar": False,
     "query_processed": True,
     "timestamp": _TIME,
     "embeddings_path": f"embeddings/{COMPANY}",

@@ -5,6 +5,8 @@ from typing import Any
 
 from rest_framework import serializers
 
+from search.engine.errors import CropRefused
+from search.engine.pictures.crop import MIN_CROP_SIDE, Crop
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.queries import DEFAULT_TOP_K, MAX_TOP_K, Filters
 from search.thumbnails import SIZES
@@ -31,6 +33,20 @@ class LocationField(serializers.CharField):
         return str(super().to_internal_value(data)).strip("/")
 
 
+class CropField(serializers.CharField):
+    """A part of a picture, as fractions of it."""
+
+    def __init__(self, **options: Any) -> None:
+        wrong: dict[str, Any] = dict.fromkeys(("invalid", "blank", "null"), "crop must be x,y,width,height")
+        super().__init__(required=False, trim_whitespace=False, error_messages=wrong, **options)
+
+    def to_internal_value(self, data: Any) -> Crop:  # type: ignore[override]
+        try:
+            return Crop.parse(super().to_internal_value(data))
+        except CropRefused as error:
+            raise serializers.ValidationError(str(error)) from error
+
+
 class SimilarForm(serializers.Serializer[Any]):
     top_k = serializers.IntegerField(
         default=DEFAULT_TOP_K,
@@ -54,7 +70,10 @@ class SimilarForm(serializers.Serializer[Any]):
         max_length=1000,
         help_text="Return only pictures in this folder and its subfolders.",
     )
-
+    crop = CropField(
+        help_text="Search with this part of the picture alone: x,y,width,height from its upper left corner, as "
+        f"fractions of the upright picture, such as 0.25,0.1,0.5,0.4. At least {MIN_CROP_SIDE} pixels wide and high.",
+    )
     urls = serializers.BooleanField(
         default=False,
         help_text="Give each result signed URLs, `url` of the picture and `thumbnail_url`, which work in a browser "
@@ -143,6 +162,15 @@ def validated(form: type[serializers.Serializer[Any]], data: Any) -> dict[str, A
 def _shared(form: type[serializers.Serializer[Any]]) -> serializers.Serializer[Any]:
     """Return a form for all requests: making one copies its fields, and validation leaves nothing in it."""
     return form()
+
+
+def ignored(form: type[serializers.Serializer[Any]], data: Any, query: Any = ()) -> list[str]:
+    """Return the names of what was sent without effect, sorted.
+
+    data: where the form's fields are. query: the parameters of the address, where these are none of them.
+    """
+    known = _shared(form).fields.keys() & set(data)
+    return sorted({*data, *query} - known)
 
 
 def filters(form: dict[str, Any]) -> Filters:

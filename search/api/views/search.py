@@ -1,5 +1,6 @@
 """Searches with an uploaded picture or one of the company's own, under /api/search/."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -8,7 +9,7 @@ from rest_framework.response import Response
 
 from search import queries
 from search.api.answers import ErrorBody, SearchBody, search_body
-from search.api.forms import SearchForm, SimilarForm, filters, validated
+from search.api.forms import SearchForm, SimilarForm, filters, ignored, validated
 from search.api.responses import FAULT, NO_KEY, NO_PICTURES, UNUSABLE
 from search.http.access import caller_key, readable_company, viewer_of
 from search.http.bodies import ImageFormParser
@@ -43,10 +44,12 @@ class _ApiSearchView(CountedSearchView):
         self.searched = company = readable_company(self.request, name)
         return company
 
-    def answer(self, company: Company, found: Found, *, viewer: Viewer | None, remaining: int | None) -> Response:
+    def answer(
+        self, company: Company, found: Found, *, viewer: Viewer | None, remaining: int | None, ignored: Sequence[str]
+    ) -> Response:
         self.note_best(found.matches)
         headers = {} if remaining is None else {QUOTA_REMAINING: str(remaining)}
-        return Response(search_body(company, found, viewer=viewer), headers=headers)
+        return Response(search_body(company, found, viewer=viewer, ignored=ignored), headers=headers)
 
 
 class SearchView(_ApiSearchView):
@@ -73,8 +76,11 @@ class SearchView(_ApiSearchView):
         pictures = [QueryPicture(form["image"], form["image"].name)]
         viewer = viewer_of(request, searched) if form["urls"] else None
         with counted_search(searched) as remaining:
-            found = queries.search(searched, pictures, top_k=form["top_k"], filters=filters(form))
-        return self.answer(searched, found, viewer=viewer, remaining=remaining)
+            found = queries.search(
+                searched, pictures, crop=form.get("crop"), top_k=form["top_k"], filters=filters(form)
+            )
+        without_effect = ignored(SearchForm, request.data, request.query_params)
+        return self.answer(searched, found, viewer=viewer, remaining=remaining, ignored=without_effect)
 
 
 class SimilarView(_ApiSearchView):
@@ -85,7 +91,9 @@ class SimilarView(_ApiSearchView):
             400: OpenApiResponse(ErrorBody, "The company is unknown, or a parameter is invalid"),
             401: NO_KEY,
             403: NO_PICTURES,
-            404: OpenApiResponse(ErrorBody, "The company has no picture with this id"),
+            404: OpenApiResponse(
+                ErrorBody, "The company has no picture with this id, or its file, for `crop`, is gone"
+            ),
             500: FAULT,
             503: UNUSABLE,
         },
@@ -96,8 +104,11 @@ class SimilarView(_ApiSearchView):
         form = validated(SimilarForm, request.query_params)
         viewer = viewer_of(request, searched) if form["urls"] else None
         with counted_search(searched) as remaining:
-            found = queries.search_like(searched, [str(image_id)], top_k=form["top_k"], filters=filters(form))
-        return self.answer(searched, found, viewer=viewer, remaining=remaining)
+            found = queries.search_like(
+                searched, [str(image_id)], crop=form.get("crop"), top_k=form["top_k"], filters=filters(form)
+            )
+        without_effect = ignored(SimilarForm, request.query_params)
+        return self.answer(searched, found, viewer=viewer, remaining=remaining, ignored=without_effect)
 
 
 @extend_schema(exclude=True)

@@ -37,11 +37,12 @@ class Crop:
         return cls(x, y, min(width, 1 - x), min(height, 1 - y))
 
     def require_pixels(self, size: tuple[int, int]) -> None:
-        """Raise CropRefused where too few pixels of an upright picture of this size are left."""
+        """Raise CropRefused where too few pixels are left of an upright picture of this size; all of it is enough."""
         left, top, right, bottom = self.box(size)
-        if min(right - left, bottom - top) < MIN_CROP_SIDE:
+        kept = right - left, bottom - top
+        if min(kept) < MIN_CROP_SIDE and kept != size:
             raise CropRefused(
-                f"crop leaves {right - left} x {bottom - top} pixels of {size[0]} x {size[1]}: "
+                f"crop leaves {kept[0]} x {kept[1]} pixels of {size[0]} x {size[1]}: "
                 f"at least {MIN_CROP_SIDE} x {MIN_CROP_SIDE} are needed"
             )
 

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 from search import queries
 from search.api.answers import found_body
 from search.engine import storage
-from search.engine.errors import EngineError
+from search.engine.errors import CropRefused, EngineError
+from search.engine.pictures.crop import Crop
 from search.http.errors import body_of, error_body
 from search.management.operator_command import OperatorCommand
 
@@ -22,6 +23,7 @@ class Command(OperatorCommand):
         where = parser.add_mutually_exclusive_group(required=True)
         where.add_argument("--company", help="company to search")
         where.add_argument("--embeddings_dir", type=Path, help="index directory to search")
+        parser.add_argument("--crop", type=_crop, help="search with this part of the picture alone: x,y,width,height")
         parser.add_argument("--top_k", type=_at_least_one, default=queries.DEFAULT_TOP_K)
         parser.add_argument("--images_base_dir", type=Path, help="print absolute paths, below this directory")
 
@@ -31,6 +33,7 @@ class Command(OperatorCommand):
         query_image: Path,
         company: str | None,
         embeddings_dir: Path | None,
+        crop: Crop | None,
         top_k: int,
         images_base_dir: Path | None,
         **options: Any,
@@ -41,7 +44,7 @@ class Command(OperatorCommand):
             else:
                 search = partial(queries.search, queries.find_company(company or ""))
             with query_image.open("rb") as image:
-                found = search([queries.QueryPicture(image, query_image.name)], top_k=top_k)
+                found = search([queries.QueryPicture(image, query_image.name)], crop=crop, top_k=top_k)
         except OSError as error:
             message = f"{error.filename or query_image} cannot be read: {error.strerror}"
             self._fail(error_body(message, "file_unreadable"))
@@ -61,6 +64,13 @@ class Command(OperatorCommand):
     def _fail(self, body: dict[str, Any]) -> NoReturn:
         self.stdout.write(json.dumps(body))
         sys.exit(1)
+
+
+def _crop(text: str) -> Crop:
+    try:
+        return Crop.parse(text)
+    except CropRefused as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def _at_least_one(text: str) -> int:

@@ -189,7 +189,7 @@ def one_company(acme: Company) -> Any:
     @schema.hook
     def map_body(context: Any, body: dict[str, Any]) -> dict[str, Any]:
         location = body.get("location", "").replace("\0", "")  # which the schema has no word for
-        return {**body, "location": location, "image": picture(RED).getvalue()}
+        return {**body, "location": location, "crop": "0,0,1,1", "image": picture(RED).getvalue()}
 
     return schema
 

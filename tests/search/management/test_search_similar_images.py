@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.test import Client
+from PIL import Image
 
 from search import runtime
 from tenants.models import Company
@@ -61,6 +62,19 @@ def test_answer_is_that_of_the_api(run: Run, client: Client, acme: Company, quer
 def test_top_k_says_how_many(run: Run, acme: Company, query: Path, top_k: int, found: int) -> None:
     body, code = run("--query_image", query, "--company", "acme", "--top_k", top_k)
     assert (body["total_results"], len(body["results"]), code) == (found, found, 0)
+
+
+def test_a_part_of_the_picture_is_searched_with(run: Run, acme: Company, tmp_path: Path) -> None:
+    scene = Image.new("RGB", (100, 50), RED)
+    scene.paste(BLUE, (80, 0, 100, 50))
+    scene.save(tmp_path / "scene.png")
+    arguments = "--query_image", tmp_path / "scene.png"
+    assert run(*arguments, "--company", "acme")[0]["results"][0]["fullPath"] == "Warm/Red one.png"
+    for where in (["--company", "acme"], ["--embeddings_dir", acme.embeddings_directory]):
+        body, code = run(*arguments, *where, "--crop", "0.8,0,0.2,1")
+        assert (body["results"][0]["fullPath"], code) == ("blue.png", 0)
+        require_error(run(*arguments, *where, "--crop=0.8,0,0.3,1"), "inside the picture")
+        require_error(run(*arguments, *where, "--crop", "0,0,0.1,0.1"), "at least 16 x 16")
 
 
 def test_directory_of_an_index_is_searched_without_a_company(
