@@ -124,6 +124,8 @@ MAX_PIXELS = read(
     whole_number(1),
     "a number of pixels (width times height) of at least 1",
 )
+# Whether searches use a new model once a build has made an index with it, or once somebody says so.
+MODEL_SWITCH = read("IMAGESEARCH_MODEL_SWITCH", "automatic", one_of("automatic", "manual"), "automatic or manual")
 KEEP_GENERATIONS = read("IMAGESEARCH_KEEP_GENERATIONS", "2", whole_number(0), "a whole number of at least 0")
 WRITE_EMBEDDINGS_NPY = read("IMAGESEARCH_WRITE_EMBEDDINGS_NPY", "true", boolean, "true or false")
 FOLD_SECONDS = read("IMAGESEARCH_FOLD_SECONDS", "600", whole_number(1), "a whole number of seconds of at least 1")

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,13 +13,22 @@ from django.conf import settings
 from filelock import FileLock
 from PIL import Image
 
-from search.engine.errors import StillUnavailable, WeightsUnavailable
-from search.engine.index.index import ImageIndex, IndexInfo
-from search.engine.model import onnx_model
+from search.engine.errors import ModelMismatch, StillUnavailable, WeightsUnavailable
+from search.engine.index.index import ImageIndex
+from search.engine.model import kept, onnx_model
 from search.engine.model.downloads import fetch
 from search.engine.model.embedder import Embedder
+from search.engine.model.names import ENTRY_FILES
 from search.engine.model.passport import ModelPassport
-from search.engine.model.weights import BUILTIN, Weights, builtin_weights, entries_at_hand, find_weights
+from search.engine.model.weights import (
+    BUILTIN,
+    BUILTIN_FILE,
+    Weights,
+    builtin_weights,
+    entries_at_hand,
+    entry_path,
+    find_weights,
+)
 from search.engine.pictures.gates import Lanes
 from search.engine.storage.cache import IndexCache
 from search.engine.storage.verification import Verifier
@@ -30,10 +39,14 @@ logger = logging.getLogger(__name__)
 DEMO = "demo"  # the one company that may do without the configured weights
 
 _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # NVIDIA, WSL, AMD
+# Weights whose files were read, by name and stamp of the file. Whoever finds a stamp missing adds it.
+_found: dict[tuple[str, int, int, int], Weights] = {}
 _threads = os.cpu_count() or 1  # of one run of the model; a server's process sets it before it loads the model
 _BEGAN = time.monotonic()
 _BELIEVED_SECONDS = 300.0  # weights that could not be had are asked for again so seldom, by the machine
 _lives_long = False  # a server's process and a worker set it
+FURTHER_IDLE_SECONDS = 600.0  # after so long without a use the further model is let go
+_KEPT_AT_LEAST_SECONDS = 3600.0  # a copy of weights, whoever needs it: a build that has just kept it is not done yet
 
 T = TypeVar("T")
 
@@ -62,8 +75,60 @@ class _MadeOnce(Generic[T]):
             self._made = made
 
 
+class _Further:
+    """The one model beside the configured one and the built-in one, for indexes that an earlier model made.
+
+    lock guards the loading, so that all who ask at a time wait for one instance, and the letting go. Who embeds with a
+    model that is let go, or gives way to another, holds it until that is done.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._embedder: Embedder | None = None  # replaced whole: read without the lock
+        self._used_at = 0.0
+
+    def find(self, fingerprint: str) -> Embedder | None:
+        """Return the embedder of this fingerprint if it is loaded."""
+        embedder = self._embedder
+        if embedder is None or embedder.passport.fingerprint != fingerprint:
+            return None
+        self._used_at = time.monotonic()
+        return embedder
+
+    def get(self, fingerprint: str, load: Callable[[], Embedder]) -> Embedder:
+        with self._lock:
+            found = self.find(fingerprint)
+            if found is None:
+                self._embedder = None  # first: two of them are not held at a time
+                self._embedder = found = load()
+                self._used_at = time.monotonic()
+                self._look_again_in(FURTHER_IDLE_SECONDS)
+        return found
+
+    def put(self, embedder: Embedder | None) -> None:
+        with self._lock:
+            self._embedder = embedder
+
+    def _look_again_in(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._let_go_if_idle, [self._embedder])
+        timer.daemon = True
+        timer.start()
+
+    def _let_go_if_idle(self, loaded: Embedder) -> None:
+        with self._lock:
+            if self._embedder is not loaded:
+                return
+            left = self._used_at + FURTHER_IDLE_SECONDS - time.monotonic()
+            if left > 0:
+                self._look_again_in(left)
+                return
+            self._embedder = None
+        logger.info("Let go of the model with the weights %s: nobody needed it", loaded.passport)
+
+
 _configured: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(settings.WEIGHTS))
 _builtin: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(BUILTIN))
+_further = _Further()
 _gate: _MadeOnce[Lanes] = _MadeOnce(lambda: _make_gate())
 _indexes: _MadeOnce[IndexCache] = _MadeOnce(lambda: CountedCache(settings.CACHE_BYTES))
 _verifier: _MadeOnce[Verifier] = _MadeOnce(lambda: Verifier(Path(settings.CACHE_DIR) / "verified"))
@@ -77,6 +142,11 @@ def use(embedder: Embedder) -> None:
 def use_as_builtin(embedder: Embedder) -> None:
     """Make an embedder the process's own, in place of the one of the built-in weights, until reset()."""
     _builtin.put(embedder)
+
+
+def use_also(embedder: Embedder) -> None:
+    """Make an embedder the process's further one, as if its weights were at hand, until reset()."""
+    _further.put(embedder)
 
 
 def use_threads(number: int) -> None:
@@ -96,8 +166,9 @@ def believe_others() -> None:
 
 def reset() -> None:
     """Forget the embedders and the indexes, so that the process is as one that has just begun."""
-    for each in (_configured, _builtin, _gate, _indexes, _verifier):
+    for each in (_configured, _builtin, _further, _gate, _indexes, _verifier):
         each.put(None)
+    _found.clear()
 
 
 def gate() -> Lanes:
@@ -187,16 +258,133 @@ def fetch_weights(name: str) -> Weights:
     return fetch(name, hub=_hub(), cache=settings.CACHE_DIR, believed_seconds=_believed_seconds())
 
 
+# By fingerprint ------------------------------------------------------------------------------------------------------
+
+
 def embedder_for(index: ImageIndex) -> Embedder:
-    """Return the embedder whose vectors may be compared with the index's. Raises ModelMismatch where there is none."""
-    chosen = builtin_embedder() if _is_of_builtin(index.info) else embedder()
-    index.require_model(chosen.passport)
-    return chosen
+    """Return the embedder whose vectors may be compared with the index's. Raises as embedder_of() does."""
+    return embedder_of(index.info.passport) if index.info.passport else embedder()
 
 
-def _is_of_builtin(info: IndexInfo) -> bool:
-    """Tell whether the built-in weights made an index; another file may bear their name."""
-    return info.weights == BUILTIN and info.passport == builtin_weights().passport
+def embedder_of(passport: ModelPassport) -> Embedder:
+    """Return the embedder of the weights with this fingerprint, wherever they lie; a further one is loaded for it.
+
+    Raises ModelMismatch where these weights are gone, and WeightsUnavailable where they may be the configured ones,
+    which cannot be had.
+    """
+    fingerprint = passport.fingerprint
+    if (found := _find_loaded(fingerprint)) is not None:
+        return found
+    name = _find_name(fingerprint)
+    if name == settings.WEIGHTS:
+        found = embedder()  # which may be older than its file
+    elif name == BUILTIN:
+        found = builtin_embedder()
+    elif name is not None:
+        found = _further.get(fingerprint, lambda: _load(name))
+    else:
+        found = embedder()  # perhaps it is downloaded
+    if found.passport.fingerprint != fingerprint and name is not None:
+        found = _further.get(fingerprint, lambda: _load(name))
+    if found.passport.fingerprint != fingerprint:
+        raise ModelMismatch(_missing(passport))
+    return found
+
+
+def find_passport(fingerprint: str) -> ModelPassport | None:
+    """Return the passport of the weights with this fingerprint if they are on this machine; nothing is loaded."""
+    if (loaded := _find_loaded(fingerprint)) is not None:
+        return loaded.passport
+    if fingerprint in (copies := kept.kept_passports(_kept_place())):
+        return copies[fingerprint]
+    return next((weights.passport for _, weights in _at_hand() if weights.passport.fingerprint == fingerprint), None)
+
+
+def configured_model() -> ModelPassport | None:
+    """Return the passport of the configured weights; None where they are not on this machine. Nothing is loaded."""
+    if _configured.is_made:
+        return _configured.get().passport
+    try:
+        weights = _find_weights(settings.WEIGHTS)
+    except WeightsUnavailable:
+        return None
+    return weights.passport if weights else None
+
+
+def missing_weights(passport: ModelPassport) -> str:
+    """Return in a sentence that the weights of an index are not on this machine; "" where they are."""
+    return "" if find_passport(passport.fingerprint) else _missing(passport)
+
+
+def keep_weights(passport: ModelPassport) -> None:
+    """Keep a copy of the weights of an index beside the indexes; where that fails, the log says why."""
+    for _, weights in _at_hand():
+        if weights.passport.fingerprint == passport.fingerprint:
+            try:
+                kept.keep(weights, _kept_place())
+            except (OSError, WeightsUnavailable) as error:
+                logger.warning("No copy of the weights %s is kept: %s", passport, error)
+            return
+    logger.info("No copy of the weights %s is kept: their file is gone", passport)
+
+
+def drop_kept_weights(needed: Collection[str]) -> None:
+    """Remove the copies of weights of other fingerprints. Raises OSError."""
+    for fingerprint in kept.drop(_kept_place(), needed=needed, older_than=_KEPT_AT_LEAST_SECONDS):
+        logger.info("The copy of the weights %s is removed: no index needs it", fingerprint[:12])
+
+
+def _missing(passport: ModelPassport) -> str:
+    return (
+        f"The index was made with the weights {passport}, which are not on this machine any more: set "
+        "IMAGESEARCH_WEIGHTS to their file, or rebuild the index with build_embeddings"
+    )
+
+
+def _find_loaded(fingerprint: str) -> Embedder | None:
+    for each in (_configured, _builtin):
+        if each.is_made and each.get().passport.fingerprint == fingerprint:
+            return each.get()
+    return _further.find(fingerprint)
+
+
+def _find_name(fingerprint: str) -> str | None:
+    """Return what find_weights calls the weights of this fingerprint; None where they are not on this machine."""
+    return next((name for name, weights in _at_hand() if weights.passport.fingerprint == fingerprint), None)
+
+
+def _at_hand() -> Iterator[tuple[str, Weights]]:
+    """Yield all weights on this machine, with what find_weights calls them: the configured ones first."""
+    copies = [str(kept.kept_path(fingerprint, _kept_place())) for fingerprint in kept.kept_passports(_kept_place())]
+    for name in dict.fromkeys([settings.WEIGHTS, BUILTIN, *entries_at_hand(hub=_hub()), *copies]):
+        with suppress(WeightsUnavailable):
+            if weights := _find_weights(name):
+                yield name, weights
+
+
+def _find_weights(name: str) -> Weights | None:
+    """Return what find_weights does; a file of which nothing has changed is read once. Raises WeightsUnavailable."""
+    try:
+        stat = _file_of(name).stat()
+    except OSError:
+        return find_weights(name, hub=_hub())
+    stamp = (name, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if stamp not in _found:
+        found = find_weights(name, hub=_hub())
+        if found is None:
+            return None
+        _found[stamp] = found
+    return _found[stamp]
+
+
+def _file_of(name: str) -> Path:
+    if name == BUILTIN:
+        return BUILTIN_FILE
+    return entry_path(name, hub=_hub()) if name in ENTRY_FILES else Path(name)
+
+
+def _kept_place() -> Path:
+    return Path(settings.EMBEDDINGS_DIR) / ".weights"
 
 
 def embedders_at_hand() -> list[Embedder]:

@@ -1,24 +1,154 @@
-"""When a server's process loads its model, and the demo, which follows the weights that are on the machine.
+"""Which model a company's searches use, and how they come to use another one.
 
-Any other company keeps its model until an operator builds its index anew.
+A build with another model than the index that serves makes a candidate: see search/builds.py. Here is what people ask
+for: to use the new model, and to go back to the model before. And when a server's process loads its model, and the
+demo, which follows the weights that are on the machine.
 """
 
 import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 
 from search import publication, runtime
-from search.engine.errors import EngineError, IndexUnusable, LoadingStopped, StillUnavailable, WeightsUnavailable
+from search.engine import storage
+from search.engine.errors import (
+    EngineError,
+    IndexNotBuilt,
+    IndexUnusable,
+    LoadingStopped,
+    StillUnavailable,
+    WeightsUnavailable,
+)
 from search.engine.model.passport import ModelPassport
 from search.engine.model.weights import BUILTIN
-from tenants.models import Company
+from tenants import audit
+from tenants.models import Company, IndexBuild
 
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_SECONDS = 5.0  # for a file; runtime asks the network more seldom
+
+
+class NoOtherModel(Exception):
+    """There is no new model to use, or none to go back to; the message says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How the results of a candidate differ from those of the index that serves."""
+
+    overlap: float | None  # share, 0 to 1, of the first ten results that both have; None where nothing was compared
+    overlap_tried: int  # pictures of both that were searched for
+    neighbours: float | None  # per cent of the candidate's pictures whose nearest neighbour lies in their own folder
+    neighbours_before: float | None  # of those of the index that serves
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Where a company stands between two models."""
+
+    used: ModelPassport | None  # made the index that searches use; None: there is none, or nobody recorded it
+    missing: str  # says that its weights are not on this machine, so that searches answer 503; "" where they are
+    wanted: ModelPassport | None  # what the next build uses; None where its weights are not on this machine
+    keeps_own: bool  # wanted is a model of its own instead of the configured one, since somebody went back to it
+    candidate: storage.Generation | None  # made with another model, waits to be used
+    comparison: Comparison | None  # of the candidate
+    before: ModelPassport | None  # what step_back() goes back to
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the index that serves is of the model that the next build uses."""
+        return bool(self.used and self.wanted and self.used.fingerprint == self.wanted.fingerprint)
+
+    @property
+    def has_new(self) -> bool:
+        """Whether there is a new model that use_new() would have searches use."""
+        return self.candidate is not None or self.keeps_own
+
+
+def stand(company: Company) -> Stand:
+    """Return where the company stands, without loading an index or a model. Raises IndexCorrupt.
+
+    company: freshly read from the database.
+    """
+    used = _used(company)
+    return Stand(
+        used=used,
+        missing=runtime.missing_weights(used) if used else "",
+        wanted=runtime.find_passport(company.own_model) if company.own_model else runtime.configured_model(),
+        keeps_own=bool(company.own_model),
+        candidate=_candidate(company),
+        comparison=_comparison(company),
+        before=_before(company),
+    )
+
+
+def _used(company: Company) -> ModelPassport | None:
+    try:
+        return publication.info(company).passport
+    except IndexNotBuilt:
+        return None
+
+
+def _candidate(company: Company) -> storage.Generation | None:
+    known = publication.generations(company)
+    return next((each for each in known if each.name == company.candidate), None)
+
+
+def _comparison(company: Company) -> Comparison | None:
+    build = company.builds.filter(candidate=company.candidate).first() if company.candidate else None
+    if build is None:
+        return None
+    return Comparison(
+        overlap=build.overlap,
+        overlap_tried=build.overlap_tried or 0,
+        neighbours=_neighbours(build.neighbours_tried, build.neighbours_own),
+        neighbours_before=_neighbours(build.neighbours_tried_before, build.neighbours_own_before),
+    )
+
+
+def _neighbours(tried: int | None, own: int | None) -> float | None:
+    return 100 * (own or 0) / tried if tried else None
+
+
+def _before(company: Company) -> ModelPassport | None:
+    if not company.model_before or company.own_model:
+        return None
+    return runtime.find_passport(company.model_before)
+
+
+def use_new(company: Company, *, by: audit.Actor) -> IndexBuild:
+    """Have searches use the new model, the configured one, and return the queued build that does it.
+
+    The build goes on from the candidate where there is one. company: freshly read from the database.
+    Raises NoOtherModel where searches use that model already, and IndexCorrupt.
+    """
+    now = stand(company)
+    if now.is_current and not now.keeps_own:
+        raise NoOtherModel(f"{company} uses the new model already")
+    with transaction.atomic():
+        Company.objects.filter(pk=company.pk).update(own_model="")
+        audit.record(by, audit.Action.MODEL_CHOSEN, company, f"the new one: {runtime.configured_model()}")
+        return company.queue_build(switch=True, by=by)
+
+
+def step_back(company: Company, *, by: audit.Actor) -> IndexBuild:
+    """Have searches use the model before the last change, and return the queued build that does it.
+
+    Builds stay with that model until use_new(). company: freshly read from the database.
+    Raises NoOtherModel where there is none, and IndexCorrupt.
+    """
+    before = stand(company).before
+    if before is None:
+        raise NoOtherModel(f"{company} has no model before to go back to")
+    with transaction.atomic():
+        Company.objects.filter(pk=company.pk).update(own_model=before.fingerprint)
+        audit.record(by, audit.Action.MODEL_CHOSEN, company, f"the one before: {before}")
+        return company.queue_build(switch=True, by=by)
 
 
 def warm_up_now_or_later(*, look_again_seconds: float = _LOOK_AGAIN_SECONDS) -> None:

@@ -47,6 +47,7 @@ class AuditEvent(SavedOnce):
         COMPANY_EXPORTED = "company exported", "company exported"
         INDEX_IMPORTED = "index imported", "index imported"
         INDEX_ROLLED_BACK = "index rolled back", "index rolled back"
+        MODEL_CHOSEN = "model chosen", "model chosen"
         KEY_MADE = "key made", "API key created"
         KEY_REVOKED = "key revoked", "API key revoked"
         USER_CONFINED = "user confined", "user confined to companies"

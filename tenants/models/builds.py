@@ -29,12 +29,17 @@ class IndexBuild(Job):
     checksum = models.BooleanField(default=False, help_text="Compare contents, not only sizes and times.")
     allow_empty = models.BooleanField(default=False, help_text="Allow an empty folder to empty the index.")
     fold = models.BooleanField(default=False, help_text="Only merge live changes into the index.")
+    # Columns that came later have a database default, see Company.
+    switch = models.BooleanField(
+        default=False, db_default=False, help_text="Its model is used at once, also where a person would choose."
+    )
     image_folder = models.TextField(blank=True, help_text="Instead of the company's own.")
-    # What was asked for while it ran. Columns that came later have a database default, see Company.
+    # What was asked for while it ran.
     follow_up = models.BooleanField(default=False, db_default=False, help_text="Another build follows it.")
     follow_up_full = models.BooleanField(default=False, db_default=False)
     follow_up_checksum = models.BooleanField(default=False, db_default=False)
     follow_up_allow_empty = models.BooleanField(default=False, db_default=False)
+    follow_up_switch = models.BooleanField(default=False, db_default=False)
     follow_up_requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
@@ -46,12 +51,30 @@ class IndexBuild(Job):
     images_per_second = models.FloatField(null=True)
     total_images = models.PositiveIntegerField(null=True, help_text="Pictures in the new index.")
     weights = models.CharField(max_length=200, blank=True, help_text="Weights of the model that made the vectors.")
+    fingerprint = models.CharField(
+        max_length=64, blank=True, default="", db_default="", help_text="That of this model."
+    )
     neighbours_tried = models.PositiveIntegerField(
         null=True, default=None, db_default=None, help_text="Pictures whose nearest neighbour was looked at."
     )
     neighbours_own = models.PositiveIntegerField(
         null=True, default=None, db_default=None, help_text="Those of them whose nearest neighbour is in their folder."
     )
+    # Where another model made the index that was used until then:
+    candidate = models.CharField(
+        max_length=64, blank=True, default="", db_default="", help_text="The generation that the new model made."
+    )
+    weights_before = models.CharField(
+        max_length=200, blank=True, default="", db_default="", help_text="Weights of the model before."
+    )
+    overlap_tried = models.PositiveIntegerField(
+        null=True, default=None, db_default=None, help_text="Pictures that were searched for with both models."
+    )
+    overlap = models.FloatField(
+        null=True, default=None, db_default=None, help_text="Share of the first ten results that both have, 0 to 1."
+    )
+    neighbours_tried_before = models.PositiveIntegerField(null=True, default=None, db_default=None)
+    neighbours_own_before = models.PositiveIntegerField(null=True, default=None, db_default=None)
     full_reason = models.TextField(blank=True, help_text="Why all pictures were processed.")
 
     objects = IndexBuildQuerySet.as_manager()
@@ -84,13 +107,16 @@ class IndexBuild(Job):
         """What it does, in the words of every page, message and audit."""
         if self.fold:
             return "live changes only"
-        return _description(full=self.full, checksum=self.checksum, allow_empty=self.allow_empty)
+        return _description(full=self.full, checksum=self.checksum, allow_empty=self.allow_empty, switch=self.switch)
 
     @property
     def follow_up_description(self) -> str:
         """What the build does that follows it."""
         return _description(
-            full=self.follow_up_full, checksum=self.follow_up_checksum, allow_empty=self.follow_up_allow_empty
+            full=self.follow_up_full,
+            checksum=self.follow_up_checksum,
+            allow_empty=self.follow_up_allow_empty,
+            switch=self.follow_up_switch,
         )
 
     def hand_to_workers(self) -> None:
@@ -133,6 +159,7 @@ class IndexBuild(Job):
                 full=ended.follow_up_full,
                 checksum=ended.follow_up_checksum,
                 allow_empty=ended.follow_up_allow_empty,
+                switch=ended.follow_up_switch,
                 requested_by=ended.follow_up_requested_by,
             )
 
@@ -142,10 +169,11 @@ class IndexBuild(Job):
             IndexBuild.objects.filter(pk=self.pk).update(error=self.error)
 
 
-def _description(*, full: bool, checksum: bool, allow_empty: bool) -> str:
+def _description(*, full: bool, checksum: bool, allow_empty: bool, switch: bool) -> str:
     text = "all pictures" if full else "changed pictures only"
     text += ", contents compared" if checksum else ""
-    return f"{text}, even if there are none" if allow_empty else text
+    text += ", even if there are none" if allow_empty else ""
+    return f"{text}, its model is used at once" if switch else text
 
 
 def _with_what_was_to_follow() -> dict[str, Any]:
@@ -164,6 +192,7 @@ def _with_what_was_to_follow() -> dict[str, Any]:
         "allow_empty": models.Case(
             models.When(followed & elsewhere, then=models.F("follow_up_allow_empty")), default=either("allow_empty")
         ),
+        "switch": either("switch"),
         "fold": models.Case(models.When(followed, then=False), default=models.F("fold")),
         "image_folder": models.Case(
             models.When(followed, then=models.Value("", models.TextField())), default=models.F("image_folder")
@@ -172,6 +201,7 @@ def _with_what_was_to_follow() -> dict[str, Any]:
         "follow_up_full": False,
         "follow_up_checksum": False,
         "follow_up_allow_empty": False,
+        "follow_up_switch": False,
         "follow_up_requested_by": None,
     }
 

@@ -124,6 +124,28 @@ class Company(models.Model):
         db_default=0,
         help_text="Live changes up to this one are in every index that is kept and have been deleted here.",
     )
+    candidate = models.CharField(  # noqa: DJ001, NULL like generation
+        max_length=64,
+        null=True,
+        default=None,
+        db_default=None,
+        editable=False,
+        help_text="A generation made with another model than the one that searches use; it waits to be used.",
+    )
+    own_model = models.CharField(
+        max_length=64,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="Fingerprint of the model that builds use instead of the configured one.",
+    )
+    model_before = models.CharField(
+        max_length=64,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="Fingerprint of the model that searches used before the last change of the model.",
+    )
     fold_planned_at = models.DateTimeField(
         null=True,
         default=None,
@@ -244,6 +266,7 @@ class Company(models.Model):
         full: bool = False,
         checksum: bool = False,
         allow_empty: bool = False,
+        switch: bool = False,
         fold: bool = False,
         by: Actor | None = None,
     ) -> IndexBuild:
@@ -251,10 +274,11 @@ class Company(models.Model):
 
         Asked for while one runs, another follows it, because what has changed since may be missing from it.
         full: process all pictures. checksum: compare contents where size and time say unchanged.
-        allow_empty: an empty folder empties the index. fold: only make the live changes part of the index.
+        allow_empty: an empty folder empties the index. switch: its model is used at once, also where a person would
+        choose that. fold: only make the live changes part of the index.
         Raises Company.DoesNotExist where it was deleted meanwhile.
         """
-        wishes = {"full": full, "checksum": checksum, "allow_empty": allow_empty}
+        wishes = {"full": full, "checksum": checksum, "allow_empty": allow_empty, "switch": switch}
         while True:
             try:
                 with transaction.atomic():
@@ -275,6 +299,7 @@ class Company(models.Model):
         full: bool = False,
         checksum: bool = False,
         allow_empty: bool = False,
+        switch: bool = False,
         image_folder: str = "",
         by: Actor | None = None,
     ) -> IndexBuild:
@@ -289,6 +314,7 @@ class Company(models.Model):
                 full=build.full or full,
                 checksum=build.checksum or checksum,
                 allow_empty=build.allow_empty or allow_empty,
+                switch=build.switch or switch,
                 fold=False,
                 image_folder=image_folder,
             )

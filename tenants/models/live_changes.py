@@ -19,6 +19,16 @@ class LiveChange(models.Model):
     image_id = models.CharField(max_length=36)
     vector = models.BinaryField(null=True, help_text="float32 [960]; empty for a deleted picture.")
     fingerprint = models.CharField(max_length=64, blank=True, help_text="The model that made the vector.")
+    second_vector = models.BinaryField(
+        null=True, default=None, db_default=None, help_text="float32 [960] of the same picture, of another model."
+    )
+    second_fingerprint = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The model that made it; one without a vector could not read the picture.",
+    )
     changed_at = models.DateTimeField(auto_now=True)
 
     objects = LiveChangeQuerySet.as_manager()

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from search.engine import durable
 from search.engine.errors import WeightsUnavailable
@@ -15,6 +17,7 @@ from search.engine.vectors import DIMENSION
 
 BUILTIN_FILE = Path(__file__).with_name("builtin.pth")
 BUILTIN_CARD = BUILTIN_FILE.with_suffix(".json")  # what they are, and their hash
+COPY = re.compile(r"[0-9a-f]{64}\.pth")  # of weights, by their fingerprint; see kept.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ def find_weights(name: str, *, hub: Path) -> Weights | None:
         path = entry_path(name, hub=hub)
         return _weights(path, label=name, transform=TRANSFORMS[name]) if path.is_file() else None
     if Path(name).is_file():
-        return _weights(Path(name), label=Path(name).name, transform=TRANSFORMS["IMAGENET1K_V1"])
+        return _of_file(Path(name))
     raise WeightsUnavailable(
         f"IMAGESEARCH_WEIGHTS={name!r} is neither a file nor one of {', '.join(NAMES)}: "
         "give the path of a mobilenet_v3_large state_dict or one of these names"
@@ -65,8 +68,35 @@ def entries_at_hand(*, hub: Path) -> list[str]:
     return [name for name in ENTRY_FILES if entry_path(name, hub=hub).is_file()]
 
 
+def _of_file(path: Path) -> Weights:
+    if COPY.fullmatch(path.name) and (card := read_card(path)):
+        return _weights(path, label=card[0], transform=card[1])
+    return _weights(path, label=path.name, transform=TRANSFORMS["IMAGENET1K_V1"])
+
+
+def read_card(copy: Path) -> tuple[str, Transform] | None:
+    """Return what is noted beside a copy of weights: what they were called, and the pictures they are meant for."""
+    try:
+        card = json.loads(copy.with_suffix(".json").read_text())
+        resize, crop = (int(card["transform"][name]) for name in ("resize_size", "crop_size"))
+        mean, std = (_colour(card["transform"][name]) for name in ("mean", "std"))
+        return str(card["weights"]), Transform(resize, crop, mean, std)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _colour(numbers: Any) -> tuple[float, float, float]:
+    red, green, blue = map(float, numbers)
+    return red, green, blue
+
+
 def _weights(path: Path, *, label: str, transform: Transform) -> Weights:
-    return Weights(path, ModelPassport(label, _fingerprint(_digest(path), transform)), transform)
+    return Weights(path, ModelPassport(label, fingerprint_of(path, transform)), transform)
+
+
+def fingerprint_of(path: Path, transform: Transform) -> str:
+    """Return the fingerprint of the weights in a file. Raises WeightsUnavailable where it cannot be read."""
+    return _fingerprint(_digest(path), transform)
 
 
 def _digest(path: Path) -> str:
