@@ -6,7 +6,6 @@ Usage: python -m benchmarks.bench [--weights PATH] [--photos DIR] [--only SECTIO
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -336,24 +335,6 @@ def _resident_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-def _machine() -> dict[str, Any]:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
-    }
-
-
 SECTIONS = ("search_stage", "folders", "rebuild", "cold", "http", "build", "memory", "eviction")
 
 
@@ -366,7 +347,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE)
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="imagesearch-bench-"))
-    machine = _machine()
+    machine = installation.machine()
     try:
         bench = Bench(scratch, options.weights, options.photos, options.largest)
         results: dict[str, Any] = {"machine": machine}
