@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
-.PHONY: run test test-slow checks tests bench soak
+.PHONY: run test test-slow checks tests bench quality soak
 
 run: .venv/.installed
 	@$(BIN)/python manage.py prepare
@@ -37,6 +37,9 @@ tests:
 
 bench: .venv/.installed-bench
 	$(BIN)/python -m benchmarks.bench $(BENCH)
+
+quality: .venv/.installed-bench
+	nice $(BIN)/python -m benchmarks.quality $(QUALITY)
 
 soak: .venv/.installed-bench
 	$(BIN)/python -m benchmarks.soak $(SOAK)
