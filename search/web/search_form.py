@@ -1,17 +1,23 @@
 """What the search page is asked: its form, and the address under which the same is asked again."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
 
+from search.engine.errors import CropRefused
+from search.engine.pictures.crop import Crop
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
 from search.queries import MAX_TOP_K, Filters
 
 DEFAULT_TOP = 20
 
 _NOT_ALLOWED = f"This type of file can't be searched with. Use one of {', '.join(ALLOWED_EXTENSIONS)}."
+_NO_CROP = (
+    "The part of the picture must be four numbers from 0 to 1, left, top, width and height, inside the picture: "
+    "0.25,0.1,0.5,0.4."
+)
 
 
 class SearchForm(forms.Form):
@@ -23,6 +29,7 @@ class SearchForm(forms.Form):
         error_messages={"empty": "The picture is empty. Choose another one."},
     )
     like = forms.CharField(required=False, max_length=100)
+    crop = forms.CharField(required=False, max_length=100)
     folder = forms.CharField(required=False, max_length=1000, strip=False)
     min_score = forms.FloatField(
         required=False,
@@ -44,6 +51,13 @@ class SearchForm(forms.Form):
             raise forms.ValidationError(_NOT_ALLOWED)
         return image
 
+    def clean_crop(self) -> Crop | None:
+        text = "".join(self.cleaned_data["crop"].split())
+        try:
+            return Crop.parse(text) if text else None
+        except CropRefused as error:
+            raise forms.ValidationError(_NO_CROP) from error
+
     def clean_folder(self) -> str:
         return str(self.cleaned_data["folder"]).strip("/")
 
@@ -57,6 +71,7 @@ class Query:
 
     image: Any = None  # an uploaded file
     like: str = ""  # the id of one of the company's pictures
+    crop: Crop | None = None  # the part of the picture that counts
     folder: str = ""
     min_score: float | None = None
     top: int = DEFAULT_TOP
@@ -67,8 +82,20 @@ class Query:
 
     def url_parameters(self, **changes: Any) -> str:
         """Return what follows the page's address when this is asked with changes; an upload stands in no URL."""
-        values = {"like": self.like, "folder": self.folder, "min_score": self.min_score, "top": self.top} | changes
+        values = {
+            "like": self.like,
+            "crop": crop_text(self.crop),
+            "folder": self.folder,
+            "min_score": self.min_score,
+            "top": self.top,
+        } | changes
         if values["top"] == DEFAULT_TOP:
             del values["top"]
         given = {name: value for name, value in values.items() if value not in (None, "")}
-        return urlencode(given, errors="replace")  # a name that is no UTF-8 is not found again, and breaks no page
+        # A name that is no UTF-8 is not found again, and breaks no page.
+        return urlencode(given, safe=",", errors="replace")
+
+
+def crop_text(crop: Crop | None) -> str:
+    """Return the text that Crop.parse() reads, "" for none."""
+    return ",".join(f"{side:.9f}".rstrip("0").rstrip(".") for side in astuple(crop)) if crop else ""

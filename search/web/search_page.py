@@ -32,7 +32,7 @@ from search.http.limits import QUOTA_REMAINING, counted_search
 from search.http.signed_urls import Viewer, picture_urls
 from search.queries import CompanyNotFound, Found, ImageNotFound, QueryPicture
 from search.web.curl import search_command, similar_command
-from search.web.search_form import Query, SearchForm
+from search.web.search_form import Query, SearchForm, crop_text
 from search.web.visitors import OwnSession, searchable_by
 from search.web.words import plain_words
 from tenants.models import Company, SearchChannel
@@ -136,11 +136,11 @@ class SearchPage(CountedSearchView):
 
     def _search(self, query: Query) -> Found:
         with counted_search(self.company) as remaining:
+            wanted: Any = {"crop": query.crop, "top_k": query.top, "filters": query.filters}
             if query.image:
-                pictures = [QueryPicture(query.image, query.image.name)]
-                found = queries.search(self.company, pictures, top_k=query.top, filters=query.filters)
+                found = queries.search(self.company, [QueryPicture(query.image, query.image.name)], **wanted)
             else:
-                found = queries.search_like(self.company, [query.like], top_k=query.top, filters=query.filters)
+                found = queries.search_like(self.company, [query.like], **wanted)
         self.remaining = remaining
         return found
 
@@ -157,6 +157,7 @@ class SearchPage(CountedSearchView):
         context = {
             "company": self.company,
             "query": self.query,
+            "crop": crop_text(self.query.crop),
             "query_picture": self._query_picture(),
             "results": results,
             "problem": problem,
@@ -211,7 +212,7 @@ class SearchPage(CountedSearchView):
 
     def _shown(self, record: ImageRecord, score: float | None = None, *, size: int = 320) -> Shown:
         urls = picture_urls(self.company, record.id, viewer=self.viewer, size=size)
-        like = self.query.url_parameters(like=record.id)
+        like = self.query.url_parameters(like=record.id, crop="")
         folder = self.query.url_parameters(folder=record.location)
         return Shown(record, urls.url, urls.thumbnail_url, f"?{like}", f"?{folder}", score)
 
@@ -221,8 +222,13 @@ class SearchPage(CountedSearchView):
 
     def _command(self) -> str:
         query, address = self.query, self.request.build_absolute_uri(f"/api/search/{self.company}")
-        wanted: Any = {"top_k": query.top, "min_score": query.min_score, "location": query.folder}
-        wanted["needs_key"] = self._needs_key()
+        parameters = {
+            "crop": crop_text(query.crop),
+            "top_k": query.top,
+            "min_score": query.min_score,
+            "location": query.folder,
+        }
+        wanted: Any = {"parameters": parameters, "needs_key": self._needs_key()}
         if query.image:
             return search_command(address, image_name=query.image.name, **wanted)
         return similar_command(f"{address}/{query.like}", **wanted)

@@ -7,6 +7,8 @@ _WORDS = {
     "index_not_built": "This company has no pictures to search yet.",
     "image_not_found": "This picture is no longer there. Search with another one.",
     "image_unreadable": "This file can't be read as a picture. Try another one, or save it as JPEG or PNG.",
+    "crop_invalid": "This part of the picture is too small to search with. Draw a larger box.",
+    "picture_gone": "The file of this picture is missing, so no part of it can be searched with.",
     "image_too_large": "The picture is larger than 16 MB. Choose a smaller one.",
     "body_too_large": "The picture is larger than 16 MB. Choose a smaller one.",
     "body_incomplete": "The picture did not arrive whole. Check the connection and try again.",

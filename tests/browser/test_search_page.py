@@ -18,6 +18,7 @@ from tests.conftest import Colour, paint, picture
 from tests.support.admin import rebuild
 from tests.support.browsing import Watch, hold, scrolls_sideways
 from tests.support.fakes import BLUE, GREEN, RED
+from tests.support.waiting import eventually
 
 MakeCompany = Callable[..., Company]
 PICTURES = {"Warm/red.png": RED, "Warm/wine.png": (200, 0, 0), "blue.png": BLUE, "green.png": GREEN}
@@ -304,8 +305,7 @@ def test_box_is_moved_sized_and_removed_by_keyboard(page: Page):
     expect_found(page, "wine")
 
 
-@pytest.mark.slow
-def test_part_of_a_picture_of_the_company_is_searched_with(page: Page, acme: Company):
+def test_part_of_a_picture_of_the_company_stands_in_the_address(page: Page, acme: Company):
     Image.open(BytesIO(halves(RED, BLUE)["buffer"])).save(acme.image_directory / "halves.png")
     rebuild(acme)
     page.goto("/search/acme/")
@@ -317,7 +317,48 @@ def test_part_of_a_picture_of_the_company_is_searched_with(page: Page, acme: Com
     for _ in range(20):
         box.press("ArrowRight")
     box.press("Enter")
-    expect_found(page, "blue", "halves")
+    expect_found(page, "blue")
+    expect(page).to_have_url(re.compile(r"\?like=[0-9a-f-]{36}&crop=0\.6,0\.2,0\.3,0\.6$"))
+    address = page.url
+    page.go_back()
+    page.go_back()
+    expect(box).to_be_hidden()
+    page.goto(address)  # as a colleague does
+    expect_found(page, "blue")
+    expect(box).to_have_attribute("aria-label", re.compile("30 percent wide, .* 60 percent from the left"))
+
+
+@pytest.mark.slow
+def test_part_of_a_picture_over_the_limit_is_searched_with(page: Page, settings: Any):
+    settings.MAX_UPLOAD_BYTES = 1_000_000
+    file = BytesIO()
+    Image.open(BytesIO(halves(BLUE, RED, side=1500)["buffer"])).save(file, "BMP")  # 6.75 MB
+    page.goto("/search/acme/")
+    choose(page, {"name": "halves.bmp", "mimeType": "image/bmp", "buffer": file.getvalue()})
+    page.get_by_role("button", name="Crop").press("Enter")
+    box = page.get_by_role("application")
+    for _ in range(15):
+        box.press("Shift+ArrowLeft")
+    for _ in range(20):
+        box.press("ArrowRight")
+    box.press("Enter")
+    expect_found(page, "red")
+
+
+@pytest.mark.slow
+def test_small_part_is_sent_with_its_pixels(page: Page):
+    note_what_is_sent(page)
+    page.goto("/search/acme/")
+    choose(page, halves(BLUE, RED, side=4000))
+    page.get_by_role("button", name="Crop").press("Enter")
+    expect_found(page, "wine")
+    assert page.evaluate("window.sent") == ["halves.jpg", 1600, 1600]
+    box = page.get_by_role("application")
+    for _ in range(25):
+        box.press("Shift+ArrowLeft")
+    box.press("Enter")
+    expect(box).to_have_attribute("aria-label", re.compile("10 percent wide"))
+    eventually(lambda: page.evaluate("window.sent")[1] == 4000, "the picture is sent as large as it is")
 
 
 @pytest.mark.slow
@@ -375,7 +416,7 @@ def test_page_fits_a_telephone(chromium: Browser, served: str, scheme: Any, acme
     assert not scrolls_sideways(page)
     expect(page.get_by_text("Take a photograph")).to_be_visible()
     assert page.locator("#photograph").get_attribute("capture") == "environment"
-    choose(page, upload(RED))
+    choose(page, halves(RED, RED))
     expect_found(page, name)
     page.get_by_role("button", name="Crop").tap()
     page.get_by_text("This search as curl").tap()

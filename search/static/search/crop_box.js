@@ -1,9 +1,21 @@
 // A box on a picture, drawn and moved by pointer and keyboard; it tells its place as fractions of the picture.
 
 const SMALLEST = 0.05;
+const LEAST_PIXELS = 16; // that the server accepts
 const KEY_STEP = 0.02;
 const KEY_PAUSE = 600; // milliseconds without a key after which the box counts as placed
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+/** Return the text of a place in addresses and forms, "" for none. */
+export function textOf(place) {
+    return place ? [place.x, place.y, place.w, place.h].map((side) => Number(side.toFixed(9))).join(",") : "";
+}
+
+/** Return the place, { x, y, w, h }, that a text names; null where it names none. */
+export function cropOf(text) {
+    const [x, y, w, h, ...others] = text.split(",").map(Number);
+    return w > 0 && h > 0 && x >= 0 && y >= 0 && !others.length ? { x, y, w, h } : null;
+}
 
 export class CropBox {
     /** stage: the element that encloses the picture and nothing else. onPlaced: called with { x, y, w, h } or null. */
@@ -21,7 +33,8 @@ export class CropBox {
 
     /** Put a box on the middle of the picture for the keyboard or a finger to move. */
     start() {
-        this.place = { x: 0.2, y: 0.2, w: 0.6, h: 0.6 };
+        const [w, h] = this.#smallest().map((side) => Math.max(0.6, side));
+        this.place = rounded({ x: (1 - w) / 2, y: (1 - h) / 2, w, h });
         this.#draw();
         this.box.focus();
         this.onPlaced(this.place);
@@ -56,7 +69,8 @@ export class CropBox {
     }
 
     #placed(before) {
-        if (this.place && (this.place.w < SMALLEST || this.place.h < SMALLEST)) this.place = before; // a mere click
+        const [wide, high] = this.#smallest();
+        if (this.place && (this.place.w < wide || this.place.h < high)) this.place = before; // a mere click
         this.#draw();
         if (this.place) this.box.focus({ preventScroll: true });
         if (JSON.stringify(this.place) !== JSON.stringify(before)) this.onPlaced(this.place);
@@ -66,7 +80,7 @@ export class CropBox {
         const arrow = ARROWS[event.key];
         if (arrow) {
             const [x, y] = arrow.map((step) => step * KEY_STEP);
-            this.place = event.shiftKey ? grown(this.place, x, y) : shifted(this.place, x, y);
+            this.place = event.shiftKey ? grown(this.place, x, y, this.#smallest()) : shifted(this.place, x, y);
             this.#draw();
             clearTimeout(this.pause);
             this.pause = setTimeout(() => this.onPlaced(this.place), KEY_PAUSE);
@@ -79,6 +93,13 @@ export class CropBox {
             return;
         }
         event.preventDefault();
+    }
+
+    /** Return the least width and height of a box: the picture as shown is never larger than the picture itself. */
+    #smallest() {
+        const { naturalWidth, naturalHeight, width, height } = this.stage.firstElementChild;
+        const sides = [naturalWidth ?? width, naturalHeight ?? height]; // 0 until it is loaded
+        return sides.map((side) => Math.max(SMALLEST, side ? Math.min(1, LEAST_PIXELS / side) : 0));
     }
 
     #point(event) {
@@ -119,8 +140,8 @@ function shifted({ x, y, w, h }, byX, byY) {
     return rounded({ x: clamp(x + byX, 1 - w), y: clamp(y + byY, 1 - h), w, h });
 }
 
-function grown({ x, y, w, h }, byX, byY) {
-    return rounded({ x, y, w: Math.max(SMALLEST, clamp(w + byX, 1 - x)), h: Math.max(SMALLEST, clamp(h + byY, 1 - y)) });
+function grown({ x, y, w, h }, byX, byY, [wide, high]) {
+    return rounded({ x, y, w: Math.max(wide, clamp(w + byX, 1 - x)), h: Math.max(high, clamp(h + byY, 1 - y)) });
 }
 
 function resized({ x, y, w, h }, corner, toX, toY) {
@@ -131,8 +152,10 @@ function between(x1, y1, x2, y2) {
     return rounded({ x: Math.min(x1, x2), y: Math.min(y1, y2), w: Math.abs(x2 - x1), h: Math.abs(y2 - y1) });
 }
 
-function rounded(place) {
-    return Object.fromEntries(Object.entries(place).map(([name, value]) => [name, Math.round(1e4 * value) / 1e4]));
+/** Round the edges, so that none lies outside the picture. */
+function rounded({ x, y, w, h }) {
+    const [left, top, right, bottom] = [x, y, x + w, y + h].map((edge) => Math.round(1e4 * clamp(edge)));
+    return { x: left / 1e4, y: top / 1e4, w: (right - left) / 1e4, h: (bottom - top) / 1e4 };
 }
 
 function clamp(value, most = 1) {

@@ -1,6 +1,7 @@
 // Pictures in the browser: what a file holds, what is shown of it, and what is sent.
 
 const LONGEST = 1600; // pixels of a picture that is sent; a search looks at far fewer
+const CROP_SIDE = 500; // pixels of the shorter side of what is cropped
 const SMALL_BYTES = 2 * 1024 * 1024; // what is sent as it is, if it has few pixels too
 const PREVIEW = 900; // pixels of a picture that is shown
 
@@ -30,17 +31,30 @@ export async function openPicture(blob, name) {
 }
 
 export function canvasOf(picture) {
-    return onWhite(drawn(picture.bitmap, { x: 0, y: 0, w: 1, h: 1 }, PREVIEW));
+    return onWhite(drawn(picture.bitmap, PREVIEW));
 }
 
-/** Return the file to send: cut to the crop ({ x, y, w, h }, fractions of the upright picture) where there is one. */
-export async function fileToSend(picture, crop) {
+/** Return the file to send, smaller where it is large; of a crop ({ x, y, w, h }, fractions) enough pixels stay. */
+export async function fileToSend(picture, { crop = null, mostBytes = Infinity } = {}) {
     const { blob, bitmap, extension } = picture;
-    const isSmall = bitmap && Math.max(bitmap.width, bitmap.height) <= LONGEST && blob.size <= SMALL_BYTES;
-    if (!bitmap || (isSmall && extension && !crop)) {
-        return new File([blob], named(picture.name, extension), { type: blob.type });
-    }
-    const canvas = drawn(bitmap, crop ?? { x: 0, y: 0, w: 1, h: 1 }, LONGEST);
+    if (!bitmap) return new File([blob], named(picture.name, extension), { type: blob.type });
+    const whole = Math.max(bitmap.width, bitmap.height);
+    const wanted = Math.max(LONGEST, neededFor(crop, bitmap));
+    const isSmall = blob.size <= (wanted > LONGEST ? mostBytes : SMALL_BYTES);
+    if (whole <= wanted && isSmall && extension) return new File([blob], named(picture.name, extension), { type: blob.type });
+    const file = await drawnFile(picture, wanted);
+    return file.size > mostBytes ? drawnFile(picture, LONGEST) : file;
+}
+
+/** Return how many pixels long a picture is to be whose crop is still looked at closely. */
+function neededFor(crop, { width, height }) {
+    if (!crop) return 0;
+    const shorter = Math.min(crop.w * width, crop.h * height);
+    return Math.ceil((Math.max(width, height) * CROP_SIDE) / shorter);
+}
+
+async function drawnFile(picture, longest) {
+    const canvas = drawn(picture.bitmap, longest);
     // What is transparent stays so: the server decides what to lay it on.
     const [type, ending] = isTransparent(canvas) ? ["image/png", "png"] : ["image/jpeg", "jpg"];
     const sent = await new Promise((resolve) => canvas.toBlob(resolve, type, 0.92));
@@ -63,15 +77,14 @@ function onWhite(canvas) {
     return canvas;
 }
 
-function drawn(bitmap, { x, y, w, h }, longest) {
-    const [width, height] = [Math.max(1, w * bitmap.width), Math.max(1, h * bitmap.height)];
-    const scale = Math.min(1, longest / Math.max(width, height));
+function drawn(bitmap, longest) {
+    const scale = Math.min(1, longest / Math.max(bitmap.width, bitmap.height));
     const canvas = document.createElement("canvas");
-    canvas.width = Math.max(1, Math.round(width * scale));
-    canvas.height = Math.max(1, Math.round(height * scale));
+    canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+    canvas.height = Math.max(1, Math.round(bitmap.height * scale));
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
-    context.drawImage(bitmap, x * bitmap.width, y * bitmap.height, width, height, 0, 0, canvas.width, canvas.height);
+    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     return canvas;
 }
 
@@ -90,7 +103,7 @@ const kept = new Map();
 
 export async function keepPicture(id, picture) {
     kept.set(id, picture);
-    const file = await fileToSend(picture, null);
+    const file = await fileToSend(picture);
     const reader = new FileReader();
     await new Promise((resolve) => { reader.onloadend = resolve; reader.readAsDataURL(file); });
     const entry = JSON.stringify({ name: file.name, data: reader.result });

@@ -1,6 +1,6 @@
 // The search page: takes pictures, asks the page's own address for results, and keeps the address and history in step.
 
-import { CropBox } from "./crop_box.js";
+import { CropBox, cropOf, textOf } from "./crop_box.js";
 import { canvasOf, fileToSend, keepPicture, keptPicture, openPicture } from "./query_picture.js";
 
 const FRESH = 30 * 60 * 1000; // milliseconds that results are shown again without asking: their pictures' URLs expire
@@ -8,12 +8,13 @@ const DEFAULT_TOP = "20";
 const isTouched = matchMedia("(pointer: coarse)").matches;
 
 const page = document.querySelector("[data-search]");
+const mostBytes = Number(page.dataset.maxBytes);
 const part = (name) => page.querySelector(`[data-${name}]`);
 const form = part("form");
 const { folder, min_score: minScore, top: wanted, like } = form.elements;
 
 let picture = null; // that was uploaded, as openPicture() returns it, and its id
-let crop = null; // { x, y, w, h }, fractions of the upright picture
+let crop = cropOf(new URLSearchParams(location.search).get("crop") ?? ""); // as CropBox tells it
 let cropBox = null;
 let asked = ""; // what the results on the page answer
 let request = new AbortController();
@@ -27,17 +28,22 @@ const hasQuery = () => Boolean(picture || like.value);
 const question = () => JSON.stringify([picture?.id, like.value, crop, folder.value, minScore.value, wanted.value]);
 
 function address() {
-    const values = { like: picture ? "" : like.value, folder: folder.value, min_score: minScore.value, top: wanted.value };
-    if (values.top === DEFAULT_TOP) values.top = "";
+    const values = {
+        like: picture ? "" : like.value,
+        crop: textOf(crop),
+        folder: folder.value,
+        min_score: minScore.value,
+        top: wanted.value === DEFAULT_TOP ? "" : wanted.value,
+    };
     const given = Object.entries(values).filter(([, value]) => value);
-    return given.length ? `?${new URLSearchParams(given)}` : location.pathname;
+    return given.length ? `?${new URLSearchParams(given)}`.replaceAll("%2C", ",") : location.pathname;
 }
 
 /** remember: as a step of the history. focus: on the results, where what had it is gone. */
 async function search({ remember = true, focus = false } = {}) {
     if (!form.reportValidity()) return;
     if (remember && question() === asked) return;
-    if (remember) history.pushState({ entry: newId(), picture: picture?.id ?? null, crop }, "", address());
+    if (remember) history.pushState({ entry: newId(), picture: picture?.id ?? null }, "", address());
     const { entry } = history.state;
     asked = question();
     request.abort();
@@ -50,7 +56,7 @@ async function search({ remember = true, focus = false } = {}) {
         const answer = await ask(signal);
         if (signal.aborted) return;
         if (!answer.failed) answers.set(entry, { ...answer, at: Date.now() });
-        if (!picture && !crop) queryParts.set(like.value, answer.query);
+        if (!picture) queryParts.set(like.value, answer.query);
         show(answer);
         if (answer.failed) fail(answer.status);
     } catch (error) {
@@ -67,8 +73,8 @@ async function search({ remember = true, focus = false } = {}) {
 
 async function ask(signal) {
     const headers = { Accept: "application/json" };
-    const response = picture || crop
-        ? await fetch(location.pathname, { method: "POST", headers, body: await filledIn(signal), signal })
+    const response = picture
+        ? await fetch(location.pathname, { method: "POST", headers, body: await filledIn(), signal })
         : await fetch(address(), { headers, signal });
     if (response.headers.get("Content-Type") === "application/json") {
         return { ...(await response.json()), failed: !response.ok, status: response.status };
@@ -78,23 +84,13 @@ async function ask(signal) {
     throw inWords("Something went wrong on the server. Try again in a moment.");
 }
 
-async function filledIn(signal) {
+async function filledIn() {
     const data = new FormData(form);
-    const file = await fileToSend(picture ?? (await originalPicture(signal)), crop); // here the crop is cut out
+    const file = await fileToSend(picture, { crop, mostBytes });
     data.delete("like");
     data.set("image", file, file.name);
+    data.set("crop", textOf(crop));
     return data;
-}
-
-/** Return the picture of the company that is searched with, to be cut. */
-async function originalPicture(signal) {
-    const { original, name } = page.querySelector("[data-stage]").dataset;
-    const response = await fetch(original, { signal });
-    if (response.status === 403) throw inWords("This page has been open for too long. Reload it.", 403);
-    if (!response.ok) throw inWords("This picture can't be cut: its file is missing.");
-    const opened = await openPicture(await response.blob(), name.split("/").at(-1));
-    if (!opened.bitmap) throw inWords("This browser can't cut this kind of picture.");
-    return opened;
 }
 
 /** status: of the answer that this error stands for; a server that is not reached or does not work has 503. */
@@ -257,7 +253,7 @@ function problemOf(file, opened) {
     if (!file.size) return `${opened.name} is empty. Choose another picture.`;
     if (opened.bitmap) return "";
     if (!opened.extension) return `${opened.name} can't be read as a picture. Use JPEG, PNG, GIF, BMP, TIFF or WebP.`;
-    return file.size > Number(page.dataset.maxBytes) ? "The picture is larger than 16 MB. Choose a smaller one." : "";
+    return file.size > mostBytes ? "The picture is larger than 16 MB. Choose a smaller one." : "";
 }
 
 async function searchLike(id) {
@@ -351,7 +347,7 @@ async function restore() {
     wanted.value = given.get("top") ?? DEFAULT_TOP;
     like.value = given.get("like") ?? "";
     picture = state.picture ? await keptPicture(state.picture) : null;
-    crop = picture || like.value ? (state.crop ?? null) : null;
+    crop = picture || like.value ? cropOf(given.get("crop") ?? "") : null;
     if (picture) showUpload();
     else if (like.value && queryParts.has(like.value)) showCompanyPicture(queryParts.get(like.value));
     else if (!like.value) { part("query").replaceChildren(); part("query").dataset.shown = ""; putStage(null); }
@@ -375,9 +371,10 @@ function begin() {
         queryParts.set(like.value, part("query").innerHTML);
         part("query").dataset.shown = like.value;
     }
-    if (history.state?.picture || history.state?.crop) { restore(); return; }
+    if (history.state?.picture) { restore(); return; }
+    if (!like.value) crop = null; // of a picture that was uploaded elsewhere
     const entry = newId();
-    history.replaceState({ entry, picture: null, crop: null }, "");
+    history.replaceState({ entry, picture: null }, "");
     if (like.value) answers.set(entry, { results: part("results").innerHTML, query: part("query").innerHTML, said: "", at: Date.now() });
     asked = question();
     putStage(page.querySelector("[data-stage]"));

@@ -14,11 +14,12 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
+from PIL import Image
 from rest_framework.test import APIClient
 
 from tenants.models import Company, Confinement, DailySearches
-from tests.conftest import picture
-from tests.support.admin import text
+from tests.conftest import Colour, picture
+from tests.support.admin import rebuild, text
 from tests.support.fakes import BLUE, GREEN, RED
 from tests.support.indexes import flask_directory, some_vectors
 
@@ -54,6 +55,16 @@ def search(client: Client, company: str, colour: tuple[int, int, int] = RED, **f
     return client.post(page_of(company), {"image": picture(colour), **fields})
 
 
+def halves(left: Colour, right: Colour) -> BytesIO:
+    """Return an upload whose left half has one colour, and the right half another."""
+    canvas, file = Image.new("RGB", (64, 64), left), BytesIO()
+    canvas.paste(right, (32, 0, 64, 64))
+    canvas.save(file, "PNG")
+    file.name = "halves.png"
+    file.seek(0)
+    return file
+
+
 def names(response: HttpResponse) -> list[str]:
     """Return the names of the pictures that a page shows, in their order."""
     return re.findall(r'<p class="name"[^>]*>([^<]*)</p>', response.content.decode())
@@ -61,6 +72,13 @@ def names(response: HttpResponse) -> list[str]:
 
 def ids(response: HttpResponse) -> list[str]:
     return re.findall(r'href="\?like=([^&"]+)', response.content.decode())
+
+
+def command_of(response: HttpResponse) -> list[str]:
+    """Return the words of the curl command that a page shows, as a shell reads them."""
+    command = re.search(r"<code>(.*?)</code>", response.content.decode(), re.DOTALL)
+    assert command
+    return shlex.split(unescape(command[1]).replace("\\\n", ""))
 
 
 # Who may --------------------------------------------------------------------------------------------------------------
@@ -163,6 +181,25 @@ def test_picture_that_is_chosen_is_searched_with_from_its_address(client: Client
     assert "The picture that is searched with: red" in response.content.decode()
 
 
+def test_part_of_a_picture_is_searched_with(client: Client, acme: Company) -> None:
+    page = search(client, "acme", image=halves(BLUE, RED), crop="0, 0, 0.5, 1")
+    assert names(page)[0] == "blue"
+    assert command_of(page)[3:7] == ["--form-string", "crop=0,0,0.5,1", "--form-string", "top_k=20"]
+    assert 'value="0,0,0.5,1"' in page.content.decode()  # for who has no script
+    assert names(search(client, "acme", image=halves(BLUE, RED), crop="0.5,0,0.5,1"))[0] == "red"
+
+
+def test_part_of_a_picture_of_the_company_is_searched_with_from_its_address(client: Client, acme: Company) -> None:
+    (acme.image_directory / "halves.png").write_bytes(halves(BLUE, RED).getvalue())
+    rebuild(acme)
+    chosen = re.search(r'href="\?like=([^"]+)"[^>]*>\s*<img[^>]*halves', search(client, "acme").content.decode())
+    assert chosen
+    page = client.get(f"{page_of('acme')}?like={chosen[1]}&crop=0,0,0.5,1&top=1")
+    assert names(page) == ["blue"]
+    assert command_of(page)[1] == f"http://testserver/api/search/acme/{chosen[1]}?crop=0,0,0.5,1&top_k=1"
+    assert "crop" not in re.search(r'class="thumb" href="([^"]*)"', page.content.decode())[1]  # type: ignore[index]
+
+
 def test_picture_of_another_company_is_not_found(client: Client, acme: Company, make_company: MakeCompany) -> None:
     Company.objects.filter(pk=make_company("globex", {"green.png": GREEN}).pk).update(public_page=True)
     green = ids(search(client, "globex"))[0]
@@ -217,9 +254,8 @@ def test_names_that_are_no_utf8_break_no_page(client: Client, db: None) -> None:
 def test_command_is_what_a_shell_reads(client: Client, acme: Company) -> None:
     Company.objects.update(requires_api_key=True)
     file = picture(RED, "it's; a $(date).png")
-    page = client.post(page_of("acme"), {"image": file, "folder": "@it's", "top": "5"}).content.decode()
-    command = unescape(re.search(r"<code>(.*?)</code>", page, re.DOTALL)[1])  # type: ignore[index]
-    assert shlex.split(command.replace("\\\n", "")) == [
+    page = client.post(page_of("acme"), {"image": file, "folder": "@it's", "top": "5"})
+    assert command_of(page) == [
         "curl",
         "-H",
         "X-API-Key: YOUR-KEY",
@@ -250,8 +286,7 @@ def test_script_is_told_of_errors_in_plain_text(client: Client, acme: Company) -
 def test_command_of_a_picture_of_the_company_finds_the_same(client: Client, acme: Company) -> None:
     red = ids(search(client, "acme"))[0]
     response = client.get(f"{page_of('acme')}?like={red}&folder=Warm")
-    command = unescape(re.search(r"<code>(.*?)</code>", response.content.decode(), re.DOTALL)[1])  # type: ignore[index]
-    address = shlex.split(command.replace("\\\n", ""))[-1]
+    address = command_of(response)[-1]
     found = APIClient().get(address.removeprefix("http://testserver")).json()["results"]
     assert [result["name"] for result in found] == names(response)
 
@@ -268,6 +303,8 @@ def test_command_of_a_picture_of_the_company_finds_the_same(client: Client, acme
         ({"image": picture(RED), "min_score": "2"}, 400, "must be a number from -1 to 1"),
         ({"image": picture(RED), "min_score": "nan"}, 400, "must be a number from -1 to 1"),
         ({"image": picture(RED), "top": "0"}, 400, "must be at least 1"),
+        ({"image": picture(RED), "crop": "0.5,0,0.6,1"}, 400, "four numbers from 0 to 1"),
+        ({"image": picture(RED), "crop": "0,0,0.5,1"}, 400, "too small to search with"),
         ({"image": picture(RED), "folder": "Nowhere"}, 200, "Search all folders instead."),
         ({"image": picture(GREEN), "min_score": "0.9"}, 200, "Lower the minimum score of 0.9."),
         ({"like": "nonsense"}, 404, "This picture is no longer there."),
