@@ -27,6 +27,8 @@ from tenants.models import Company, CompanyQuerySet
 
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 50
+MAX_PICTURES = 5  # of one search
+MAX_LIKE = 20  # pictures of the company that one search names, and as many that it does not want
 
 _AWAY = 0.25  # of the mean of what is not wanted; at 1 it ruins the result
 
@@ -131,9 +133,9 @@ def search_like(
     index = company_index(company)
     if crop:
         return _search_like_part(company, index, [*like, *unlike], crop, top_k=top_k, filters=filters)
-    vector = _mean([_vector(index, image_id) for image_id in like])
+    vector = _mean([_vector(index, image_id) for image_id in dict.fromkeys(like)])
     if unlike:
-        away = np.mean([_vector(index, image_id) for image_id in unlike], axis=0)
+        away = np.mean([_vector(index, image_id) for image_id in dict.fromkeys(unlike)], axis=0)
         vector = unit_length((vector - _AWAY * away).reshape(1, -1))[0]
     return _closest(index, [vector], top_k=top_k, filters=filters, without_ids={*like, *unlike})
 

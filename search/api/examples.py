@@ -19,6 +19,7 @@ PATH_PARAMETERS = {  # name -> what it is, an example
     "image_path": ("The picture's path below the company's folder.", f"{_FOLDER}/{_NAME}"),
     "build_id": ("The `id` of a build, from `/api/reindex/{company}`.", 1),
 }
+QUERY_PARAMETERS = {"like": [_IMAGE_ID]}  # those that a request needs
 WRITTEN_PATH = f"{_FOLDER}/new.jpg"  # whoever tries everything out still finds what the other examples ask for
 
 FIELDS: dict[str, Any] = {  # of answers; "Schema.field" where a name means several things

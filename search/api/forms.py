@@ -3,12 +3,15 @@
 from functools import cache
 from typing import Any
 
+from django.core.files.uploadedfile import UploadedFile
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from search.engine.errors import CropRefused
 from search.engine.pictures.crop import MIN_CROP_SIDE, Crop
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
-from search.queries import DEFAULT_TOP_K, MAX_TOP_K, Filters
+from search.queries import DEFAULT_TOP_K, MAX_LIKE, MAX_PICTURES, MAX_TOP_K, Filters
 from search.thumbnails import SIZES
 from tenants.models.searches import DAYS_KEPT
 
@@ -86,18 +89,63 @@ class SimilarForm(serializers.Serializer[Any]):
         return score
 
 
-class SearchForm(SimilarForm):
-    image = serializers.FileField(
-        error_messages=_IMAGE_MESSAGES,
-        help_text=f"The picture to search with; {', '.join(ALLOWED_EXTENSIONS)}; at most 16 MB.",
+class RepeatedField(serializers.ListField):
+    """All values that were sent under one name. What is wrong with one is said as if it were alone."""
+
+    def run_child_validation(self, data: Any) -> list[Any]:
+        return [self.child.run_validation(each) for each in data]
+
+
+@extend_schema_field(OpenApiTypes.BINARY)
+class PicturesField(RepeatedField):
+    """The files under one name; texts beside them count for nothing."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        files = [each for each in data if isinstance(each, UploadedFile)]
+        if len(files) > MAX_PICTURES:
+            self.fail("too_many")
+        return super().to_internal_value(files or data[-1:])
+
+
+def _ids(name: str, *, help_text: str, required: bool) -> RepeatedField:
+    return RepeatedField(
+        child=serializers.UUIDField(error_messages={"invalid": f"{name} must be the id of a picture"}),
+        required=required,
+        max_length=MAX_LIKE,
+        error_messages={
+            "required": f"{name} is missing: the id of a picture, up to {MAX_LIKE} times",
+            "max_length": f"{name} names too many pictures: at most {MAX_LIKE}",
+        },
+        help_text=help_text,
     )
 
-    def validate_image(self, image: Any) -> Any:
-        if not has_allowed_extension(image.name):
+
+class LikeForm(SimilarForm):
+    like = _ids("like", required=True, help_text=f"The `id` of a picture to be similar to; up to {MAX_LIKE} times.")
+    unlike = _ids(
+        "unlike",
+        required=False,
+        help_text=f"The `id` of a picture to be less similar to, a quarter as important; up to {MAX_LIKE} times.",
+    )
+
+
+class SearchForm(SimilarForm):
+    image = PicturesField(
+        child=serializers.FileField(error_messages=_IMAGE_MESSAGES),
+        error_messages={
+            "required": _NO_IMAGE,
+            "too_many": f"Too many images: at most {MAX_PICTURES} are searched with at a time",
+        },
+        help_text=f"The picture to search with; {', '.join(ALLOWED_EXTENSIONS)}; at most 16 MB. Up to {MAX_PICTURES} "
+        "times, together at most 16 MB: a search for what lies between the pictures.",
+    )
+
+    def validate_image(self, images: Any) -> Any:
+        if not all(has_allowed_extension(image.name) for image in images):
             raise serializers.ValidationError(
                 f"File type not allowed. Allowed types: {', '.join(ALLOWED_EXTENSIONS)}", "file_type_not_allowed"
             )
-        return image
+        return images
 
 
 class ImageForm(serializers.Serializer[Any]):
@@ -153,9 +201,12 @@ class ReindexForm(serializers.Serializer[Any]):
 def validated(form: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
     """Return the form's fields. Raises ValidationError.
 
-    data: a mapping; of a QueryDict the last value of each field counts, and an empty one is not a missing one.
+    data: a mapping; of a QueryDict the last value of each field counts, unless the field takes all of them, and an
+    empty one is not a missing one.
     """
-    return dict(_shared(form).run_validation({name: data[name] for name in data}))
+    fields = _shared(form).fields
+    given = {name: data.getlist(name) if isinstance(fields.get(name), RepeatedField) else data[name] for name in data}
+    return dict(_shared(form).run_validation(given))
 
 
 @cache

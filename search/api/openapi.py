@@ -1,6 +1,7 @@
 """Additions to the OpenAPI document that the views do not declare themselves."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -72,6 +73,7 @@ _CODES = {  # that the examples of errors show
     "401": "credentials_invalid",
     "403": "permission_denied",
     "404": "not_found",
+    "405": "method_not_allowed",
     "409": "build_finished",
     "413": "image_too_large",
     "415": "media_type_not_supported",
@@ -93,6 +95,8 @@ def search_first(result: Any, **_: object) -> Any:
         return order.index(tag) if tag in _TAGS else len(order)
 
     result["paths"] = {path: result["paths"][path] for path in sorted(result["paths"], key=place)}
+    search = result["paths"]["/api/search/{company}"]
+    result["paths"]["/api/search/{company}"] = {"post": search["post"], **search}
     there = {tag for operations in result["paths"].values() for each in operations.values() for tag in each["tags"]}
     result["tags"] = [{"name": tag, "description": text} for tag, text in _TAGS.items() if tag in there]
     return result
@@ -114,6 +118,8 @@ def introduce(result: Any, request: Any = None, **_: object) -> Any:
 
 def _describe_parameters(operation: dict[str, Any], method: str) -> None:
     for parameter in operation.get("parameters", []):
+        if parameter["name"] in examples.QUERY_PARAMETERS:
+            parameter["example"] = examples.QUERY_PARAMETERS[parameter["name"]]
         if parameter["in"] != "path" or parameter["name"] not in examples.PATH_PARAMETERS:
             continue
         parameter["description"], parameter["example"] = examples.PATH_PARAMETERS[parameter["name"]]
@@ -135,8 +141,11 @@ def _curl(server: str, path: str, method: str, operation: dict[str, Any]) -> str
         parts.append(f"-F image=@{examples.PICTURE}")
     if "application/json" not in operation["responses"].get("200", {}).get("content", {"application/json": {}}):
         parts.append("-o picture.jpg")
-    filled = {each["name"]: each.get("example") for each in operation.get("parameters", []) if each["in"] == "path"}
-    return " ".join([*parts, server.rstrip("/") + path.format(**filled)])
+    named = {each["name"]: each for each in operation.get("parameters", [])}
+    filled = {name: each.get("example") for name, each in named.items() if each["in"] == "path"}
+    needed = {name: value for name, value in examples.QUERY_PARAMETERS.items() if name in named}
+    url = server.rstrip("/") + path.format(**filled)
+    return " ".join([*parts, f"'{url}?{urlencode(needed, doseq=True)}'" if needed else url])
 
 
 def add_summaries(result: Any, **_: object) -> Any:

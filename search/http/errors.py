@@ -96,6 +96,7 @@ _IMAGE_CODES = {  # by DRF's
     "invalid": "image_missing",
     "empty": "image_empty",
     "file_type_not_allowed": "file_type_not_allowed",
+    "too_many": "too_many_images",
 }
 
 

@@ -1,6 +1,7 @@
 import json
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,14 @@ class Command(OperatorCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.error = self._fail_usage  # type: ignore[method-assign]  # in JSON as well
-        parser.add_argument("--query_image", type=Path, required=True)
+        parser.add_argument(
+            "--query_image",
+            type=Path,
+            required=True,
+            nargs="+",
+            action="extend",
+            help=f"picture to search with, or up to {queries.MAX_PICTURES}, for what lies between them",
+        )
         where = parser.add_mutually_exclusive_group(required=True)
         where.add_argument("--company", help="company to search")
         where.add_argument("--embeddings_dir", type=Path, help="index directory to search")
@@ -30,7 +38,7 @@ class Command(OperatorCommand):
     def handle(
         self,
         *,
-        query_image: Path,
+        query_image: list[Path],
         company: str | None,
         embeddings_dir: Path | None,
         crop: Crop | None,
@@ -38,15 +46,22 @@ class Command(OperatorCommand):
         images_base_dir: Path | None,
         **options: Any,
     ) -> None:
+        if len(query_image) > queries.MAX_PICTURES:
+            self._fail_usage(
+                f"argument --query_image: at most {queries.MAX_PICTURES} pictures are searched with at a time"
+            )
         try:
             if embeddings_dir:
                 search = partial(queries.find_similar, storage.load(embeddings_dir.absolute()))
             else:
                 search = partial(queries.search, queries.find_company(company or ""))
-            with query_image.open("rb") as image:
-                found = search([queries.QueryPicture(image, query_image.name)], crop=crop, top_k=top_k)
+            with ExitStack() as files:
+                pictures = [
+                    queries.QueryPicture(files.enter_context(each.open("rb")), each.name) for each in query_image
+                ]
+                found = search(pictures, crop=crop, top_k=top_k)
         except OSError as error:
-            message = f"{error.filename or query_image} cannot be read: {error.strerror}"
+            message = f"{error.filename or query_image[0]} cannot be read: {error.strerror}"
             self._fail(error_body(message, "file_unreadable"))
         except (EngineError, LookupError, ValueError) as error:
             body = body_of(error)

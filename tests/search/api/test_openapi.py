@@ -155,7 +155,11 @@ def _paste(client: Client, command: str, key: str, media: Path) -> Any:
     method = asked.X or ("POST" if data else "GET")
     body = encode_multipart(BOUNDARY, data) if data else b""
     return client.generic(
-        method, url.path, body, MULTIPART_CONTENT if data else "", headers={name: value} if name else {}
+        method,
+        f"{url.path}?{url.query}",
+        body,
+        MULTIPART_CONTENT if data else "",
+        headers={name: value} if name else {},
     )
 
 
@@ -205,7 +209,12 @@ def test_service_does_as_its_schema_says(case: Any) -> None:
 
 
 @pytest.mark.fuzz
-@schemathesis.pytest.from_fixture("one_company").include(path=OPEN_PATHS).parametrize()
+@(
+    schemathesis.pytest.from_fixture("one_company")
+    .include(path=OPEN_PATHS)
+    .exclude(operation_id="search_like")  # its ids are hardly ever those of pictures
+    .parametrize()
+)
 @bounded
 def test_a_company_with_an_index_answers_every_valid_request(case: Any) -> None:
     assert case.call_and_validate().status_code == 200

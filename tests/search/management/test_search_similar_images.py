@@ -77,6 +77,20 @@ def test_a_part_of_the_picture_is_searched_with(run: Run, acme: Company, tmp_pat
         require_error(run(*arguments, *where, "--crop", "0,0,0.1,0.1"), "at least 16 x 16")
 
 
+def test_several_pictures_are_one_search_for_what_lies_between_them(
+    run: Run, acme: Company, query: Path, tmp_path: Path
+) -> None:
+    blue, violet = paint(tmp_path / "blue.png", BLUE), paint(acme.image_directory / "violet.png", (255, 0, 255))
+    call_command("build_embeddings", company="acme")
+    for arguments in (["--query_image", query, blue], ["--query_image", query, "--query_image", blue]):
+        body, code = run(*arguments, "--company", "acme")
+        assert (body["results"][0]["fullPath"], code) == (violet.name, 0)
+    require_error(run("--query_image", *[query] * 6, "--company", "acme"), "at most 5 pictures")
+    require_error(run("--query_image", query, blue, "--company", "acme", "--crop", "0,0,1,1"), "one picture")
+    missing = tmp_path / "missing.png"
+    require_error(run("--query_image", query, missing, "--company", "acme"), "missing.png cannot be read")
+
+
 def test_directory_of_an_index_is_searched_without_a_company(
     run: Run, acme: Company, query: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
