@@ -15,12 +15,15 @@ import numpy as np
 import PIL
 
 from search.engine import durable, storage
+from search.engine.build.match import Pictures, fit_match
 from search.engine.build.plan import EMBED, TIME_GRAIN_NS, Plan, make_plan
 from search.engine.build.workspace import Workspace
 from search.engine.errors import ImageUnreadable, IndexNotBuilt, IndexUnusable, NotEnoughSpace, NothingToIndex
 from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.match_fit import MatchFit, still_serves
 from search.engine.index.neighbours import Neighbours
 from search.engine.index.records import ImageRecord, image_id
+from search.engine.index.vector_file import StoredVectors
 from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.model.transform import Pixels
 from search.engine.pictures.folder import SkippedFile, modified_ns, other_types
@@ -190,7 +193,8 @@ class _Build:
             published = None
             if not self._is_done_already(rows_by_path[indexed], plan.signatures[indexed]):
                 self._write(plan, workspace, numbers, indexed, writer)
-                published = writer.publish(self._info(), publish, given_ids=self._given_ids, beat=self._beat)
+                fit = partial(self._fit_match, [plan.paths[number] for number in indexed])
+                published = writer.publish(self._info(), publish, given_ids=self._given_ids, fit=fit, beat=self._beat)
             workspace.clear()
         return self._outcome(plan, len(indexed), published)
 
@@ -284,6 +288,7 @@ class _Build:
             and np.array_equal(signatures, self._kept.signatures)
             and self._kept.info.libraries == self._libraries
             and self._kept.info.live_sequence == self._live_sequence
+            and still_serves(self._kept.info.match, images=len(self._kept.records))
             and storage.has_copy_as_wanted(
                 self._files_before, wanted=self._options.embeddings_npy, beat=self._beat
             )  # at last: it takes long
@@ -484,6 +489,14 @@ class _Build:
             scanned_at_ns=self._scanned_at_ns,
             live_sequence=self._live_sequence,
         )
+
+    def _fit_match(self, paths: list[str], vectors: StoredVectors) -> MatchFit | None:
+        """Return how scores become percentages in the index of these vectors; paths: of each row."""
+        before = self._kept.info.match if self._kept else None
+        if self._kept and still_serves(before, images=len(paths)):
+            return before
+        pictures = Pictures(self._folder, paths, self._options.max_pixels)
+        return fit_match(vectors, pictures, embedder=self._embedder, workers=self._options.workers, beat=self._beat)
 
     # Progress
 

@@ -10,6 +10,7 @@ from search.engine.errors import DimensionMismatch, ModelMismatch
 from search.engine.index.coarse import CoarseIndex, CoarseSearch
 from search.engine.index.exact import SCORE_DIGITS, contenders, exact_products, exact_scores, scan, shown_scores
 from search.engine.index.match import Match
+from search.engine.index.match_fit import MatchFit
 from search.engine.index.neighbours import Neighbours
 from search.engine.index.records import ImageRecord, ListRecords, Records, Rows, composed
 from search.engine.index.vector_file import StoredVectors, VectorsInMemory
@@ -42,6 +43,7 @@ class IndexInfo:
     live_sequence: int | None = None  # the last live change that the index holds
     coarse: CoarseSearch | None = None
     neighbours: Neighbours | None = None  # None where it was not measured, or there is nothing to compare
+    match: MatchFit | None = None  # None where there are too few pictures, or no build has fitted it
 
     @property
     def holds_changes_to(self) -> int:

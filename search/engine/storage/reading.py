@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, replace
@@ -18,6 +19,7 @@ from search.engine.damage import DamageNamed
 from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexUnusable
 from search.engine.index.coarse import CoarseIndex, CoarseSearch, read_coarse
 from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.match_fit import MatchFit
 from search.engine.index.neighbours import MAX_FOLDERS, Neighbours
 from search.engine.index.records import (
     ID_KEY,
@@ -265,6 +267,7 @@ def _parse_info(entries: dict[str, Any], missing: IndexInfo) -> IndexInfo:
             raise ValueError("a text is too long")
     known["coarse"] = _coarse_search(known.get("coarse"))
     known["neighbours"] = _neighbours(known.get("neighbours"))
+    known["match"] = _match_fit(known.get("match"))
     return replace(missing, **known)
 
 
@@ -308,6 +311,23 @@ def _hits(tried: Any, own: Any) -> tuple[int, int]:
     if type(tried) is not int or type(own) is not int or not 0 <= own <= tried <= _LARGEST or not tried:
         raise ValueError(f"{own} of {tried} cannot be")
     return tried, own
+
+
+def _match_fit(entry: Any) -> MatchFit | None:
+    """Return None for one that another version wrote in fields of its own, too."""
+    if not isinstance(entry, dict) or entry.keys() != {field.name for field in fields(MatchFit)}:
+        return None
+    fit = MatchFit(**entry)
+    if any(type(count) is not int for count in (fit.images, fit.pictures)):
+        raise ValueError("matches are fitted on a number of pictures that is not whole")
+    if not 0 <= fit.pictures <= fit.images <= _LARGEST:
+        raise ValueError(f"matches fitted on {fit.pictures} of {fit.images} pictures cannot be")
+    if not (math.isfinite(fit.slope) and math.isfinite(fit.offset) and fit.slope > 0):
+        raise ValueError("matches that fall as scores rise cannot be")
+    error, scores = fit.calibration_error, (fit.background, fit.nearest_low, fit.nearest_median)
+    if not (error is None or 0 <= error <= 1) or not all(score is None or -1 <= score <= 1 for score in scores):
+        raise ValueError("a score or an error of the matches cannot be")
+    return fit
 
 
 def _flat_shape(generation: Path) -> tuple[int, int]:

@@ -17,9 +17,10 @@ from filelock import FileLock
 from search.engine import durable
 from search.engine.index.coarse import CoarseIndex, CoarseSearch, KeptRows, build_coarse, write_coarse
 from search.engine.index.index import IndexInfo
+from search.engine.index.match_fit import MatchFit
 from search.engine.index.neighbours import Neighbours, measure_neighbours
 from search.engine.index.records import ID_KEY, ImageRecord, id_key, ids_no_path_gives, metadata_entry
-from search.engine.index.vector_file import VectorFile
+from search.engine.index.vector_file import StoredVectors, VectorFile
 from search.engine.storage.generations import link, next_name, prune, publish_lock, require_index_or_nothing
 from search.engine.storage.layout import (
     CODES,
@@ -198,12 +199,14 @@ class IndexWriter:
         publish: Publish,
         *,
         given_ids: dict[str, str] | None = None,
+        fit: Callable[[StoredVectors], MatchFit | None] | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> Published:
         """Finish the files, see that they can be read, and have publish make them the index; return what it is.
 
         info: what is to be said of the index; what the files tell of it is filled in here.
-        given_ids: see the function of that name. beat: called now and then.
+        given_ids: see the function of that name. fit: makes the fit of these vectors; None: that of info stays.
+        beat: called now and then.
         """
         durable.write(self._draft.path / GIVEN_IDS, json.dumps(given_ids or {}).encode())
         self._finish_files()
@@ -213,6 +216,7 @@ class IndexWriter:
             timestamp=timestamp(),
             coarse=self._write_codes(beat),
             neighbours=self._measure_neighbours(beat),
+            match=fit(self._written_vectors()) if fit else info.match,
         )
         self._describe_files(info, beat)
         load(self._draft.path)

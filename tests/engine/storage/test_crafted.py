@@ -6,6 +6,7 @@ import operator
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from search.engine import storage
 from search.engine.errors import IndexCorrupt
 from search.engine.index import calibration, coarse
 from search.engine.index.index import ImageIndex
+from search.engine.index.match_fit import MatchFit
 from search.engine.index.records import ImageRecord
 from search.engine.storage.checkup import examine
 from search.engine.storage.given import given_id
@@ -47,7 +49,8 @@ def make_ours(directory: Path) -> Path:
     """Publish an index with an id of another program, and return where its files lie."""
     with storage.IndexWriter(directory, embeddings_npy=False) as writer:
         writer.add(VECTORS, [ImageRecord(RECORDS[0].path, "theirs"), *RECORDS[1:]], some_signatures(COUNT))
-        writer.publish(INFO, by_link(directory), given_ids={RECORDS[0].path: "theirs", "gone.png": "gone"})
+        info = replace(INFO, match=MatchFit(6.5, -3.1, COUNT, 0, 0.05, 0.7, 0.6, 0.8))
+        writer.publish(info, by_link(directory), given_ids={RECORDS[0].path: "theirs", "gone.png": "gone"})
     return directory.resolve()
 
 

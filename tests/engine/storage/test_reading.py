@@ -1,11 +1,25 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from search.engine import storage
+from search.engine.errors import IndexCorrupt
+from search.engine.index.match_fit import MatchFit
 from search.engine.index.records import ImageRecord
-from tests.support.indexes import FLASK_FILES, flask_directory, generations, publish, some_records, some_vectors
+from tests.support.indexes import (
+    FLASK_FILES,
+    INFO,
+    by_link,
+    flask_directory,
+    generations,
+    publish,
+    some_records,
+    some_vectors,
+    write_sums_anew,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +72,66 @@ def test_version_changes_with_every_publication(tmp_path: Path) -> None:
         seen.append(storage.version(directory))
     assert len(set(seen)) == 5
     assert storage.version(directory) == seen[-1]
+
+
+FIT = MatchFit(6.5, -3.1, 600, 60, 0.05, background=0.7, nearest_low=0.6, nearest_median=0.8)
+
+
+def say_of_fit(directory: Path, **entries: object) -> None:
+    """Let index_info.json say something else of the fit, as somebody may have crafted it."""
+    path = directory / "index_info.json"
+    index_info = json.loads(path.read_text())
+    index_info["match"] |= entries
+    path.write_text(json.dumps(index_info))
+    write_sums_anew(directory.resolve())
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> Path:
+    with storage.IndexWriter(tmp_path / "acme") as writer:
+        writer.add(some_vectors(6), some_records(6))
+        writer.publish(replace(INFO, match=FIT), by_link(tmp_path / "acme"))
+    return tmp_path / "acme"
+
+
+def test_a_fit_is_read_as_it_was_written(fitted: Path) -> None:
+    assert storage.info(fitted).match == storage.load(fitted).info.match == FIT
+
+
+@pytest.mark.parametrize(
+    "crafted",
+    [
+        {"slope": 0},
+        {"slope": -6.5},
+        {"slope": "6.5"},
+        {"slope": float("nan")},
+        {"offset": float("inf")},
+        {"offset": None},
+        {"offset": 10**400},
+        {"images": 1.5},
+        {"images": -1},
+        {"images": True},
+        {"pictures": 601},
+        {"calibration_error": 1.1},
+        {"calibration_error": float("nan")},
+        {"background": 2},
+        {"background": [0.7]},
+        {"nearest_low": float("nan")},
+        {"nearest_median": -2},
+    ],
+)
+def test_a_fit_of_numbers_that_cannot_be_is_refused(fitted: Path, crafted: dict[str, object]) -> None:
+    say_of_fit(fitted, **crafted)
+    with pytest.raises(IndexCorrupt, match=r"index_info\.json"):
+        storage.info(fitted)
+
+
+def test_a_fit_that_another_version_wrote_in_fields_of_its_own_is_none(fitted: Path) -> None:
+    say_of_fit(fitted, kappa=1)
+    assert storage.info(fitted).match is None
+
+
+def test_scores_of_a_fit_may_be_unknown(fitted: Path) -> None:
+    unknown = {"calibration_error": None, "background": None, "nearest_low": None, "nearest_median": None}
+    say_of_fit(fitted, **unknown)
+    assert storage.info(fitted).match == replace(FIT, **unknown)
