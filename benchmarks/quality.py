@@ -1,4 +1,4 @@
-"""make quality: what searches find, how true match is, which duplicates are found; to quality.json and quality.png.
+"""make quality: what searches find, how true match is, which duplicates are found; to quality.json and two plots.
 
 Three catalogues are searched: the photographs of the folder given, and two that are drawn, a shelf of packages nearly
 alike and mixed drawings, because what suits one catalogue need not suit another. One picture in six is left out of
@@ -76,11 +76,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=600, help="pictures of a catalogue")
     parser.add_argument("--searches", type=int, default=60, help="with each kind of edit")
+    parser.add_argument("--plot", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--output", type=Path, default=HERE)
     options = parser.parse_args()
     results = measure(options.weights, options.photos, seed=options.seed, most=options.most, searches=options.searches)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "quality.json").write_text(json.dumps(results, indent=2) + "\n")
+    if options.plot:
+        from benchmarks.finding.plot import plot, plot_reliability
+
+        plot(results, options.output / "quality.png")
+        plot_reliability(results, options.output / "reliability.png")
 
 
 def measure(weights: str, photos: Path | None, *, seed: int, most: int, searches: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,7 +86,7 @@ def make_catalogue(name: str, pictures: Path, *, drawn: bool, seed: int, most: i
 
 def build(name: str) -> Company:
     """Return the company of this name, with an index of the pictures in its folder."""
-    call_command("build_embeddings", company=name, verbosity=0)
+    call_command("build_embeddings", company=name, stdout=StringIO())
     return Company.objects.get(name=name)
 
 

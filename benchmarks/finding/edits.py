@@ -73,9 +73,12 @@ def _letterboxed(picture: Picture, rng: Generator) -> Picture:
     return ImageOps.pad(picture, (width, max(picture.height, round(width * 9 / 16))), color="black")
 
 
-def _on_telephone(picture: Picture, rng: Generator, *, colour: str) -> Picture:
-    """Return a telephone's screen that shows the picture in the middle, as wide as it is, and nothing else."""
-    return ImageOps.pad(picture, _SCREEN, color=colour)
+def _on_telephone(picture: Picture, rng: Generator, *, colour: str, share: float, top: float) -> Picture:
+    """Return a telephone's screen with nothing but the picture, on this share of its width, from top on."""
+    screen = Image.new("RGB", _SCREEN, colour)
+    shown = ImageOps.contain(picture, (round(share * _SCREEN[0]), round(share * _SCREEN[1])))
+    screen.paste(shown, ((_SCREEN[0] - shown.width) // 2, round(top * _SCREEN[1])))
+    return screen
 
 
 def _telephone_with_bars(picture: Picture, rng: Generator) -> Picture:
@@ -202,7 +205,7 @@ def _partly_hidden(picture: Picture, rng: Generator) -> Picture:
 
 def _collage(picture: Picture, rng: Generator, others: Sequence[Picture]) -> bytes:
     """Return a square of four pictures, this one anywhere in it."""
-    four = [picture, *(others[place] for place in rng.choice(len(others), 3, replace=False))]
+    four = [picture, *(others[place] for place in rng.choice(len(others), 3))]
     collage = Image.new("RGB", (800, 800))
     for place, number in enumerate(rng.permutation(4)):
         collage.paste(ImageOps.fit(four[number], (400, 400)), (place % 2 * 400, place // 2 * 400))
@@ -226,8 +229,8 @@ EDITS: dict[str, Edit] = {
     "white border": _edit(partial(_bordered, colour="white", share=0.15)),
     "black border": _edit(partial(_bordered, colour="black", share=0.3)),
     "letterbox": _edit(_letterboxed),
-    "white telephone screen": _edit(partial(_on_telephone, colour="white")),
-    "black telephone screen": _edit(partial(_on_telephone, colour="black")),
+    "white telephone screen": _edit(partial(_on_telephone, colour="white", share=0.8, top=0.1)),
+    "black telephone screen": _edit(partial(_on_telephone, colour="black", share=0.5, top=0.3)),
     "telephone screen with bars": _edit(_telephone_with_bars),
     "shop page": _edit(_on_page),
     "mirrored": _edit(_mirrored),
