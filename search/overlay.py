@@ -130,4 +130,6 @@ def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
     if made_by and change.fingerprint != made_by:
         logger.warning("%s was added with another model: the next build processes it again", change.path)
         return LiveImage(record, None)
-    return LiveImage(record, np.frombuffer(change.vector, np.float32))
+    return LiveImage(
+        record, np.frombuffer(change.vector, np.float32), int.from_bytes(change.perceptual_hash or b"", "big")
+    )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from io import BytesIO
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -19,7 +20,7 @@ from search import overlay, publication, runtime, thumbnails
 from search.engine.errors import IndexNotBuilt, PathRefused
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord, image_id
-from search.engine.model.embedder import read_prepared
+from search.engine.model.embedder import Embedder, Hashed, read_hashed
 from search.engine.pictures.paths import new_path, require_path, spellings
 from search.engine.pictures.shelf import Shelf
 from search.engine.storage.given import given_id
@@ -32,6 +33,7 @@ from tenants.signals import fold_wanted
 logger = logging.getLogger(__name__)
 
 _SAME_VECTOR = 0.9999  # cosine; what machines and libraries differ by is far less
+_NOTHING = {"vector": None, "fingerprint": "", "perceptual_hash": None}  # of a deleted picture
 
 
 class FolderUnusable(Exception):
@@ -66,8 +68,8 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
     growth = {"pictures": int(before is None), "size": len(content) - (before or 0)}
     require_room(company, **growth)
     embedder = runtime.embedder_for(index)
-    prepared = read_prepared(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS, gate=runtime.gate())
-    vector = embedder.embed([prepared])[0]
+    hashed = read_hashed(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS, gate=runtime.gate())
+    vector = embedder.embed([hashed.pixels])[0]
     if held and _shows(index, held, vector):
         return held, Put.UNCHANGED
     record, counted = known or _identify(company, path, index), _changes_counted(company, index)
@@ -77,7 +79,7 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
         with transaction.atomic():
             sequence = company.next_live_sequence(at_least=counted)
             count_stored(company, **growth)
-            _write_change(company, record, sequence, vector.tobytes(), embedder.passport.fingerprint)
+            _write_change(company, record, sequence, _embedded(hashed, vector, embedder))
             audit.record(by, audit.Action.PICTURE_PUT, company, path)
             staged.place(path, replace=True, durable=True)  # last: without its file the row is rolled back
     fold_wanted.send_robust(Company, company=company)
@@ -100,7 +102,7 @@ def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord
         sequence = company.next_live_sequence(at_least=counted)
         if (size := _size(company, path)) is not None:
             count_stored(company, pictures=-1, size=-size)
-        _write_change(company, record, sequence, None, "")
+        _write_change(company, record, sequence, _NOTHING)
         audit.record(by, audit.Action.PICTURE_DELETED, company, path)
         _remove_file(company, path)  # last: while its file is there the row is rolled back
     thumbnails.forget(company, record.id)
@@ -133,15 +135,22 @@ def _given_id(company: Company, path: str) -> str | None:
         return None
 
 
-def _write_change(company: Company, record: ImageRecord, sequence: int, vector: bytes | None, fingerprint: str) -> None:
+def _embedded(hashed: Hashed, vector: Vector, embedder: Embedder) -> dict[str, Any]:
+    return {
+        "vector": vector.tobytes(),
+        "fingerprint": embedder.passport.fingerprint,
+        "perceptual_hash": hashed.perceptual_hash.to_bytes(8, "big"),
+    }
+
+
+def _write_change(company: Company, record: ImageRecord, sequence: int, embedded: dict[str, Any]) -> None:
     LiveChange.objects.update_or_create(
         company=company,
         path=record.path,
         defaults={
             "sequence": sequence,
             "image_id": record.id,
-            "vector": vector,
-            "fingerprint": fingerprint,
+            **embedded,
         },
     )
 

@@ -19,6 +19,7 @@ from tenants.models import NAME_PATTERN, Company, LiveChange
 logger = logging.getLogger(__name__)
 
 _VECTOR_BYTES = 4 * DIMENSION
+_HASH_BYTES = 8
 _BROKEN = (KeyError, TypeError, ValueError, OverflowError, ValidationError, EngineError)
 
 
@@ -63,6 +64,7 @@ def _entry(change: LiveChange) -> dict[str, Any]:
         "image_id": change.image_id,
         "vector": change.vector and base64.b64encode(change.vector).decode(),
         "fingerprint": change.fingerprint,
+        "perceptual_hash": change.perceptual_hash and bytes(change.perceptual_hash).hex(),
     }
 
 
@@ -78,6 +80,15 @@ def _change(company: Company, entry: dict[str, Any]) -> LiveChange:
         image_id=str(entry["image_id"]),
         vector=vector,
         fingerprint=str(entry["fingerprint"]),
+        perceptual_hash=_hash(entry.get("perceptual_hash")),
     )
     change.clean_fields(exclude=["company"])
     return change
+
+
+def _hash(text: Any) -> bytes | None:
+    """Return what an entry says of a perceptual hash, which releases before did not keep. Raises ValueError."""
+    hashed = None if text is None else bytes.fromhex(text)
+    if hashed is not None and len(hashed) != _HASH_BYTES:
+        raise ValueError(f"a perceptual hash of {len(hashed)} bytes")
+    return hashed

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0014_confinement_in_the_audit'),
+        ('tenants', '0015_live_hash'),
     ]
 
     operations = [

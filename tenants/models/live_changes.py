@@ -29,6 +29,9 @@ class LiveChange(models.Model):
         db_default="",
         help_text="The model that made it; one without a vector could not read the picture.",
     )
+    perceptual_hash = models.BinaryField(
+        null=True, max_length=8, help_text="uint64, big-endian; empty where a release before put the picture."
+    )
     changed_at = models.DateTimeField(auto_now=True)
 
     objects = LiveChangeQuerySet.as_manager()

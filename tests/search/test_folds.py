@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ from django_tasks_db.models import DBTaskResult
 
 from search import publication
 from search.engine.errors import IndexCorrupt
+from search.engine.pictures.hashes import perceptual_hash
+from search.overlay import live_index
 from search.pictures import delete_image, put_image
 from search.tasks import carry_out_build, fold_due, fold_live_changes, look_after_companies
 from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild, LiveChange
 from tests.conftest import picture
+from tests.support.drawing import scene
 from tests.support.fakes import GREEN, RED
 
 MakeCompany = Callable[..., Company]
@@ -42,6 +46,21 @@ def fold_now(company: Company) -> IndexBuild | None:
     """Do what the waiting task does when its time has come; return the build that it has queued."""
     fold_live_changes.func(company.pk)
     return company.builds.active().first()
+
+
+def test_a_fold_knows_what_the_pictures_put_look_like(acme: Company, settings: Any) -> None:
+    content = BytesIO()
+    scene(1).save(content, "PNG")
+    put_image(Company.objects.get(), "scene.png", content.getvalue(), by=on_command_line())
+    put(acme, "blank.png")
+    grow_old(acme, seconds=settings.FOLD_SECONDS + 1)
+    build = fold_now(acme)
+    assert build is not None
+    carry_out_build.func(build.pk)
+    index = live_index(Company.objects.get())
+    assert index.hashes is not None
+    found = dict(zip([record.path for record in index.records], index.hashes.tolist(), strict=True))
+    assert found == {"blank.png": 0, "red.png": 0, "scene.png": perceptual_hash(scene(1))}
 
 
 def test_one_task_waits_however_many_pictures_are_put(acme: Company) -> None:

@@ -23,6 +23,7 @@ OUR_FILES = [
     "metadata_offsets.npy",
     "id_keys.npy",
     "signatures.npy",
+    "perceptual_hashes.npy",
     "index_info.json",
 ]
 COPY = "embeddings.npy"  # that nobody reads
@@ -65,6 +66,10 @@ def some_signatures(count: int) -> Any:
     return signatures
 
 
+def some_hashes(count: int) -> Any:
+    return np.random.default_rng(count).integers(1, 2**64, size=count, dtype=np.uint64)
+
+
 def by_link(directory: Path, *, keep: int = 2) -> storage.Publish:
     """Return what publishes into a directory that no company's row speaks for."""
     return partial(storage.publish_by_link, directory, keep=keep)
@@ -78,7 +83,7 @@ def publish(
     keep: int = 2,
 ) -> None:
     with storage.IndexWriter(directory) as writer:
-        writer.add(vectors, records, some_signatures(len(records)))
+        writer.add(vectors, records, some_signatures(len(records)), hashes=some_hashes(len(records)))
         writer.publish(INFO, by_link(directory, keep=keep))
 
 

@@ -23,9 +23,9 @@ from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match_fit import MatchFit, still_serves
 from search.engine.index.neighbours import Neighbours
 from search.engine.index.records import ImageRecord, image_id
+from search.engine.index.thresholds import thresholds_of
 from search.engine.index.vector_file import StoredVectors
-from search.engine.model.embedder import Embedder, read_prepared
-from search.engine.model.transform import Pixels
+from search.engine.model.embedder import Embedder, Hashed, read_hashed
 from search.engine.pictures.folder import SkippedFile, modified_ns, other_types
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS
 from search.engine.pictures.shelf import open_picture
@@ -134,8 +134,9 @@ class _Read:
 
     number: int  # in the plan
     signature: Any  # SIGNATURE
-    pixels: Pixels | None = None  # until it is embedded
+    hashed: Hashed | None = None  # until it is embedded
     vector: Vector | None = None
+    perceptual_hash: int = 0
     known_row: int | None = None  # of the previous index
     known_number: int | None = None  # in the workspace
     reason: str = ""
@@ -237,7 +238,7 @@ class _Build:
         """Return the previous index, or why there is none to use."""
         try:
             before = storage.load(self._files_before)
-            _ = before.signatures  # are read now, and whole
+            _ = before.signatures, before.hashes  # are read now, and whole
         except IndexNotBuilt:
             return None, "First build"
         except IndexUnusable:
@@ -252,6 +253,8 @@ class _Build:
             return self._why_unusable
         if self._before.signatures is None:
             return "The previous index was imported and does not record its files"
+        if self._before.hashes is None:
+            return "The previous index does not record what its pictures look like"
         passport = self._before.info.passport
         if passport != self._embedder.passport:
             return f"The model changed from {passport} to {self._embedder.passport}"
@@ -271,10 +274,10 @@ class _Build:
                 with open_picture(self._folder, path) as file:
                     if durable.sha256(file) != before.signatures[row]["sha256"].tobytes():
                         continue
-                    pixels = self._prepare(file, path)
+                    hashed = self._read_hashed(file, path)
             except (OSError, ImageUnreadable, IndexUnusable):
                 continue
-            today = self._embedder.embed([pixels])[0]
+            today = self._embedder.embed([hashed.pixels])[0]
             if np.abs(today - before.vectors.at(int(row))).max() > _SAME_VECTOR:
                 return True
             compared += 1
@@ -359,7 +362,8 @@ class _Build:
             signatures = np.array([read.signature for read in pending], SIGNATURE)
             # Of a file this young size and time prove nothing: the next build finds it by its content.
             signatures["mtime_ns"][signatures["mtime_ns"] >= self._scanned_at_ns - TIME_GRAIN_NS] = _IN_DOUBT
-            added = workspace.add([plan.paths[read.number] for read in pending], signatures, vectors)
+            paths, hashes = zip(*((plan.paths[read.number], read.perceptual_hash) for read in pending), strict=True)
+            added = workspace.add(paths, signatures, hashes, vectors)
             numbers[[read.number for read in pending]] = added
         pending.clear()
 
@@ -403,12 +407,12 @@ class _Build:
 
     def _embed_chunk(self, chunk: list[int], plan: Plan, workspace: Workspace | None) -> list[_Read]:
         reads = [self._read(plan.paths[number], number, workspace) for number in chunk]
-        pixels = [read.pixels for read in reads if read.pixels is not None]
+        pixels = [read.hashed.pixels for read in reads if read.hashed]
         vectors = self._embedder.embed(pixels) if pixels else np.empty((0, DIMENSION), np.float32)
         if not np.isfinite(vectors).all():
             raise ValueError(f"The weights {self._embedder.passport} produce vectors that are not finite numbers")
         made = iter(vectors)
-        return [read if read.pixels is None else replace(read, pixels=None, vector=next(made)) for read in reads]
+        return [_embedded(read, read.hashed, next(made)) if read.hashed else read for read in reads]
 
     def _read(self, path: str, number: int, workspace: Workspace | None) -> _Read:
         signature = np.zeros((), SIGNATURE)
@@ -422,19 +426,19 @@ class _Build:
                     return _Read(number, signature, known_row=row)
                 if workspace and (known := workspace.find_content(sha256)) is not None:
                     return _Read(number, signature, known_number=known)
-                pixels = self._prepare(file, path)
+                hashed = self._read_hashed(file, path)
                 after = os.fstat(file.fileno())
                 if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
                     signature["sha256"] = 0  # it was written meanwhile: nobody knows the hash of what was decoded
-                return _Read(number, signature, pixels=pixels)
+                return _Read(number, signature, hashed=hashed)
         except ImageUnreadable as error:
             return _Read(number, signature, reason=str(error))
         except Exception as error:  # whatever one file does, the others are indexed
             why = getattr(error, "strerror", None) or type(error).__name__
             return _Read(number, signature, reason=f"The file cannot be read: {why}")
 
-    def _prepare(self, file: BinaryIO, path: str) -> Pixels:
-        return read_prepared(self._embedder, file, name=path, max_pixels=self._options.max_pixels)
+    def _read_hashed(self, file: BinaryIO, path: str) -> Hashed:
+        return read_hashed(self._embedder, file, name=path, max_pixels=self._options.max_pixels)
 
     def _take_in(self, reads: list[_Read], plan: Plan, numbers: np.ndarray) -> list[_Read]:
         """Note what became of the pictures of a chunk; return those that were embedded."""
@@ -466,13 +470,14 @@ class _Build:
         for start in range(0, max(1, len(indexed)), _ROWS_A_BLOCK):  # an empty index has, empty, signatures too
             block = indexed[start : start + _ROWS_A_BLOCK]
             rows = plan.rows[block]
-            vectors = np.empty((len(block), DIMENSION), np.float32)
+            vectors, hashes = np.empty((len(block), DIMENSION), np.float32), np.empty(len(block), np.uint64)
             kept = rows != EMBED
-            if self._kept is not None:
-                vectors[kept] = self._kept.vectors[rows[kept]]
-            vectors[~kept] = workspace.vectors(numbers[block[~kept]])
+            if self._kept is not None and self._kept.hashes is not None:  # else nothing of it is kept
+                vectors[kept], hashes[kept] = self._kept.vectors[rows[kept]], self._kept.hashes[rows[kept]]
+            new = numbers[block[~kept]]
+            vectors[~kept], hashes[~kept] = workspace.vectors(new), workspace.hashes(new)
             records = [self._identify(plan.paths[number]) for number in block]
-            writer.add(vectors, records, plan.signatures[block], rows_before=rows)
+            writer.add(vectors, records, plan.signatures[block], hashes=hashes, rows_before=rows)
             self._report(self._progress)
 
     def _identify(self, path: str) -> ImageRecord:
@@ -486,6 +491,7 @@ class _Build:
             fingerprint=passport.fingerprint,
             preparation=self._embedder.preparation,
             libraries=self._libraries,
+            thresholds=thresholds_of(passport.fingerprint),
             scanned_at_ns=self._scanned_at_ns,
             live_sequence=self._live_sequence,
         )
@@ -535,6 +541,10 @@ class _RowsByContent:
                 return row
             place += 1
         return None
+
+
+def _embedded(read: _Read, hashed: Hashed, vector: Vector) -> _Read:
+    return replace(read, hashed=None, vector=vector, perceptual_hash=hashed.perceptual_hash)
 
 
 def _first_of(waiting: deque[Future[list[_Read]]]) -> list[_Read]:

@@ -44,7 +44,7 @@ def take_over(
     info = IndexInfo(total_images=0, live_sequence=index.info.live_sequence)
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
-    index = replace(index, read_signatures=None)
+    index = replace(index, read_signatures=None, read_hashes=None)
     published = republish(index, target, info=info, publish=publish, embeddings_npy=embeddings_npy)
     if move and source.resolve() != target.resolve() and source.exists():
         storage.remove(source)
@@ -72,7 +72,11 @@ def republish(
             block = np.array([places[path] for path in paths[start : start + _ROWS_A_BLOCK]])
             rows_before = np.where(block < len(index.records), block, -1)
             writer.add(
-                _vectors(index, block), _records(index, block), _signatures(index, block), rows_before=rows_before
+                _vectors(index, block),
+                _records(index, block),
+                _signatures(index, block),
+                hashes=_hashes(index, block),
+                rows_before=rows_before,
             )
             report(start + len(block))
         given_ids = storage.given_ids(target, target.name) | ids_no_path_gives(target.name, index.records)
@@ -111,6 +115,18 @@ def _signatures(index: ImageIndex, block: np.ndarray) -> np.ndarray | None:
     built = block < len(index.records)
     signatures[built] = index.signatures[block[built]]
     return signatures
+
+
+def _hashes(index: ImageIndex, block: np.ndarray) -> np.ndarray | None:
+    """Return the perceptual hashes; None where those of built pictures are not known."""
+    if len(index.records) and index.hashes is None:
+        return None
+    hashes = np.empty(len(block), np.uint64)
+    live = block >= len(index.records)
+    hashes[live] = index.added_hashes[block[live] - len(index.records)]
+    if index.hashes is not None:
+        hashes[~live] = index.hashes[block[~live]]
+    return hashes
 
 
 def agreement(index: ImageIndex, images: Path, embedders: Sequence[Embedder], *, max_pixels: int) -> list[float]:

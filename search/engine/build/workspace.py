@@ -1,6 +1,6 @@
 """What an unfinished build has embedded so far, kept so that the next one continues there.
 
-    <workspace>/<hex>.jsonl    a header with the model, then a line a picture: [path, size, mtime_ns, sha256]
+    <workspace>/<hex>.jsonl    a header with the model, then a line a picture: [path, size, mtime_ns, sha256, hash]
     <workspace>/<hex>.f32      float32 [pictures, 960], raw
 
 Every build appends to files of its own name, so that a worker which was only asleep disturbs nobody. Vectors are
@@ -11,19 +11,21 @@ import contextlib
 import json
 import secrets
 import shutil
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from search.engine import durable
 from search.engine.storage import SIGNATURE
 from search.engine.vectors import DIMENSION, Vectors
 
 _ROW_BYTES = 4 * DIMENSION
-_HASH_BYTES = 32
+_SHA256_BYTES = 32
 
 
 class Workspace:
@@ -39,6 +41,7 @@ class Workspace:
         self._found: list[Vectors] = []  # a segment each
         self._segment_starts: list[int] = []
         self._signatures = np.empty(0, SIGNATURE)  # of the pictures found
+        self._hashes = array("Q")  # of all, also those added
         self._by_path: dict[str, int] = {}
         self._by_content: dict[bytes, int] = {}
         directory.mkdir(parents=True, exist_ok=True)
@@ -77,18 +80,19 @@ class Workspace:
         """Return the number of a picture found here with this content."""
         return self._by_content.get(sha256)
 
-    def add(self, paths: Sequence[str], signatures: np.ndarray, vectors: Vectors) -> range:
+    def add(self, paths: Sequence[str], signatures: np.ndarray, hashes: Sequence[int], vectors: Vectors) -> range:
         """Keep what was embedded, safe from a crash, and return the pictures' numbers.
 
-        signatures: SIGNATURE [n]; vectors: float32 [n, 960].
+        signatures: SIGNATURE [n]; hashes: perceptual ones, [n]; vectors: float32 [n, 960].
         """
         # At places of their own, so that what a full disk cut short does not shift what comes after it.
         rows = np.ascontiguousarray(vectors, dtype="<f4")
         _write_durably(self._floats, rows.tobytes(), self._rows * _ROW_BYTES)
-        lines = "".join(map(_line, paths, signatures))
+        lines = "".join(map(_line, paths, signatures, hashes))
         self._lines_end = _write_durably(self._lines, lines.encode(), self._lines_end)
         first = len(self._signatures) + self._rows
         self._rows += len(paths)
+        self._hashes.extend(hashes)
         return range(first, first + len(paths))
 
     def vectors(self, numbers: np.ndarray) -> Vectors:
@@ -101,6 +105,10 @@ class Workspace:
             chosen = places == place
             vectors[chosen] = segments[place][numbers[chosen] - starts[place]]
         return vectors
+
+    def hashes(self, numbers: np.ndarray) -> npt.NDArray[np.uint64]:
+        """Return the perceptual hashes of pictures by number, [len(numbers)]."""
+        return np.array([self._hashes[number] for number in numbers.tolist()], np.uint64)
 
     def clear(self) -> None:
         """Remove all work: it has become an index. A build that still writes here loses nothing but its work."""
@@ -118,17 +126,18 @@ class Workspace:
             return
         first = len(self._signatures)
         signatures = np.empty(len(entries), SIGNATURE)
-        for row, (image, size, mtime_ns, sha256) in enumerate(entries):
+        for row, (image, size, mtime_ns, sha256, hashed) in enumerate(entries):
             signatures[row] = size, mtime_ns, np.frombuffer(sha256, np.uint8)
             self._by_path[image] = first + row
             self._by_content[sha256] = first + row
+            self._hashes.append(hashed)
         self._signatures = np.concatenate([self._signatures, signatures])
         self._segment_starts.append(first)
         with floats.open("rb") as opened:
             self._found.append(_map(opened, len(entries)))
 
 
-def _whole_entries(lines: list[str]) -> list[tuple[str, int, int, bytes]]:
+def _whole_entries(lines: list[str]) -> list[tuple[str, int, int, bytes, int]]:
     """Return the entries up to the first line that a crash has torn."""
     entries = []
     with contextlib.suppress(ValueError, TypeError):
@@ -139,17 +148,19 @@ def _whole_entries(lines: list[str]) -> list[tuple[str, int, int, bytes]]:
     return entries
 
 
-def _line(path: str, signature: Any) -> str:
-    entry = [path, int(signature["size"]), int(signature["mtime_ns"]), signature["sha256"].tobytes().hex()]
+def _line(path: str, signature: Any, hashed: int) -> str:
+    entry = [path, int(signature["size"]), int(signature["mtime_ns"]), signature["sha256"].tobytes().hex(), hashed]
     return f"{json.dumps(entry)}\n"
 
 
-def _parse(line: str) -> tuple[str, int, int, bytes]:
-    """Raises ValueError and TypeError."""
-    path, size, mtime_ns, sha256 = json.loads(line)
-    if len(bytes.fromhex(sha256)) != _HASH_BYTES:
+def _parse(line: str) -> tuple[str, int, int, bytes, int]:
+    """Raises ValueError and TypeError; for a line of a release before, too, which kept no perceptual hash."""
+    path, size, mtime_ns, sha256, hashed = json.loads(line)
+    if len(bytes.fromhex(sha256)) != _SHA256_BYTES:
         raise ValueError(sha256)
-    return path, int(size), int(mtime_ns), bytes.fromhex(sha256)
+    if not 0 <= int(hashed) < 2**64:
+        raise ValueError(hashed)
+    return path, int(size), int(mtime_ns), bytes.fromhex(sha256), int(hashed)
 
 
 def _map(file: IO[bytes], rows: int) -> Vectors:

@@ -13,6 +13,7 @@ from search.engine.index.match import Match
 from search.engine.index.match_fit import MatchFit
 from search.engine.index.neighbours import Neighbours
 from search.engine.index.records import ImageRecord, ListRecords, Records, Rows, composed
+from search.engine.index.thresholds import Thresholds
 from search.engine.index.vector_file import StoredVectors, VectorsInMemory
 from search.engine.model.passport import MODEL, ModelPassport
 from search.engine.vectors import DIMENSION, Vector, Vectors
@@ -44,6 +45,7 @@ class IndexInfo:
     coarse: CoarseSearch | None = None
     neighbours: Neighbours | None = None  # None where it was not measured, or there is nothing to compare
     match: MatchFit | None = None  # None where there are too few pictures, or no build has fitted it
+    thresholds: Thresholds | None = None  # of the model; None where an earlier release made the index
 
     @property
     def holds_changes_to(self) -> int:
@@ -62,6 +64,7 @@ class LiveImage:
 
     record: ImageRecord
     vector: Vector | None = field(repr=False)  # [960], unit length
+    perceptual_hash: int = 0  # 0 as well where nobody knows
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -72,9 +75,11 @@ class ImageIndex:
     records: Records  # in the order of the vectors
     vectors: StoredVectors = field(repr=False)
     read_signatures: Callable[[], Any] | None = field(default=None, repr=False)  # see signatures
+    read_hashes: Callable[[], npt.NDArray[np.uint64]] | None = field(default=None, repr=False)  # see hashes
     coarse: CoarseIndex | None = field(default=None, repr=False)  # None where the exact scan serves
     added: tuple[ImageRecord, ...] = ()  # live pictures, by path
     added_vectors: Vectors = field(default_factory=lambda: np.empty((0, DIMENSION), np.float32), repr=False)
+    added_hashes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64), repr=False)
     hidden: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # rows replaced or deleted
 
     def __len__(self) -> int:
@@ -93,6 +98,14 @@ class ImageIndex:
         """
         return self.read_signatures() if self.read_signatures else None
 
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64] | None:
+        """The perceptual hashes of the pictures, [N], 0 for blank ones; None where nobody recorded them.
+
+        Read when first asked for. Raises IndexCorrupt.
+        """
+        return self.read_hashes() if self.read_hashes else None
+
     def require_model(self, passport: ModelPassport) -> None:
         """Raise ModelMismatch unless vectors of this model may be compared with the index's."""
         made_by = self.info.passport
@@ -106,8 +119,8 @@ class ImageIndex:
         """Return the index with live changes laid over it; the last change of a path counts."""
         changed = {change.record.path: change for change in changes}
         live = {
-            record.path: LiveImage(record, vector)
-            for record, vector in zip(self.added, self.added_vectors, strict=True)
+            record.path: LiveImage(record, vector, int(hashed))
+            for record, vector, hashed in zip(self.added, self.added_vectors, self.added_hashes, strict=True)
         }
         added = [change for _, change in sorted((live | changed).items()) if change.vector is not None]
         rows = {row for path in changed for row in self.records.rows_of_path(path)}
@@ -115,6 +128,7 @@ class ImageIndex:
             self,
             added=tuple(change.record for change in added),
             added_vectors=np.array([change.vector for change in added], np.float32).reshape(-1, DIMENSION),
+            added_hashes=np.array([change.perceptual_hash for change in added], np.uint64),
             hidden=np.array(sorted(rows.union(self.hidden.tolist())), dtype=np.int64),
         )
 

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -9,6 +10,7 @@ from search.engine.model.transform import Pixels
 from search.engine.pictures.crop import Crop
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.gates import ONE_LARGE, Gate
+from search.engine.pictures.hashes import perceptual_hash
 from search.engine.vectors import Vectors
 
 
@@ -65,3 +67,19 @@ def read_prepared(
     """
     image = open_image(source, name=name, max_pixels=max_pixels, min_side=embedder.min_side, crop=crop, gate=gate)
     return embedder.prepare(image)
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """A picture that is to be indexed."""
+
+    pixels: Pixels
+    perceptual_hash: int
+
+
+def read_hashed(
+    embedder: Embedder, source: Path | BinaryIO, *, name: str, max_pixels: int, gate: Gate = ONE_LARGE
+) -> Hashed:
+    """Return a picture file as the model's input, as read_prepared does, and its perceptual hash."""
+    image = open_image(source, name=name, max_pixels=max_pixels, min_side=embedder.min_side, gate=gate)
+    return Hashed(embedder.prepare(image), perceptual_hash(image))

@@ -7,11 +7,13 @@
         metadata.json          list in index order, one entry a line
         metadata_offsets.npy   int64 [N + 1], where each line of metadata.json begins
         signatures.npy         SIGNATURE [N], what the picture files looked like; missing where nobody knows
+        perceptual_hashes.npy  uint64 [N], what the pictures look like, 0 for blank ones; missing where nobody knows
         id_keys.npy            records.ID_KEY [N], sorted: finds a row by its id
         coarse_index.bin       codes of the first pass, see coarse.py; missing where the exact scan serves
         given_ids.json         {path: id} of the ids that no path gives, those of pictures now missing as well
         index_info.json        IndexInfo, and the "format": 3, which says that the files are ours
-        SHA256SUMS             of all the others, for `sha256sum --check` as well
+        SHA256SUMS             of all the others, for `sha256sum --check` as well; that of perceptual_hashes.npy stands
+                               in index_info.json, because releases before refuse a list with names they do not know
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
     <parent>/.generations/AOF/.link-<hex>            the link, about to be moved into its place
     <parent>/.generations/AOF/.lock                  held by whoever publishes
@@ -44,12 +46,15 @@ EMBEDDINGS = "embeddings.npy"
 METADATA = "metadata.json"
 OFFSETS = "metadata_offsets.npy"
 SIGNATURES = "signatures.npy"
+HASHES = "perceptual_hashes.npy"
 ID_KEYS = "id_keys.npy"
 CODES = "coarse_index.bin"
 GIVEN_IDS = "given_ids.json"
 INFO = "index_info.json"
 SUMS = "SHA256SUMS"
-PARTS = frozenset({FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, ID_KEYS, CODES, GIVEN_IDS, INFO, SUMS})
+PARTS = frozenset(
+    {FAISS_INDEX, EMBEDDINGS, METADATA, OFFSETS, SIGNATURES, HASHES, ID_KEYS, CODES, GIVEN_IDS, INFO, SUMS}
+)
 
 LOCK = ".lock"  # of a company's generations, and of each draft
 FORMAT = 3
@@ -60,6 +65,7 @@ _DRAFT, _LINK, _REMOVED = ".writing-", ".link-", ".removed-"
 _BUILDING = ".building"
 
 SIGNATURE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,))])
+HASH = np.dtype("<u8")
 
 METADATA_START = b"[\n"
 METADATA_END = b"\n]\n"

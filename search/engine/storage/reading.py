@@ -30,6 +30,7 @@ from search.engine.index.records import (
     parse_entry,
     require_text,
 )
+from search.engine.index.thresholds import Thresholds
 from search.engine.index.vector_file import SmallVectorFile, StoredVectors, VectorFile
 from search.engine.storage import parts
 from search.engine.storage.layout import (
@@ -38,6 +39,8 @@ from search.engine.storage.layout import (
     FLAT_HEADER,
     FLAT_IP,
     GIVEN_IDS,
+    HASH,
+    HASHES,
     ID_KEYS,
     INFO,
     METADATA,
@@ -175,9 +178,15 @@ def _load_generation(generation: Path) -> ImageIndex:
     records = _line_records(generation) if ours else ListRecords(_parse_entries(generation / METADATA))
     if len(records) != count:
         raise IndexCorrupt(f"{METADATA} has {len(records)} entries, {FAISS_INDEX} {count} vectors")
-    signatures = _read_signatures(generation, count)
     codes = _read_codes(generation, index_info)
-    index = ImageIndex(index_info, records, _open_vectors(generation, count), signatures, codes)
+    index = ImageIndex(
+        index_info,
+        records,
+        _open_vectors(generation, count),
+        read_signatures=_read_later(generation / SIGNATURES, SIGNATURE, count),
+        read_hashes=_read_later(generation / HASHES, HASH, count),
+        coarse=codes,
+    )
     # Last, because who reads a file says better what is wrong with it. Codes that cannot be read are done without.
     require_recorded(generation, [name for name in small_files(generation) if name != CODES or codes])
     return index
@@ -205,14 +214,13 @@ def _parse_entries(path: Path) -> list[ImageRecord]:
         return [parse_entry(entry) for entry in json.loads(parts.read(path))]
 
 
-def _read_signatures(generation: Path, count: int) -> Callable[[], Any] | None:
-    """Return what reads the signatures when they are first asked for: only builds do that."""
-    path = generation / SIGNATURES
+def _read_later(path: Path, kind: np.dtype, count: int) -> Callable[[], Any] | None:
+    """Return what reads an array when it is first asked for, which no search does; None where there is none."""
     if not path.exists():
         return None
-    if parts.array_length(path, SIGNATURE) != count:
+    if parts.array_length(path, kind) != count:
         raise IndexCorrupt(f"{path.name} does not fit the {count} vectors")
-    return cache(lambda: parts.read_array(path, SIGNATURE))
+    return cache(lambda: parts.read_array(path, kind))
 
 
 def _read_codes(generation: Path, index_info: IndexInfo) -> CoarseIndex | None:
@@ -268,6 +276,7 @@ def _parse_info(entries: dict[str, Any], missing: IndexInfo) -> IndexInfo:
     known["coarse"] = _coarse_search(known.get("coarse"))
     known["neighbours"] = _neighbours(known.get("neighbours"))
     known["match"] = _match_fit(known.get("match"))
+    known["thresholds"] = _thresholds(known.get("thresholds"))
     return replace(missing, **known)
 
 
@@ -305,6 +314,15 @@ def _neighbours(entry: Any) -> Neighbours | None:
     if len(by_folder) > MAX_FOLDERS:
         raise ValueError("there are too many folders")
     return Neighbours(*_hits(entry["tried"], entry["own"]), by_folder)
+
+
+def _thresholds(entry: Any) -> Thresholds | None:
+    """Return None for those that another version wrote in fields of its own, too."""
+    if not isinstance(entry, dict) or entry.keys() != {field.name for field in fields(Thresholds)}:
+        return None
+    if not all(type(cosine) in (int, float) and 0 < cosine <= 1 for cosine in entry.values()):
+        raise ValueError("a threshold is no cosine")
+    return Thresholds(**entry)
 
 
 def _hits(tried: Any, own: Any) -> tuple[int, int]:

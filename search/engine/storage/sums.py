@@ -1,18 +1,22 @@
 """The list of an index's checksums, and single files compared with it."""
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from search.engine import durable
 from search.engine.damage import DamageNamed
 from search.engine.errors import IndexCorrupt
 from search.engine.storage import parts
-from search.engine.storage.layout import EMBEDDINGS, INFO, PARTS, SIGNATURES, SUMS
+from search.engine.storage.layout import EMBEDDINGS, HASHES, INFO, PARTS, SIGNATURES, SUMS
 
-SEARCHED = PARTS - {SUMS, EMBEDDINGS, SIGNATURES}  # what searches read; builds compare everything
+SEARCHED = PARTS - {SUMS, EMBEDDINGS, SIGNATURES, HASHES}  # what searches read; builds compare everything
 
 _SMALL_BYTES = 4 << 20  # are compared in 3 ms, whenever an index is loaded
+# Releases that do not know a file refuse a list that names it: its checksum stands in index_info.json.
+_IN_INFO = {HASHES: "perceptual_hashes_sha256"}
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S+)\n")
 
 
@@ -27,22 +31,32 @@ def read_sums(generation: Path) -> dict[str, str] | None:
         sums = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
         if len(sums) != len(lines) or not sums.keys() <= PARTS:
             raise ValueError("it is not a list of checksums")
-    return sums
+    card = _card(generation)
+    return {name: str(card[key]) for name, key in _IN_INFO.items() if key in card} | sums
 
 
 def write_sums(generation: Path, sums: dict[str, str]) -> None:
-    durable.write(generation / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
+    listed = sorted(sums.keys() - _IN_INFO)
+    durable.write(generation / SUMS, "".join(f"{sums[name]}  {name}\n" for name in listed).encode())
+
+
+def sums_in_info(generation: Path, *, beat: Callable[[], None] = lambda: None) -> dict[str, str]:
+    """Return what index_info.json is to say of the files that SHA256SUMS does not list."""
+    there = {name: key for name, key in _IN_INFO.items() if (generation / name).exists()}
+    return {key: durable.sha256(generation / name, beat=beat).hex() for name, key in there.items()}
 
 
 def _has_format(generation: Path, number: int) -> bool:
-    """Return whether index_info.json names this format or a later one; what else is wrong with it others tell."""
-    try:
-        card = parts.read_card(generation / INFO)
-        with DamageNamed(generation / INFO):
-            found = parts.parse_object(card).get("format")
-    except IndexCorrupt:
-        return False
+    """Return whether index_info.json names this format or a later one."""
+    found = _card(generation).get("format")
     return isinstance(found, int) and found >= number
+
+
+def _card(generation: Path) -> dict[str, Any]:
+    """Return what index_info.json says, nothing where it cannot be read: what is wrong with it others tell."""
+    with contextlib.suppress(IndexCorrupt), DamageNamed(generation / INFO):
+        return parts.parse_object(parts.read_card(generation / INFO))
+    return {}
 
 
 def is_small(file: Path) -> bool:

@@ -30,6 +30,8 @@ from search.engine.storage.layout import (
     FLAT_IP,
     FORMAT,
     GIVEN_IDS,
+    HASH,
+    HASHES,
     ID_KEYS,
     INFO,
     LOCK,
@@ -46,7 +48,7 @@ from search.engine.storage.layout import (
     new_draft,
 )
 from search.engine.storage.reading import given_ids, load
-from search.engine.storage.sums import read_sums, write_sums
+from search.engine.storage.sums import read_sums, sums_in_info, write_sums
 from search.engine.timestamps import timestamp
 from search.engine.vectors import DIMENSION, Vectors
 
@@ -138,6 +140,7 @@ class IndexWriter:
         self._folder_of = array("q")  # by picture
         self._last_path: str | None = None
         self._signatures: list[Any] = []
+        self._hashes: list[Any] = []
         self._codes_before = before
         self._rows_before: list[npt.NDArray[np.int64]] = []
         with contextlib.ExitStack() as opened:
@@ -164,11 +167,13 @@ class IndexWriter:
         records: Sequence[ImageRecord],
         signatures: Any = None,
         *,
+        hashes: npt.NDArray[np.uint64] | None = None,
         rows_before: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Append pictures, all of them in the order of their paths.
 
         vectors: float32 [n, 960], unit length; records: n; signatures: SIGNATURE [n], or None for all pictures.
+        hashes: perceptual hashes, uint64 [n], or None for all pictures.
         rows_before: int64 [n], where the vectors come from in the index that this one replaces, negative for new ones.
         """
         rows = np.ascontiguousarray(vectors, dtype="<f4")
@@ -179,6 +184,8 @@ class IndexWriter:
             self._embeddings.write(rows.data)
         if signatures is not None:
             self._signatures.append(np.asarray(signatures))
+        if hashes is not None:
+            self._hashes.append(np.asarray(hashes, HASH))
         self._rows_before.append(np.full(len(rows), -1) if rows_before is None else rows_before)
         for record in records:
             self._add_record(record)
@@ -259,9 +266,11 @@ class IndexWriter:
         self._save(ID_KEYS, np.sort(id_keys, order="key"))
         if self._signatures:
             self._save(SIGNATURES, np.concatenate(self._signatures))
+        if self._hashes:
+            self._save(HASHES, np.concatenate(self._hashes))
 
     def _describe_files(self, info: IndexInfo, beat: Callable[[], None]) -> None:
-        entries = info_entries(info) | {"format": FORMAT}
+        entries = info_entries(info) | {"format": FORMAT} | sums_in_info(self._draft.path, beat=beat)
         durable.write(self._draft.path / INFO, json.dumps(entries, indent=2).encode())
         names = [name for name in PARTS - {SUMS} if (self._draft.path / name).exists()]
         sums = {name: durable.sha256(self._draft.path / name, beat=beat).hex() for name in names}

@@ -25,7 +25,7 @@ from search.engine.build.builder import (
 )
 from search.engine.errors import NotEnoughSpace, NothingToIndex, PublishRefused
 from search.engine.index.index import ImageIndex
-from search.engine.model.embedder import read_prepared
+from search.engine.model.embedder import read_hashed
 from search.engine.model.transform import Pixels
 from search.engine.storage.layout import EMBEDDINGS, FAISS_INDEX, ID_KEYS, INFO, METADATA, OFFSETS, SIGNATURES, SUMS
 from search.engine.vectors import Vectors, unit_length
@@ -885,9 +885,9 @@ def test_a_picture_that_changes_while_it_is_read_lends_its_vector_to_no_other(
         content = file.read_bytes()
         file.write_bytes(content.replace(b"\x00\x00\xff", b"\xff\x00\x00"))  # red to blue, in place
         os.utime(file, ns=(LONG_AGO + 9, LONG_AGO + 9))
-        return read_prepared(*source, **options)
+        return read_hashed(*source, **options)
 
-    monkeypatch.setattr(builder, "read_prepared", change_and_read)
+    monkeypatch.setattr(builder, "read_hashed", change_and_read)
     acme.build()
     monkeypatch.undo()
     acme.paint("b.bmp", RED)

@@ -14,12 +14,17 @@ from search.engine.vectors import DIMENSION, Vectors
 MODEL = {"fingerprint": "f" * 64, "libraries": {"fake": "1"}}
 
 
-def some_work(count: int, *, start: int = 0) -> tuple[list[str], Any, Vectors]:
+def some_work(count: int, *, start: int = 0) -> tuple[list[str], Any, list[int], Vectors]:
     numbers = np.arange(start, start + count)
     signatures = np.zeros(count, SIGNATURE)
     signatures["size"], signatures["mtime_ns"], signatures["sha256"] = numbers + 100, numbers + 1000, numbers[:, None]
     vectors = np.repeat(numbers[:, None], DIMENSION, axis=1).astype(np.float32)
-    return [f"{number}.png" for number in numbers], signatures, vectors
+    return (
+        [f"{number}.png" for number in numbers],
+        signatures,
+        [2**63 + number for number in range(start, start + count)],
+        vectors,
+    )
 
 
 def content(number: int) -> bytes:
@@ -38,6 +43,7 @@ def test_work_is_found_again_by_path_and_by_content(tmp_path: Path) -> None:
         assert number is not None
         assert number == workspace.find_content(content(1))
         assert workspace.signature(number)["sha256"].tobytes() == content(1)
+        assert workspace.hashes(np.array([number])).tolist() == [2**63 + 1]
         assert (workspace.vectors(np.array([number])) == 1).all()
 
 
@@ -90,9 +96,9 @@ def test_work_of_another_model_is_removed(tmp_path: Path) -> None:
 
 
 def test_lines_are_ascii_whatever_the_path(tmp_path: Path) -> None:
-    _, signatures, vectors = some_work(2)
+    _, signatures, hashes, vectors = some_work(2)
     with Workspace(tmp_path, made_by=MODEL) as workspace:
-        workspace.add(["new\nline\u2028.png", "🦊\udcff.png"], signatures, vectors)
+        workspace.add(["new\nline\u2028.png", "🦊\udcff.png"], signatures, hashes, vectors)
     (lines,) = tmp_path.glob("*.jsonl")
     assert [json.loads(line)[0] for line in lines.read_text("ascii").splitlines()[1:]] == [
         "new\nline\u2028.png",

@@ -29,6 +29,7 @@ from tests.support.indexes import (
     by_link,
     clustered,
     flask_directory,
+    some_hashes,
     some_records,
     some_signatures,
     some_vectors,
@@ -41,14 +42,15 @@ COUNT = 9
 VECTORS, RECORDS = some_vectors(COUNT), [*some_records(5), *some_records(4, start="Modern/")]
 
 TEXTS = ["metadata.json", "index_info.json", "given_ids.json", "SHA256SUMS"]
-ARRAYS = ["metadata_offsets.npy", "id_keys.npy", "signatures.npy"]
+ARRAYS = ["metadata_offsets.npy", "id_keys.npy", "signatures.npy", "perceptual_hashes.npy"]
 OURS = [*TEXTS, *ARRAYS, "faiss_index.bin"]
 
 
 def make_ours(directory: Path) -> Path:
     """Publish an index with an id of another program, and return where its files lie."""
     with storage.IndexWriter(directory, embeddings_npy=False) as writer:
-        writer.add(VECTORS, [ImageRecord(RECORDS[0].path, "theirs"), *RECORDS[1:]], some_signatures(COUNT))
+        records = [ImageRecord(RECORDS[0].path, "theirs"), *RECORDS[1:]]
+        writer.add(VECTORS, records, some_signatures(COUNT), hashes=some_hashes(COUNT))
         info = replace(INFO, match=MatchFit(6.5, -3.1, COUNT, 0, 0.05, 0.7, 0.6, 0.8))
         writer.publish(info, by_link(directory), given_ids={RECORDS[0].path: "theirs", "gone.png": "gone"})
     return directory.resolve()
@@ -76,6 +78,7 @@ OF_INDEXES: dict[str, Callable[[ImageIndex], Any]] = {
     "path": lambda index: index.find_path(RECORDS[5].path),
     "id": lambda index: index.find_vector(RECORDS[6].id),
     "signatures": lambda index: None if index.signatures is None else index.signatures[:].tolist(),
+    "hashes": lambda index: None if index.hashes is None else index.hashes.tolist(),
 }
 CALM: list[Callable[[Path], Any]] = [  # these answer whatever befalls the index
     lambda directory: storage.given_ids(directory, "acme"),
@@ -135,7 +138,7 @@ def test_a_changed_file_of_ours_gives_the_right_answer_or_is_named(tmp_path: Pat
         for question, found in answers(directory).items():
             if isinstance(found, IndexCorrupt):
                 assert name == "SHA256SUMS" or name in str(found)
-            elif question != "signatures":  # that builds ask for, who compare every file before
+            elif question not in ("signatures", "hashes"):  # that builds ask for, who compare every file before
                 same = np.array_equal if isinstance(found, np.ndarray) else operator.eq
                 assert same(found, right[question])
 

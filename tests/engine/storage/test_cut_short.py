@@ -14,7 +14,7 @@ from search.engine.errors import IndexCorrupt
 from search.engine.index import calibration, coarse
 from search.engine.index.index import ImageIndex
 from search.engine.storage.given import given_id
-from tests.support.indexes import INFO, by_link, clustered, some_records, some_signatures
+from tests.support.indexes import INFO, by_link, clustered, some_hashes, some_records, some_signatures
 
 COUNT = 1_000
 VECTORS, RECORDS = clustered(COUNT, seed=1), sorted(some_records(COUNT), key=lambda record: record.path)
@@ -24,6 +24,7 @@ FILES = [
     "metadata_offsets.npy",
     "id_keys.npy",
     "signatures.npy",
+    "perceptual_hashes.npy",
     "coarse_index.bin",
     "given_ids.json",
     "index_info.json",
@@ -41,7 +42,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(coarse, "MIN_IMAGES", 1_000)
         patch.setattr(calibration, "_QUERIES", 50)
         with storage.IndexWriter(directory) as writer:
-            writer.add(VECTORS, RECORDS, some_signatures(COUNT))
+            writer.add(VECTORS, RECORDS, some_signatures(COUNT), hashes=some_hashes(COUNT))
             writer.publish(INFO, by_link(directory), given_ids={"gone.png": "theirs"})
     return directory.resolve()
 
@@ -58,6 +59,7 @@ def ask(directory: Path, index: ImageIndex) -> list[Any]:
         lambda: index.find_path(RECORDS[999].path),
         lambda: index.find_vector(RECORDS[998].id) is not None,
         lambda: index.signatures["size"].tolist(),
+        lambda: None if index.hashes is None else index.hashes.tolist(),
         lambda: given_id(directory, "gone.png"),
     ):
         try:

@@ -15,6 +15,7 @@ from tests.support.indexes import (
     OUR_FILES,
     by_link,
     publish,
+    some_hashes,
     some_records,
     some_signatures,
     some_vectors,
@@ -30,6 +31,7 @@ def test_what_is_published_is_what_loads(tmp_path: Path) -> None:
     assert (index.info.total_images, index.info.embedding_dimension, index.info.model) == (50, 960, "MobileNetV3-Large")
     assert index.info.passport == ModelPassport("test-weights", "a" * 64)
     np.testing.assert_array_equal(index.signatures, some_signatures(50))
+    np.testing.assert_array_equal(index.hashes, some_hashes(50))
 
 
 def test_rows_added_in_any_pieces_make_the_same_files(tmp_path: Path) -> None:
@@ -37,7 +39,8 @@ def test_rows_added_in_any_pieces_make_the_same_files(tmp_path: Path) -> None:
     publish(tmp_path / "whole", records, vectors)
     with storage.IndexWriter(tmp_path / "pieces") as writer:
         for start, stop in ((0, 1), (1, 1), (1, 5), (5, 7)):
-            writer.add(vectors[start:stop], records[start:stop], some_signatures(7)[start:stop])
+            signatures, hashes = some_signatures(7)[start:stop], some_hashes(7)[start:stop]
+            writer.add(vectors[start:stop], records[start:stop], signatures, hashes=hashes)
         writer.publish(INFO, by_link(tmp_path / "pieces"))
     for name in set(OUR_FILES) - {"index_info.json"}:
         assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

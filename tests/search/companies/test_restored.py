@@ -265,9 +265,10 @@ def test_another_index_than_the_one_that_lacked_the_changes_gets_none_of_them(si
         lambda text: text.replace('"sequence": 1', f'"sequence": {10**30}'),
         lambda text: text.replace('"image_id": "', f'"image_id": "{"x" * 99}'),
         lambda text: text.replace('"vector": "', '"vector": "AAAA'),
+        lambda text: text.replace('"perceptual_hash": "', '"perceptual_hash": "00'),
         lambda text: json.dumps({**json.loads(text), "changes": 2 * json.loads(text)["changes"]}),
     ],
-    ids=["cut", "deep", "number", "id", "vector", "twice"],
+    ids=["cut", "deep", "number", "id", "vector", "hash", "twice"],
 )
 def test_changes_that_cannot_be_read_leave_the_index_as_it_is(
     site: Site, acme: Company, caplog: pytest.LogCaptureFixture, damage: Callable[[str], str]
