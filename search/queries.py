@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import chain
 from typing import BinaryIO
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from search import overlay, publication, runtime
 from search.engine.errors import CropRefused, ImageUnreadable, IndexNotBuilt
 from search.engine.index.folders import Folder, folders_of
 from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.index.judgement import FIRST_LOOK, judge
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, Records
 from search.engine.model.embedder import read_prepared
@@ -71,6 +73,7 @@ class Found:
 
     matches: list[Match]  # closest first
     nothing_similar: bool | None = None  # None where it cannot be told
+    without_effect: tuple[str, ...] = ()  # the filters that this search cannot apply
 
 
 @dataclass(slots=True)
@@ -155,7 +158,10 @@ def find_similar(
     """
     if crop and len(pictures) > 1:
         raise CropRefused("crop goes with one picture, not with several")
-    return _closest(index, [_mean(_embed(index, pictures, crop))], top_k=top_k, filters=filters)
+    vectors = _embed(index, pictures, crop)
+    if len(pictures) > 1:
+        return _closest(index, [_mean(vectors)], top_k=top_k, filters=filters)
+    return _judged(index, list(vectors), top_k=top_k, filters=filters)
 
 
 def _search_like_part(
@@ -204,17 +210,51 @@ def _closest(
 ) -> Found:
     """Return the pictures closest to any of the vectors: each scores with the one that it is closest to."""
     with stage("search"):
-        found = [
-            index.search(
-                vector,
-                min(top_k, MAX_TOP_K),
-                location=filters.location,
-                min_score=filters.min_score,
-                without_ids=without_ids,
-            )
-            for vector in vectors
-        ]
-    return Found(found[0] if len(found) == 1 else _best_of(found)[: min(top_k, MAX_TOP_K)])
+        found = _search(index, vectors, min(top_k, MAX_TOP_K), filters, without_ids)
+    return Found(found, without_effect=_unjudged(filters))
+
+
+def _judged(index: ImageIndex, vectors: Sequence[Vector], *, top_k: int, filters: Filters) -> Found:
+    """Return the same, and how likely each is the one picture that the vectors were made of."""
+    count = min(top_k, MAX_TOP_K)
+
+    @cache
+    def first(least: int) -> list[Match]:
+        """Return the first of all pictures, whatever the filters say."""
+        return _search(index, vectors, max(count, least))
+
+    with stage("search"):
+        judgement = judge(index, first)
+        all_are_wanted = replace(filters, min_match=None) == ANY
+        if judgement is None or not all_are_wanted:
+            found = _search(index, vectors, count, filters)
+        else:
+            found = first(FIRST_LOOK)[:count]
+    if judgement is None:
+        return Found(found, without_effect=_unjudged(filters))
+    matches = [judgement.on(match) for match in found]
+    if filters.min_match is not None:
+        matches = [match for match in matches if match.percent is not None and match.percent >= filters.min_match]
+    return Found(matches, judgement.nothing_similar)
+
+
+def _unjudged(filters: Filters) -> tuple[str, ...]:
+    """Return the names of the filters that have no effect where nothing is told of how well pictures match."""
+    return () if filters.min_match is None else ("min_match",)
+
+
+def _search(
+    index: ImageIndex,
+    vectors: Sequence[Vector],
+    count: int,
+    filters: Filters = ANY,
+    without_ids: Collection[str] = (),
+) -> list[Match]:
+    found = [
+        index.search(vector, count, location=filters.location, min_score=filters.min_score, without_ids=without_ids)
+        for vector in vectors
+    ]
+    return found[0] if len(found) == 1 else _best_of(found)[:count]
 
 
 def _best_of(found: Sequence[list[Match]]) -> list[Match]:

@@ -66,6 +66,16 @@ class SimilarForm(serializers.Serializer[Any]):
         ),
         help_text="Return only pictures with at least this score.",
     )
+    min_match = serializers.FloatField(
+        required=False,
+        min_value=0,
+        max_value=100,
+        error_messages=dict.fromkeys(
+            ("invalid", "min_value", "max_value", "max_string_length"), "min_match must be a number from 0 to 100"
+        ),
+        help_text="Return only pictures whose `match` is at least this. Without effect, and named among "
+        "`ignored_parameters`, where results have no `match`.",
+    )
     location = LocationField(
         default="",
         allow_blank=True,
@@ -87,6 +97,11 @@ class SimilarForm(serializers.Serializer[Any]):
         if not -1 <= score <= 1:  # not a number passes the field's own limits
             raise serializers.ValidationError("min_score must be a number from -1 to 1")
         return score
+
+    def validate_min_match(self, match: float) -> float:
+        if not 0 <= match <= 100:
+            raise serializers.ValidationError("min_match must be a number from 0 to 100")
+        return match
 
 
 class RepeatedField(serializers.ListField):
@@ -225,4 +240,4 @@ def ignored(form: type[serializers.Serializer[Any]], data: Any, query: Any = ())
 
 
 def filters(form: dict[str, Any]) -> Filters:
-    return Filters(location=form["location"], min_score=form.get("min_score"))
+    return Filters(location=form["location"], min_score=form.get("min_score"), min_match=form.get("min_match"))

@@ -51,7 +51,8 @@ class _ApiSearchView(CountedSearchView):
     ) -> Response:
         self.note_best(found.matches)
         headers = {} if remaining is None else {QUOTA_REMAINING: str(remaining)}
-        return Response(search_body(company, found, viewer=viewer, ignored=ignored), headers=headers)
+        without_effect = sorted({*ignored, *found.without_effect})
+        return Response(search_body(company, found, viewer=viewer, ignored=without_effect), headers=headers)
 
     def like(
         self,

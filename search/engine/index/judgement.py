@@ -1,0 +1,58 @@
+"""Judges what a search has found: how likely a result is the picture searched with, and whether anything is alike."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from search.engine.index.exact import ROUNDING
+from search.engine.index.index import ImageIndex
+from search.engine.index.match import Match
+from search.engine.index.match_fit import MIN_IMAGES, MIN_TELLING, SAME, MatchFit, background_of
+
+FIRST_LOOK, LAST_LOOK = 10, 50  # results that are looked at for the background; the second where the first are copies
+
+_SAME_ANGLE = math.acos(SAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the results of one query are judged by."""
+
+    fit: MatchFit
+    background: float
+    nothing_similar: bool | None  # None where it cannot be told
+
+    def on(self, match: Match) -> Match:
+        """Return the match with its percentage."""
+        return replace(match, percent=self.fit.percent(match.score, self.background))
+
+
+def judge(index: ImageIndex, search: Callable[[int], list[Match]]) -> Judgement | None:
+    """Return the judgement of a query; None where the index has no fit, or too few pictures.
+
+    search: returns as many of the query's results as it is asked for, or more, from all of the index as it is now.
+    """
+    fit = index.info.match
+    if fit is None or len(index) < MIN_IMAGES:
+        return None
+    found = search(FIRST_LOOK)
+    background = _background(index, found)
+    if background is None and len(index) > FIRST_LOOK:
+        background = _background(index, search(LAST_LOOK)[:LAST_LOOK])
+    background = fit.background if background is None else background
+    if background is None:
+        return None
+    telling = len(index) >= MIN_TELLING
+    return Judgement(fit, background, fit.lacks_anything_like(found[0].score) if telling else None)
+
+
+def _background(index: ImageIndex, found: list[Match]) -> float | None:
+    return background_of([match.score for match in found], lambda place: _are_same(index, found[0], found[place]))
+
+
+def _are_same(index: ImageIndex, first: Match, other: Match) -> bool:
+    """Return whether two results have a cosine of at least SAME; vectors are read only where their scores allow it."""
+    if math.acos(other.score) - math.acos(first.score) > _SAME_ANGLE + ROUNDING:
+        return False
+    vectors = index.find_vector(first.image.id), index.find_vector(other.image.id)
+    return vectors[0] is not None and vectors[1] is not None and float(vectors[0] @ vectors[1]) >= SAME
