@@ -39,6 +39,14 @@ class SearchForm(forms.Form):
             ("invalid", "min_value", "max_value"), "The minimum score must be a number from -1 to 1."
         ),
     )
+    min_match = forms.FloatField(
+        required=False,
+        min_value=0,
+        max_value=100,
+        error_messages=dict.fromkeys(
+            ("invalid", "min_value", "max_value"), "The minimum match must be a number from 0 to 100."
+        ),
+    )
     top = forms.IntegerField(
         required=False,
         min_value=1,
@@ -74,28 +82,34 @@ class Query:
     crop: Crop | None = None  # the part of the picture that counts
     folder: str = ""
     min_score: float | None = None
+    min_match: float | None = None
     top: int = DEFAULT_TOP
 
     @property
     def filters(self) -> Filters:
-        return Filters(location=self.folder, min_score=self.min_score)
+        return Filters(location=self.folder, min_score=self.min_score, min_match=self.min_match)
 
-    def url_parameters(self, **changes: Any) -> str:
-        """Return what follows the page's address when this is asked with changes; an upload stands in no URL."""
-        values = {
-            "like": self.like,
-            "crop": crop_text(self.crop),
+    @property
+    def wanted(self) -> dict[str, str]:
+        """The fields beside the pictures, as text: "" where nothing is wanted."""
+        return {
+            "crop": ",".join(map(_plain, astuple(self.crop))) if self.crop else "",
             "folder": self.folder,
-            "min_score": self.min_score,
-            "top": self.top,
-        } | changes
-        if values["top"] == DEFAULT_TOP:
+            "min_match": _plain(self.min_match),
+            "min_score": _plain(self.min_score),
+            "top": str(self.top),
+        }
+
+    def url_parameters(self, **changes: str) -> str:
+        """Return what follows the page's address when this is asked with changes; an upload stands in no URL."""
+        values = {"like": self.like} | self.wanted | changes
+        if values["top"] == str(DEFAULT_TOP):
             del values["top"]
-        given = {name: value for name, value in values.items() if value not in (None, "")}
+        given = {name: value for name, value in values.items() if value}
         # A name that is no UTF-8 is not found again, and breaks no page.
         return urlencode(given, safe=",", errors="replace")
 
 
-def crop_text(crop: Crop | None) -> str:
-    """Return the text that Crop.parse() reads, "" for none."""
-    return ",".join(f"{side:.9f}".rstrip("0").rstrip(".") for side in astuple(crop)) if crop else ""
+def _plain(number: float | None) -> str:
+    """Return a number without an exponent, "" for none."""
+    return "" if number is None else f"{number:.9f}".rstrip("0").rstrip(".")

@@ -23,6 +23,7 @@ from rest_framework.request import Request
 from search import queries
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.folders import Folder
+from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord
 from search.http.access import viewer_of
 from search.http.bodies import ImageFormParser
@@ -32,7 +33,7 @@ from search.http.limits import QUOTA_REMAINING, counted_search
 from search.http.signed_urls import Viewer, picture_urls
 from search.queries import CompanyNotFound, Found, ImageNotFound, QueryPicture
 from search.web.curl import search_command, similar_command
-from search.web.search_form import Query, SearchForm, crop_text
+from search.web.search_form import Query, SearchForm
 from search.web.visitors import OwnSession, searchable_by
 from search.web.words import plain_words
 from tenants.models import Company, SearchChannel
@@ -40,6 +41,8 @@ from tenants.models import Company, SearchChannel
 TOPS = (10, 20, 30, 50)
 EXAMPLES = 12  # pictures to begin with
 MAX_FOLDERS = 500  # in the list to choose from
+
+_API_NAMES = {"folder": "location", "top": "top_k"}  # where the API calls a field otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,21 @@ class Shown:
     thumbnail_url: str
     like_url: str  # the page's, with the search for what is like this picture
     folder_url: str  # the page's, with the same search in this picture's folder
-    score: float | None = None
+    match: Match | None = None  # where it is a result
 
     @property
-    def percent(self) -> int:
-        """The score as the length of a bar."""
-        return round(100 * max(0.0, self.score or 0.0))
+    def bar(self) -> int:
+        """The length of a result's bar, 0 to 100: its match where that is known."""
+        if self.match is None:
+            return 0
+        return round(100 * max(0.0, self.match.score) if self.match.percent is None else self.match.percent)
+
+    @property
+    def match_words(self) -> str:
+        percent = self.match.percent if self.match else None
+        if percent is None:
+            return ""
+        return "under 1 %" if percent < 0.5 else f"{percent:.0f} %"
 
 
 @never_cache
@@ -129,7 +141,7 @@ class SearchPage(CountedSearchView):
         if query.image or query.like:
             found = self._search(query)
             self.note_best(found.matches)
-            return self._page(results=[self._shown(match.image, match.score) for match in found.matches])
+            return self._page(found=found)
         if self.request.method == "POST":
             return self._page(status=400, problem="Choose a picture first.")
         return self._page()
@@ -147,19 +159,21 @@ class SearchPage(CountedSearchView):
     def _page(
         self,
         *,
-        results: list[Shown] | None = None,
+        found: Found | None = None,
         problem: str = "",
         detail: str = "",
         status: int = 200,
         headers: dict[str, str] | None = None,
     ) -> HttpResponse:
         """Return the page, or for its script the parts of it that change. detail: of a problem, for staff."""
-        context = {
+        results = None if found is None else [self._shown(match.image, match) for match in found.matches]
+        context: dict[str, Any] = {
             "company": self.company,
             "query": self.query,
-            "crop": crop_text(self.query.crop),
             "query_picture": self._query_picture(),
             "results": results,
+            "has_match": bool(results and results[0].match_words),
+            "nothing_similar": found and found.nothing_similar,
             "problem": problem,
             "detail": detail if self.viewer.user else "",
             "command": self._command() if results is not None else "",
@@ -210,11 +224,11 @@ class SearchPage(CountedSearchView):
         is_listed = not chosen or any(folder.location == chosen for folder in folders)
         return folders if is_listed else [Folder(chosen, pictures=0, below=0), *folders]
 
-    def _shown(self, record: ImageRecord, score: float | None = None, *, size: int = 320) -> Shown:
+    def _shown(self, record: ImageRecord, match: Match | None = None, *, size: int = 320) -> Shown:
         urls = picture_urls(self.company, record.id, viewer=self.viewer, size=size)
         like = self.query.url_parameters(like=record.id, crop="")
         folder = self.query.url_parameters(folder=record.location)
-        return Shown(record, urls.url, urls.thumbnail_url, f"?{like}", f"?{folder}", score)
+        return Shown(record, urls.url, urls.thumbnail_url, f"?{like}", f"?{folder}", match)
 
     def _needs_key(self) -> bool:
         """Tell whether the API asks for a key; where it does not, one that is wrong is refused all the same."""
@@ -222,12 +236,7 @@ class SearchPage(CountedSearchView):
 
     def _command(self) -> str:
         query, address = self.query, self.request.build_absolute_uri(f"/api/search/{self.company}")
-        parameters = {
-            "crop": crop_text(query.crop),
-            "top_k": query.top,
-            "min_score": query.min_score,
-            "location": query.folder,
-        }
+        parameters = {_API_NAMES.get(name, name): value for name, value in query.wanted.items() if value}
         wanted: Any = {"parameters": parameters, "needs_key": self._needs_key()}
         if query.image:
             return search_command(address, image_name=query.image.name, **wanted)

@@ -11,7 +11,7 @@ const page = document.querySelector("[data-search]");
 const mostBytes = Number(page.dataset.maxBytes);
 const part = (name) => page.querySelector(`[data-${name}]`);
 const form = part("form");
-const { folder, min_score: minScore, top: wanted, like } = form.elements;
+const { folder, min_match: minMatch, min_score: minScore, top: wanted, like } = form.elements;
 
 let picture = null; // that was uploaded, as openPicture() returns it, and its id
 let crop = cropOf(new URLSearchParams(location.search).get("crop") ?? ""); // as CropBox tells it
@@ -25,13 +25,14 @@ const queryParts = new Map(); // HTML by id of the company's pictures
 // Asking -------------------------------------------------------------------------------------------------------------
 
 const hasQuery = () => Boolean(picture || like.value);
-const question = () => JSON.stringify([picture?.id, like.value, crop, folder.value, minScore.value, wanted.value]);
+const question = () => JSON.stringify([picture?.id, like.value, crop, folder.value, minMatch.value, minScore.value, wanted.value]);
 
 function address() {
     const values = {
         like: picture ? "" : like.value,
         crop: textOf(crop),
         folder: folder.value,
+        min_match: minMatch.value,
         min_score: minScore.value,
         top: wanted.value === DEFAULT_TOP ? "" : wanted.value,
     };
@@ -312,7 +313,7 @@ document.addEventListener("error", (event) => { if (event.target instanceof HTML
 
 const inputs = page.querySelectorAll("[data-choose]");
 for (const input of inputs) input.addEventListener("change", () => takeChosen(input));
-for (const input of [folder, minScore, wanted]) input.addEventListener("change", filtersChanged);
+for (const input of [folder, minMatch, minScore, wanted]) input.addEventListener("change", filtersChanged);
 form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (hasQuery()) search();
@@ -343,6 +344,7 @@ async function restore() {
     const state = history.state ?? {};
     const given = new URLSearchParams(location.search);
     chooseFolder(given.get("folder") ?? "");
+    minMatch.value = given.get("min_match") ?? "";
     minScore.value = given.get("min_score") ?? "";
     wanted.value = given.get("top") ?? DEFAULT_TOP;
     like.value = given.get("like") ?? "";

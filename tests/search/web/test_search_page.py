@@ -262,9 +262,9 @@ def test_command_is_what_a_shell_reads(client: Client, acme: Company) -> None:
         "-F",
         'image=@"it\'s; a $(date).png"',
         "--form-string",
-        "top_k=5",
-        "--form-string",
         "location=@it's",
+        "--form-string",
+        "top_k=5",
         "http://testserver/api/search/acme",
     ]
 
@@ -302,6 +302,7 @@ def test_command_of_a_picture_of_the_company_finds_the_same(client: Client, acme
         ({"image": picture(RED, "picture.gif")}, 400, "can't be read as a picture"),
         ({"image": picture(RED), "min_score": "2"}, 400, "must be a number from -1 to 1"),
         ({"image": picture(RED), "min_score": "nan"}, 400, "must be a number from -1 to 1"),
+        ({"image": picture(RED), "min_match": "101"}, 400, "must be a number from 0 to 100"),
         ({"image": picture(RED), "top": "0"}, 400, "must be at least 1"),
         ({"image": picture(RED), "crop": "0.5,0,0.6,1"}, 400, "four numbers from 0 to 1"),
         ({"image": picture(RED), "crop": "0,0,0.5,1"}, 400, "too small to search with"),
