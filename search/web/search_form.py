@@ -12,6 +12,8 @@ from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extensi
 from search.queries import MAX_TOP_K, Filters
 
 DEFAULT_TOP = 20
+MAX_PICTURES = 5
+MAX_LIKE = 20
 
 _NOT_ALLOWED = f"This type of file can't be searched with. Use one of {', '.join(ALLOWED_EXTENSIONS)}."
 _NO_CROP = (
@@ -20,15 +22,51 @@ _NO_CROP = (
 )
 
 
-class SearchForm(forms.Form):
-    """What is asked: a picture, or the id of one, and which results are wanted."""
+class RepeatedField(forms.Field):
+    """All that was sent under one name, each of it as another field takes it."""
 
-    image = forms.FileField(
-        required=False,
-        max_length=1000,
-        error_messages={"empty": "The picture is empty. Choose another one."},
+    widget = forms.MultipleHiddenInput
+
+    def __init__(self, each: forms.Field, *, most: int, too_many: str, **options: Any) -> None:
+        super().__init__(required=False, **options)
+        self.each, self.most, self.too_many = each, most, too_many
+
+    def clean(self, value: Any) -> tuple[Any, ...]:
+        cleaned = tuple(dict.fromkeys(filter(None, map(self.each.clean, value or ()))))
+        if len(cleaned) > self.most:
+            raise forms.ValidationError(self.too_many)
+        return cleaned
+
+
+class _FilesInput(forms.FileInput):
+    allow_multiple_selected = True
+
+    def value_from_datadict(self, data: Any, files: Any, name: str) -> Any:
+        return files.getlist(name) if files else ()
+
+
+def _ids_field() -> RepeatedField:
+    each = forms.CharField(required=False, max_length=100)
+    return RepeatedField(each, most=MAX_LIKE, too_many=f"At most {MAX_LIKE} pictures can be chosen at a time.")
+
+
+class SearchForm(forms.Form):
+    """What is asked: pictures, or the ids of some, and which results are wanted."""
+
+    image = RepeatedField(
+        forms.FileField(
+            required=False,
+            max_length=1000,
+            error_messages={"empty": "The picture is empty. Choose another one."},
+        ),
+        most=MAX_PICTURES,
+        too_many=f"At most {MAX_PICTURES} pictures can be searched with at a time. Choose fewer.",
+        widget=_FilesInput,
     )
-    like = forms.CharField(required=False, max_length=100)
+    like = _ids_field()
+    unlike = _ids_field()
+    tick = _ids_field()  # results that are to join those; without script
+    ticked = forms.CharField(required=False, max_length=10)  # which of the two
     crop = forms.CharField(required=False, max_length=100)
     folder = forms.CharField(required=False, max_length=1000, strip=False)
     min_score = forms.FloatField(
@@ -54,10 +92,10 @@ class SearchForm(forms.Form):
     )
 
     def clean_image(self) -> Any:
-        image = self.cleaned_data["image"]
-        if image and not has_allowed_extension(image.name):
+        images = self.cleaned_data["image"]
+        if not all(has_allowed_extension(image.name) for image in images):
             raise forms.ValidationError(_NOT_ALLOWED)
-        return image
+        return images
 
     def clean_crop(self) -> Crop | None:
         text = "".join(self.cleaned_data["crop"].split())
@@ -72,14 +110,25 @@ class SearchForm(forms.Form):
     def clean_top(self) -> int:
         return min(self.cleaned_data["top"] or DEFAULT_TOP, MAX_TOP_K)
 
+    @property
+    def query(self) -> "Query":
+        """What is asked, of a form that is valid."""
+        fields = dict(self.cleaned_data)
+        ticks, where = fields.pop("tick"), fields.pop("ticked")
+        if ticks:
+            name = "unlike" if where == "unlike" else "like"
+            fields[name] = tuple(dict.fromkeys([*fields[name], *ticks]))
+        return Query(**fields)
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A search that somebody asks for. One of image and like, or neither."""
+    """A search that somebody asks for: with images, or with like and unlike, or with nothing yet."""
 
-    image: Any = None  # an uploaded file
-    like: str = ""  # the id of one of the company's pictures
-    crop: Crop | None = None  # the part of the picture that counts
+    image: tuple[Any, ...] = ()  # uploaded files
+    like: tuple[str, ...] = ()  # ids of the company's pictures
+    unlike: tuple[str, ...] = ()
+    crop: Crop | None = None  # the part of the only picture that counts
     folder: str = ""
     min_score: float | None = None
     min_match: float | None = None
@@ -88,6 +137,14 @@ class Query:
     @property
     def filters(self) -> Filters:
         return Filters(location=self.folder, min_score=self.min_score, min_match=self.min_match)
+
+    @property
+    def is_of_one_picture(self) -> bool:
+        return len(self.image or (*self.like, *self.unlike)) == 1
+
+    @property
+    def is_asked(self) -> bool:
+        return bool(self.image or self.like)
 
     @property
     def wanted(self) -> dict[str, str]:
@@ -100,14 +157,19 @@ class Query:
             "top": str(self.top),
         }
 
-    def url_parameters(self, **changes: str) -> str:
+    def url_parameters(self, **changes: Any) -> str:
         """Return what follows the page's address when this is asked with changes; an upload stands in no URL."""
-        values = {"like": self.like} | self.wanted | changes
+        values = {"like": self.like, "unlike": self.unlike} | self.wanted | changes
         if values["top"] == str(DEFAULT_TOP):
             del values["top"]
         given = {name: value for name, value in values.items() if value}
         # A name that is no UTF-8 is not found again, and breaks no page.
-        return urlencode(given, safe=",", errors="replace")
+        return urlencode(given, doseq=True, safe=",", errors="replace")
+
+    def parameters_without(self, image_id: str) -> str:
+        """Return the same without one of the company's pictures."""
+        like, unlike = (tuple(each for each in ids if each != image_id) for ids in (self.like, self.unlike))
+        return self.url_parameters(like=like, unlike=unlike, crop="")
 
 
 def _plain(number: float | None) -> str:

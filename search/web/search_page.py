@@ -33,7 +33,7 @@ from search.http.limits import QUOTA_REMAINING, counted_search
 from search.http.signed_urls import Viewer, picture_urls
 from search.queries import CompanyNotFound, Found, ImageNotFound, QueryPicture
 from search.web.curl import search_command, similar_command
-from search.web.search_form import Query, SearchForm
+from search.web.search_form import MAX_LIKE, MAX_PICTURES, Query, SearchForm
 from search.web.visitors import OwnSession, searchable_by
 from search.web.words import plain_words
 from tenants.models import Company, SearchChannel
@@ -71,6 +71,15 @@ class Shown:
         return "under 1 %" if percent < 0.5 else f"{percent:.0f} %"
 
 
+@dataclass(frozen=True, slots=True)
+class AskedPicture:
+    """One of several pictures of the company that are searched with."""
+
+    id: str
+    shown: Shown | None  # None: it is gone
+    without_url: str  # the page's, with the same search without it; "" where nothing would be left to search with
+
+
 @never_cache
 @require_safe
 def choose_company(request: HttpRequest) -> HttpResponse:
@@ -98,13 +107,16 @@ class SearchPage(CountedSearchView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.company = queries.find_company(kwargs["company"], among=searchable_by(request.user))
-        if request.method == "POST" or "like" in request.query_params:
+        if request.method == "POST" or {"like", "tick"} & request.query_params.keys() == {"like"}:
             self.searched = self.company
         self.viewer = viewer_of(request, self.company)
         super().initial(request, *args, **kwargs)
 
     def get(self, request: Request, company: str) -> HttpResponse:
-        return self._answered(SearchForm(request.query_params))
+        form = SearchForm(request.query_params)
+        if "tick" in request.query_params and form.is_valid():  # its own address, which can be shared, has none
+            return redirect(f"{request.path}?{form.query.url_parameters()}")
+        return self._answered(form)
 
     def post(self, request: Request, company: str) -> HttpResponse:
         OwnSession().enforce_csrf(request)
@@ -137,12 +149,14 @@ class SearchPage(CountedSearchView):
     def _answered(self, form: SearchForm) -> HttpResponse:
         if not form.is_valid():
             return self._page(status=400, problem=str(next(iter(form.errors.values()))[0]))
-        self.query = query = Query(**form.cleaned_data)
-        if query.image or query.like:
+        self.query = query = form.query
+        if query.crop and query.is_asked and not query.is_of_one_picture:
+            return self._page(status=400, problem="Only of one picture can a part be searched with.")
+        if query.is_asked:
             found = self._search(query)
             self.note_best(found.matches)
             return self._page(found=found)
-        if self.request.method == "POST":
+        if self.request.method == "POST" or query.unlike:
             return self._page(status=400, problem="Choose a picture first.")
         return self._page()
 
@@ -150,9 +164,10 @@ class SearchPage(CountedSearchView):
         with counted_search(self.company) as remaining:
             wanted: Any = {"crop": query.crop, "top_k": query.top, "filters": query.filters}
             if query.image:
-                found = queries.search(self.company, [QueryPicture(query.image, query.image.name)], **wanted)
+                pictures = [QueryPicture(image, image.name) for image in query.image]
+                found = queries.search(self.company, pictures, **wanted)
             else:
-                found = queries.search_like(self.company, [query.like], **wanted)
+                found = queries.search_like(self.company, query.like, unlike=query.unlike, **wanted)
         self.remaining = remaining
         return found
 
@@ -170,7 +185,7 @@ class SearchPage(CountedSearchView):
         context: dict[str, Any] = {
             "company": self.company,
             "query": self.query,
-            "query_picture": self._query_picture(),
+            **self._asked(),
             "results": results,
             "has_match": bool(results and results[0].match_words),
             "nothing_similar": found and found.nothing_similar,
@@ -192,6 +207,8 @@ class SearchPage(CountedSearchView):
             "tops": sorted({*TOPS, self.query.top}),
             "has_others": searchable_by(request.user).count() > 1,
             "max_bytes": settings.MAX_UPLOAD_BYTES,
+            "max_pictures": MAX_PICTURES,
+            "max_like": MAX_LIKE,
         }
         html = render_to_string("search/search_page.html", context, request)
         return HttpResponse(html, status=status, headers=headers)
@@ -209,13 +226,21 @@ class SearchPage(CountedSearchView):
         }
         return JsonResponse(parts, status=status, headers=headers)
 
-    def _query_picture(self) -> Shown | None:
-        """Return the picture of the company that is searched with; None where none is, or it is gone."""
-        if not self.query.like or self.query.image:
-            return None
+    def _asked(self) -> dict[str, Any]:
+        """Return the pictures of the company that are searched with: one large, several small."""
+        query = self.query
+        if query.image or not query.like:
+            return {}
+        if query.is_of_one_picture:
+            return {"query_picture": self._asked_picture(query.like[0], size=640).shown}
+        return {"liked": [*map(self._asked_picture, query.like)], "unliked": [*map(self._asked_picture, query.unlike)]}
+
+    def _asked_picture(self, image_id: str, *, size: int = 160) -> AskedPicture:
+        shown = None
         with contextlib.suppress(EngineError, ImageNotFound):
-            return self._shown(queries.find_picture(self.company, self.query.like), size=640)
-        return None
+            shown = self._shown(queries.find_picture(self.company, image_id), size=size)
+        is_last = self.query.like == (image_id,)
+        return AskedPicture(image_id, shown, "" if is_last else f"?{self.query.parameters_without(image_id)}")
 
     def _folders(self) -> list[Folder]:
         """Return the folders to choose from, the chosen one among them."""
@@ -226,7 +251,7 @@ class SearchPage(CountedSearchView):
 
     def _shown(self, record: ImageRecord, match: Match | None = None, *, size: int = 320) -> Shown:
         urls = picture_urls(self.company, record.id, viewer=self.viewer, size=size)
-        like = self.query.url_parameters(like=record.id, crop="")
+        like = self.query.url_parameters(like=record.id, unlike=(), crop="")
         folder = self.query.url_parameters(folder=record.location)
         return Shown(record, urls.url, urls.thumbnail_url, f"?{like}", f"?{folder}", match)
 
@@ -239,5 +264,8 @@ class SearchPage(CountedSearchView):
         parameters = {_API_NAMES.get(name, name): value for name, value in query.wanted.items() if value}
         wanted: Any = {"parameters": parameters, "needs_key": self._needs_key()}
         if query.image:
-            return search_command(address, image_name=query.image.name, **wanted)
-        return similar_command(f"{address}/{query.like}", **wanted)
+            return search_command(address, image_names=[image.name for image in query.image], **wanted)
+        if query.is_of_one_picture:
+            return similar_command(f"{address}/{query.like[0]}", **wanted)
+        wanted["parameters"] = {"like": query.like, "unlike": query.unlike} | parameters
+        return similar_command(address, **wanted)

@@ -46,7 +46,7 @@ def halves(left: Colour, right: Colour, side: int = 400) -> FilePayload:
 
 
 def choose(page: Page, file: FilePayload) -> None:
-    page.get_by_label("Choose a picture").set_input_files(file)
+    page.get_by_label("Choose pictures").set_input_files(file)
 
 
 def expect_found(page: Page, *names: str) -> None:
@@ -137,13 +137,77 @@ def test_what_is_no_picture_leaves_the_results_as_they_are(page: Page):
     expect(page.locator("[data-refused]")).to_be_empty()
 
 
-@pytest.mark.slow
-def test_first_of_several_files_is_searched_with(page: Page):
+def test_pictures_that_are_dropped_together_are_searched_with_together(page: Page):
     page.goto("/search/acme/")
-    data = transfer(page, upload(BLUE, "sea.png"), upload(RED))
+    data = transfer(page, upload(RED, "fire.png"), upload(GREEN, "leaf.png"), upload(BLUE, "sea.png"))
+    page.locator("body").dispatch_event("drop", {"dataTransfer": data})
+    expect(page.locator(".asked li")).to_have_count(3)
+    expect(page.locator("[data-results] .name")).to_have_count(4)
+    page.get_by_role("button", name="Search without fire.png").click()
+    expect_found(page, "blue", "green")
+    expect(page.get_by_role("heading", level=2)).to_be_focused()
+    page.get_by_role("button", name="Search without sea.png").click()
+    expect_found(page, "green")
+    expect(page.get_by_role("img", name="The picture that is searched with: leaf.png")).to_be_visible()
+    page.go_back()
+    page.reload()
+    expect(page.locator(".asked li")).to_have_count(2)
+    expect_found(page, "blue", "green")
+
+
+@pytest.mark.slow
+def test_more_files_than_can_be_searched_with_are_counted(page: Page):
+    page.goto("/search/acme/")
+    broken: FilePayload = {"name": "notes.png", "mimeType": "image/png", "buffer": b"milk"}
+    data = transfer(page, broken, *[upload(BLUE, f"sea-{number}.png") for number in range(6)])
     page.locator("body").dispatch_event("drop", {"dataTransfer": data})
     expect_found(page, "blue")
-    expect(page.locator("[data-refused]")).to_have_text("Only the first of the 2 files was searched with: sea.png.")
+    expect(page.locator(".asked li")).to_have_count(4)
+    expect(page.locator("[data-refused]")).to_contain_text("notes.png can't be read as a picture.")
+    expect(page.locator("[data-refused]")).to_contain_text("Only the first 5 of the 7 files were taken.")
+
+
+def test_ticked_results_are_searched_with(page: Page):
+    page.goto("/search/acme/")
+    choose(page, upload((128, 128, 0)))
+    tick(page, "wine", "green")
+    expect(page.get_by_role("status")).to_contain_text("2 pictures ticked.")
+    page.get_by_role("button", name="More like these").click()
+    expect(page).to_have_url(re.compile(r"\?like=[0-9a-f-]{36}&like=[0-9a-f-]{36}$"))
+    expect_found(page, "red", "blue")
+    expect(page.get_by_role("heading", level=2, name="2 pictures")).to_be_focused()
+    tick(page, "blue")
+    page.get_by_role("button", name="Less like these").click()
+    expect(page.locator("[data-results] .name")).to_have_text(["red"])
+    address = page.url
+    assert "&unlike=" in address
+    page.go_back()
+    expect_found(page, "red", "blue")
+    page.goto(address)  # as a colleague does
+    expect(page.get_by_role("list").filter(has=page.get_by_role("img", name="blue"))).to_have_class("asked is-less")
+    page.get_by_role("link", name="Search without wine").press("Enter")
+    expect_found(page, "wine", "red")
+    page.get_by_role("link", name="Search without blue").press("Enter")
+    expect(page.get_by_role("img", name="The picture that is searched with: green")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_results_are_ticked_by_keyboard(page: Page):
+    page.goto("/search/acme/")
+    choose(page, upload(RED))
+    box = page.get_by_role("checkbox", name="Tick blue")
+    box.press(" ")
+    expect(page.get_by_role("button", name="More like these")).to_be_visible()
+    page.get_by_role("button", name="Untick all").press("Enter")
+    expect(page.get_by_role("button", name="More like these")).to_be_hidden()
+    box.press(" ")
+    box.press("Enter")
+    expect(page.locator("[data-query]")).to_contain_text("blue")
+
+
+def tick(page: Page, *names: str) -> None:
+    for name in names:
+        page.get_by_role("checkbox", name=f"Tick {name}").check()
 
 
 @pytest.mark.slow
@@ -368,7 +432,7 @@ def test_page_is_used_by_keyboard_alone(page: Page):
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    expect(page.get_by_label("Choose a picture")).to_be_focused()
+    expect(page.get_by_label("Choose pictures")).to_be_focused()
     page.get_by_role("link", name="Search with green").focus()
     page.keyboard.press("Enter")
     expect(page.locator("[data-query]")).to_contain_text("green")
@@ -444,6 +508,11 @@ def test_page_works_without_script(chromium: Browser, served: str):
     expect_found(page, "wine")
     page.get_by_label("Folder").select_option("Warm")
     page.get_by_role("button", name="Search").click()
+    expect(page.locator("[data-results] .name")).to_have_text(["wine"])
+    tick(page, "wine")
+    page.get_by_role("button", name="Less like these").click()
+    expect(page.locator("[data-query]")).to_contain_text("Less like")
+    page.get_by_role("link", name="Search without wine").click()
     expect(page.locator("[data-results] .name")).to_have_text(["wine"])
     context.close()
 

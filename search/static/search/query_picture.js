@@ -46,6 +46,14 @@ export async function fileToSend(picture, { crop = null, mostBytes = Infinity } 
     return file.size > mostBytes ? drawnFile(picture, LONGEST) : file;
 }
 
+/** Return the picture as it is sent, so that several take little memory. */
+export async function shrunk(picture) {
+    if (!picture.bitmap) return picture;
+    const file = await fileToSend(picture);
+    picture.bitmap.close();
+    return openPicture(file, file.name);
+}
+
 /** Return how many pixels long a picture is to be whose crop is still looked at closely. */
 function neededFor(crop, { width, height }) {
     if (!crop) return 0;
@@ -101,13 +109,14 @@ function named(name, extension) {
 
 const kept = new Map();
 
-export async function keepPicture(id, picture) {
-    kept.set(id, picture);
+/** picture: as openPicture() returns it, with an id. */
+export async function keepPicture(picture) {
+    kept.set(picture.id, picture);
     const file = await fileToSend(picture);
     const reader = new FileReader();
     await new Promise((resolve) => { reader.onloadend = resolve; reader.readAsDataURL(file); });
     const entry = JSON.stringify({ name: file.name, data: reader.result });
-    while (!stored(`picture-${id}`, entry)) {
+    while (!stored(`picture-${picture.id}`, entry)) {
         const oldest = Object.keys(sessionStorage).filter((key) => key.startsWith("picture-")).sort()[0];
         if (!oldest) return;
         sessionStorage.removeItem(oldest);
@@ -130,7 +139,7 @@ export async function keptPicture(id) {
     if (!entry) return null;
     const { name, data } = JSON.parse(entry);
     const bytes = Uint8Array.from(atob(data.slice(data.indexOf(",") + 1)), (letter) => letter.charCodeAt(0));
-    const picture = await openPicture(new Blob([bytes]), name);
+    const picture = { ...(await openPicture(new Blob([bytes]), name)), id };
     kept.set(id, picture);
     return picture;
 }

@@ -1,42 +1,45 @@
 // The search page: takes pictures, asks the page's own address for results, and keeps the address and history in step.
 
 import { CropBox, cropOf, textOf } from "./crop_box.js";
-import { canvasOf, fileToSend, keepPicture, keptPicture, openPicture } from "./query_picture.js";
+import { canvasOf, fileToSend, keepPicture, keptPicture, openPicture, shrunk } from "./query_picture.js";
 
 const FRESH = 30 * 60 * 1000; // milliseconds that results are shown again without asking: their pictures' URLs expire
 const DEFAULT_TOP = "20";
 const isTouched = matchMedia("(pointer: coarse)").matches;
 
 const page = document.querySelector("[data-search]");
-const mostBytes = Number(page.dataset.maxBytes);
+const [mostBytes, mostPictures, mostLike] = ["maxBytes", "maxPictures", "maxLike"].map((name) => Number(page.dataset[name]));
 const part = (name) => page.querySelector(`[data-${name}]`);
 const form = part("form");
-const { folder, min_match: minMatch, min_score: minScore, top: wanted, like } = form.elements;
+const { folder, min_match: minMatch, min_score: minScore, top: wanted } = form.elements;
 
-let picture = null; // that was uploaded, as openPicture() returns it, and its id
-let crop = cropOf(new URLSearchParams(location.search).get("crop") ?? ""); // as CropBox tells it
+let pictures = []; // that were uploaded, as openPicture() returns them, each with an id
+let likes = []; // ids of the company's pictures that results are to be like, in place of uploads
+let unlikes = []; // and unlike
+let crop = null; // of the only picture, as CropBox tells it
 let cropBox = null;
 let asked = ""; // what the results on the page answer
 let request = new AbortController();
 let turn = 0; // of what people choose: a picture that takes long to open does not replace a later one
 const answers = new Map(); // by history entry
-const queryParts = new Map(); // HTML by id of the company's pictures
+const queryParts = new Map(); // HTML by the company's pictures
 
 // Asking -------------------------------------------------------------------------------------------------------------
 
-const hasQuery = () => Boolean(picture || like.value);
-const question = () => JSON.stringify([picture?.id, like.value, crop, folder.value, minMatch.value, minScore.value, wanted.value]);
+const hasQuery = () => pictures.length + likes.length > 0;
+const asking = () => JSON.stringify(pictures.length ? pictures.map(({ id }) => id) : [likes, unlikes]);
+const question = () => JSON.stringify([asking(), crop, folder.value, minMatch.value, minScore.value, wanted.value]);
 
 function address() {
     const values = {
-        like: picture ? "" : like.value,
         crop: textOf(crop),
         folder: folder.value,
         min_match: minMatch.value,
         min_score: minScore.value,
         top: wanted.value === DEFAULT_TOP ? "" : wanted.value,
     };
-    const given = Object.entries(values).filter(([, value]) => value);
+    const ids = pictures.length ? [] : [...likes.map((id) => ["like", id]), ...unlikes.map((id) => ["unlike", id])];
+    const given = [...ids, ...Object.entries(values).filter(([, value]) => value)];
     return given.length ? `?${new URLSearchParams(given)}`.replaceAll("%2C", ",") : location.pathname;
 }
 
@@ -44,7 +47,7 @@ function address() {
 async function search({ remember = true, focus = false } = {}) {
     if (!form.reportValidity()) return;
     if (remember && question() === asked) return;
-    if (remember) history.pushState({ entry: newId(), picture: picture?.id ?? null }, "", address());
+    if (remember) history.pushState({ entry: newId(), pictures: pictures.map(({ id }) => id) }, "", address());
     const { entry } = history.state;
     asked = question();
     request.abort();
@@ -57,7 +60,7 @@ async function search({ remember = true, focus = false } = {}) {
         const answer = await ask(signal);
         if (signal.aborted) return;
         if (!answer.failed) answers.set(entry, { ...answer, at: Date.now() });
-        if (!picture) queryParts.set(like.value, answer.query);
+        if (!pictures.length && !answer.failed) queryParts.set(asking(), answer.query);
         show(answer);
         if (answer.failed) fail(answer.status);
     } catch (error) {
@@ -74,7 +77,7 @@ async function search({ remember = true, focus = false } = {}) {
 
 async function ask(signal) {
     const headers = { Accept: "application/json" };
-    const response = picture
+    const response = pictures.length
         ? await fetch(location.pathname, { method: "POST", headers, body: await filledIn(), signal })
         : await fetch(address(), { headers, signal });
     if (response.headers.get("Content-Type") === "application/json") {
@@ -87,9 +90,12 @@ async function ask(signal) {
 
 async function filledIn() {
     const data = new FormData(form);
-    const file = await fileToSend(picture, { crop, mostBytes });
-    data.delete("like");
-    data.set("image", file, file.name);
+    for (const name of ["like", "unlike", "image"]) data.delete(name);
+    const files = await Promise.all(pictures.map((picture) => fileToSend(picture, { crop, mostBytes })));
+    if (files.reduce((bytes, { size }) => bytes + size, 0) > mostBytes && files.length > 1) {
+        throw inWords("Together the pictures are larger than 16 MB. Choose fewer.", 413);
+    }
+    for (const file of files) data.append("image", file, file.name);
     data.set("crop", textOf(crop));
     return data;
 }
@@ -109,7 +115,7 @@ function show(answer) {
     part("results").innerHTML = answer.results;
     // A failure leaves the pictures to begin with, but not a second notice in their place.
     part("start").hidden = answer.failed ? !part("start").querySelector("li") : Boolean(answer.results.trim());
-    if (!picture && like.value && shownQuery() !== like.value) showCompanyPicture(queryParts.get(like.value) ?? answer.query);
+    if (likes.length && shownQuery() !== asking()) showCompanyPictures(queryParts.get(asking()) ?? answer.query);
     enhance(page);
     say(answer.said);
 }
@@ -157,13 +163,51 @@ function fail(status = 503) {
 
 const shownQuery = () => part("query").dataset.shown ?? "";
 
-function showCompanyPicture(html) {
+function showCompanyPictures(html) {
     part("query").innerHTML = html;
-    part("query").dataset.shown = like.value;
+    part("query").dataset.shown = asking();
     putStage(page.querySelector("[data-stage]"));
 }
 
-function showUpload() {
+function showUploads() {
+    part("query").dataset.shown = asking();
+    if (pictures.length > 1) showSmall();
+    else showUpload(pictures[0]);
+}
+
+function showSmall() {
+    const list = document.createElement("ul");
+    list.className = "asked";
+    for (const picture of pictures) {
+        const item = document.createElement("li");
+        const button = document.createElement("button");
+        button.type = "button";
+        button.className = "remove";
+        button.dataset.remove = picture.id;
+        button.setAttribute("aria-label", `Search without ${picture.name}`);
+        button.textContent = "×";
+        item.title = picture.name;
+        item.append(picture.bitmap ? labelled(canvasOf(picture), picture.name) : noPreview(), button);
+        list.append(item);
+    }
+    part("query").replaceChildren(list);
+    putStage(null);
+}
+
+function labelled(canvas, words) {
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", words);
+    return canvas;
+}
+
+function noPreview() {
+    const words = document.createElement("span");
+    words.className = "gone";
+    words.textContent = "no preview";
+    return words;
+}
+
+function showUpload(picture) {
     const stage = document.createElement("div");
     const name = document.createElement("p");
     name.className = "query-name";
@@ -171,14 +215,10 @@ function showUpload() {
     strong.textContent = picture.name;
     name.append(strong);
     part("query").replaceChildren(name);
-    part("query").dataset.shown = picture.id;
     if (picture.bitmap) {
         stage.className = "stage";
         stage.dataset.stage = "";
-        const canvas = canvasOf(picture);
-        canvas.setAttribute("role", "img");
-        canvas.setAttribute("aria-label", `The picture that is searched with: ${picture.name}`);
-        stage.append(canvas);
+        stage.append(labelled(canvasOf(picture), `The picture that is searched with: ${picture.name}`));
         name.before(stage);
     } else {
         name.append(" – this browser can't show this kind of picture");
@@ -187,9 +227,9 @@ function showUpload() {
 }
 
 function putStage(stage) {
-    const isThere = Boolean(picture || stage);
+    const isThere = hasQuery();
     page.classList.toggle("has-query", isThere);
-    if (!isTouched) part("prompt").textContent = isThere ? "Drop or paste another one" : "Drop a picture here, or paste one";
+    if (!isTouched) part("prompt").textContent = isThere ? "Drop or paste others" : "Drop pictures here, or paste one";
     else part("prompt").textContent = "What do you want to find?";
     cropBox = stage && new CropBox(stage, { place: crop, describedBy: "crop-help", onPlaced: placeCrop });
     part("crop").hidden = part("crop-help").hidden = !stage;
@@ -221,25 +261,31 @@ function miss(image) {
 
 // What people do -----------------------------------------------------------------------------------------------------
 
-/** Search with the first of the files that came at once. */
+/** Search with the files that came at once, or as many as can be. */
 async function take(files) {
-    const [file] = files;
     const own = (turn += 1);
-    const opened = await openPicture(file, file.name || "picture").catch(() => null); // a folder can't be read
+    const [taken, problems] = [[], []];
+    for (const file of files.slice(0, mostPictures)) {
+        const opened = await openPicture(file, file.name || "picture").catch(() => null); // a folder can't be read
+        const problem = problemOf(file, opened);
+        if (problem) problems.push(problem);
+        else taken.push({ ...(files.length > 1 ? await shrunk(opened) : opened), id: newId() });
+    }
     if (own !== turn) return;
-    const problem = problemOf(file, opened);
-    if (problem) {
-        refuse(problem);
+    if (files.length > mostPictures) problems.push(`Only the first ${mostPictures} of the ${files.length} files were taken.`);
+    if (!taken.length) {
+        refuse(problems.join(" "));
         return;
     }
-    picture = { ...opened, id: newId() };
+    pictures = taken;
+    likes = [];
+    unlikes = [];
     crop = null;
-    like.value = "";
-    showUpload();
+    showUploads();
     window.scrollTo({ top: 0 });
-    const kept = keepPicture(picture.id, picture);
+    const kept = Promise.all(taken.map(keepPicture));
     await search();
-    if (files.length > 1) refuse(`Only the first of the ${files.length} files was searched with: ${file.name}.`);
+    if (problems.length) refuse(problems.join(" "));
     await kept;
 }
 
@@ -257,12 +303,47 @@ function problemOf(file, opened) {
     return file.size > mostBytes ? "The picture is larger than 16 MB. Choose a smaller one." : "";
 }
 
-async function searchLike(id) {
+/** Search with pictures of the company: to be like some and unlike others. */
+async function searchLike(wantedIds, unwantedIds = []) {
+    if (Math.max(wantedIds.length, unwantedIds.length) > mostLike) {
+        refuse(`At most ${mostLike} pictures can be chosen at a time.`);
+        return;
+    }
     turn += 1;
-    picture = crop = null;
-    like.value = id;
+    pictures = [];
+    crop = null;
+    likes = wantedIds;
+    unlikes = unwantedIds;
     window.scrollTo({ top: 0 });
     await search({ focus: true });
+}
+
+async function searchWithout(id) {
+    const isOther = (each) => each !== id;
+    if (!pictures.length) {
+        await searchLike(likes.filter(isOther), unlikes.filter(isOther));
+        return;
+    }
+    turn += 1;
+    pictures = pictures.filter((picture) => isOther(picture.id));
+    showUploads();
+    await search({ focus: true });
+}
+
+const tickedIds = () => [...page.querySelectorAll("[data-ticks] :checked")].map(({ value }) => value);
+
+/** Search on with the ticked pictures beside those of the company that are searched with. */
+function searchTicked(where) {
+    const before = pictures.length ? [] : likes;
+    if (where === "unlike") searchLike(before, [...unlikes, ...tickedIds()]);
+    else searchLike([...before, ...tickedIds()], unlikes);
+}
+
+function tellTicks() {
+    const { length } = tickedIds();
+    const words = `${length} picture${length === 1 ? "" : "s"} ticked`;
+    if (length) part("tick-count").textContent = words;
+    say(length ? `${words}. Enter searches for more like ${length === 1 ? "it" : "them"}; more buttons follow after the results.` : "");
 }
 
 function chooseFolder(path) {
@@ -298,9 +379,13 @@ document.addEventListener("click", (event) => {
     const isPlain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey;
     const link = event.target.closest("a[data-like], a[data-folder]");
     const button = event.target.closest("button");
-    if (link && isPlain) {
+    const remove = event.target.closest("[data-remove]");
+    if (remove && isPlain) {
         event.preventDefault();
-        if (link.dataset.folder === undefined) searchLike(new URL(link.href).searchParams.get("like"));
+        searchWithout(remove.dataset.remove);
+    } else if (link && isPlain) {
+        event.preventDefault();
+        if (link.dataset.folder === undefined) searchLike(new URL(link.href).searchParams.getAll("like"));
         else { chooseFolder(link.dataset.folder); filtersChanged(); }
     } else if (button?.matches("[data-copy]")) {
         copy(button);
@@ -317,6 +402,13 @@ for (const input of [folder, minMatch, minScore, wanted]) input.addEventListener
 form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (hasQuery()) search();
+});
+
+part("results").addEventListener("change", tellTicks);
+part("results").addEventListener("reset", () => setTimeout(tellTicks)); // when they are unticked
+part("results").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (tickedIds().length) searchTicked(event.submitter?.value ?? "like");
 });
 
 document.addEventListener("paste", (event) => {
@@ -340,19 +432,20 @@ document.addEventListener("drop", (event) => {
 // Back, forward, reload ----------------------------------------------------------------------------------------------
 
 async function restore() {
-    turn += 1;
+    const own = (turn += 1);
     const state = history.state ?? {};
     const given = new URLSearchParams(location.search);
     chooseFolder(given.get("folder") ?? "");
     minMatch.value = given.get("min_match") ?? "";
     minScore.value = given.get("min_score") ?? "";
     wanted.value = given.get("top") ?? DEFAULT_TOP;
-    like.value = given.get("like") ?? "";
-    picture = state.picture ? await keptPicture(state.picture) : null;
-    crop = picture || like.value ? cropOf(given.get("crop") ?? "") : null;
-    if (picture) showUpload();
-    else if (like.value && queryParts.has(like.value)) showCompanyPicture(queryParts.get(like.value));
-    else if (!like.value) { part("query").replaceChildren(); part("query").dataset.shown = ""; putStage(null); }
+    const kept = (await Promise.all((state.pictures ?? []).map(keptPicture))).filter(Boolean);
+    if (own !== turn) return;
+    pictures = kept;
+    readAddress(given);
+    if (pictures.length) showUploads();
+    else if (queryParts.has(asking())) showCompanyPictures(queryParts.get(asking()));
+    else if (!likes.length) { part("query").replaceChildren(); part("query").dataset.shown = ""; putStage(null); }
     const answer = answers.get(state.entry);
     request.abort();
     part("found").removeAttribute("aria-busy");
@@ -363,21 +456,27 @@ async function restore() {
     else show({ results: "", said: "" });
 }
 
+/** Take what is searched with from the address; a crop without its picture was that of somebody else's upload. */
+function readAddress(given) {
+    [likes, unlikes] = pictures.length ? [[], []] : [given.getAll("like"), given.getAll("unlike")];
+    crop = hasQuery() ? cropOf(given.get("crop") ?? "") : null;
+}
+
 window.addEventListener("popstate", restore);
 
 function begin() {
     part("submit").hidden = true;
     if (isTouched) part("photograph").hidden = page.querySelector("#photograph").hidden = false;
     enhance(page);
-    if (like.value) {
-        queryParts.set(like.value, part("query").innerHTML);
-        part("query").dataset.shown = like.value;
+    readAddress(new URLSearchParams(location.search));
+    if (likes.length) {
+        queryParts.set(asking(), part("query").innerHTML);
+        part("query").dataset.shown = asking();
     }
-    if (history.state?.picture) { restore(); return; }
-    if (!like.value) crop = null; // of a picture that was uploaded elsewhere
+    if (history.state?.pictures?.length) { restore(); return; }
     const entry = newId();
-    history.replaceState({ entry, picture: null }, "");
-    if (like.value) answers.set(entry, { results: part("results").innerHTML, query: part("query").innerHTML, said: "", at: Date.now() });
+    history.replaceState({ entry, pictures: [] }, "");
+    if (likes.length) answers.set(entry, { results: part("results").innerHTML, query: part("query").innerHTML, said: "", at: Date.now() });
     asked = question();
     putStage(page.querySelector("[data-stage]"));
     for (const input of inputs) takeChosen(input); // while this script was on its way

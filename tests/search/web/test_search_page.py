@@ -200,6 +200,42 @@ def test_part_of_a_picture_of_the_company_is_searched_with_from_its_address(clie
     assert "crop" not in re.search(r'class="thumb" href="([^"]*)"', page.content.decode())[1]  # type: ignore[index]
 
 
+def test_several_pictures_are_searched_with_together(client: Client, acme: Company) -> None:
+    form = {"image": [picture(BLUE, "sea.png"), picture(BLUE, "sky.png"), picture(RED, "fire.png")]}
+    page = client.post(page_of("acme"), form)
+    assert names(page) == ["blue", "wine", "red"]
+    assert command_of(page)[1:7:2] == ["-F"] * 3
+    assert command_of(page)[2:8:2] == ['image=@"sea.png"', 'image=@"sky.png"', 'image=@"fire.png"']
+    assert "Less like these" not in page.content.decode()  # than a picture that is not the company's
+
+
+def test_ticked_results_are_searched_with_under_an_address_of_their_own(client: Client, acme: Company) -> None:
+    red, _, blue = ids(search(client, "acme"))
+    form = {"like": red, "folder": "", "top": "20", "tick": [blue], "ticked": "like"}
+    moved = client.get(page_of("acme"), form)
+    assert (moved.status_code, moved["Location"]) == (302, f"{page_of('acme')}?like={red}&like={blue}")
+    page = client.get(moved["Location"])
+    assert names(page) == ["wine"]
+    assert command_of(page)[1] == f"http://testserver/api/search/acme?like={red}&like={blue}&top_k=20"
+    less = client.get(page_of("acme"), form | {"ticked": "unlike"})["Location"]
+    assert less == f"{page_of('acme')}?like={red}&unlike={blue}"
+    page = client.get(less)
+    assert names(page) == ["wine"]
+    assert re.findall(r'class="remove" href="([^"]*)"', page.content.decode()) == [
+        f"?like={red}"
+    ]  # the last like stays
+    assert DailySearches.objects.get().searches == 3  # a redirect is no search
+
+
+def test_one_of_several_pictures_that_is_gone_can_be_left_out(client: Client, acme: Company) -> None:
+    red, _, blue = ids(search(client, "acme"))
+    (acme.image_directory / "blue.png").unlink()
+    rebuild(acme)
+    page = client.get(f"{page_of('acme')}?like={red}&like={blue}")
+    assert page.status_code == 404
+    assert f'href="?like={red}" data-remove="{blue}"' in page.content.decode()
+
+
 def test_picture_of_another_company_is_not_found(client: Client, acme: Company, make_company: MakeCompany) -> None:
     Company.objects.filter(pk=make_company("globex", {"green.png": GREEN}).pk).update(public_page=True)
     green = ids(search(client, "globex"))[0]
@@ -308,12 +344,17 @@ def test_command_of_a_picture_of_the_company_finds_the_same(client: Client, acme
         ({"image": picture(RED), "crop": "0,0,0.5,1"}, 400, "too small to search with"),
         ({"image": picture(RED), "folder": "Nowhere"}, 200, "Search all folders instead."),
         ({"image": picture(GREEN), "min_score": "0.9"}, 200, "Lower the minimum score of 0.9."),
+        ({"image": [picture(RED) for _ in range(6)]}, 400, "At most 5 pictures"),
+        ({"image": [picture(RED), picture(BLUE)], "crop": "0,0,0.5,1"}, 400, "Only of one picture"),
+        ({"like": [str(number) for number in range(21)]}, 400, "At most 20 pictures"),
+        ({"unlike": "nonsense"}, 400, "Choose a picture first."),
         ({"like": "nonsense"}, 404, "This picture is no longer there."),
     ],
 )
 def test_page_says_what_to_do(client: Client, acme: Company, fields: Any, status: int, words: str) -> None:
-    if "image" in fields:
-        fields["image"].seek(0)
+    if images := fields.get("image"):
+        for image in images if isinstance(images, list) else [images]:
+            image.seek(0)
     response = client.post(page_of("acme"), fields)
     assert response.status_code == status
     assert words in text(response.content.decode())
