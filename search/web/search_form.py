@@ -14,6 +14,7 @@ from search.queries import MAX_TOP_K, Filters
 DEFAULT_TOP = 20
 MAX_PICTURES = 5
 MAX_LIKE = 20
+DUPLICATES = "duplicates"  # the one thing that can be collapsed
 
 _NOT_ALLOWED = f"This type of file can't be searched with. Use one of {', '.join(ALLOWED_EXTENSIONS)}."
 _NO_CROP = (
@@ -85,6 +86,7 @@ class SearchForm(forms.Form):
             ("invalid", "min_value", "max_value"), "The minimum match must be a number from 0 to 100."
         ),
     )
+    collapse = forms.ChoiceField(required=False, choices=[(DUPLICATES, "Leave out duplicates")])
     top = forms.IntegerField(
         required=False,
         min_value=1,
@@ -106,6 +108,9 @@ class SearchForm(forms.Form):
 
     def clean_folder(self) -> str:
         return str(self.cleaned_data["folder"]).strip("/")
+
+    def clean_collapse(self) -> bool:
+        return self.cleaned_data["collapse"] == DUPLICATES
 
     def clean_top(self) -> int:
         return min(self.cleaned_data["top"] or DEFAULT_TOP, MAX_TOP_K)
@@ -132,11 +137,12 @@ class Query:
     folder: str = ""
     min_score: float | None = None
     min_match: float | None = None
+    collapse: bool = False  # of each group of duplicates only the best result
     top: int = DEFAULT_TOP
 
     @property
     def filters(self) -> Filters:
-        return Filters(location=self.folder, min_score=self.min_score, min_match=self.min_match)
+        return Filters(location=self.folder, min_score=self.min_score, min_match=self.min_match, collapse=self.collapse)
 
     @property
     def is_of_one_picture(self) -> bool:
@@ -154,6 +160,7 @@ class Query:
             "folder": self.folder,
             "min_match": _plain(self.min_match),
             "min_score": _plain(self.min_score),
+            "collapse": DUPLICATES if self.collapse else "",
             "top": str(self.top),
         }
 

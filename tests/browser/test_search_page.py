@@ -312,14 +312,16 @@ def test_address_holds_the_whole_search(page: Page, served: str):
     page.get_by_label("Folder").select_option("Warm")
     page.get_by_label("Min. score").fill("0.9")
     page.get_by_label("Min. score").press("Enter")
+    page.get_by_label("Leave out duplicates").check()
     page.get_by_role("combobox", name="Results").select_option("50")
-    expect(page).to_have_url(re.compile(r"\?like=[^&]+&folder=Warm&min_score=0.9&top=50$"))
+    expect(page).to_have_url(re.compile(r"\?like=[^&]+&folder=Warm&min_score=0.9&collapse=duplicates&top=50$"))
     address = page.url
     page.goto("about:blank")
     page.goto(address)
     expect(page.locator("[data-results] .name")).to_have_text(["red"])
     expect(page.get_by_label("Folder")).to_have_value("Warm")
     expect(page.get_by_label("Min. score")).to_have_value("0.9")
+    expect(page.get_by_label("Leave out duplicates")).to_be_checked()
     expect(page.get_by_role("combobox", name="Results")).to_have_value("50")
 
 

@@ -11,7 +11,7 @@ const page = document.querySelector("[data-search]");
 const [mostBytes, mostPictures, mostLike] = ["maxBytes", "maxPictures", "maxLike"].map((name) => Number(page.dataset[name]));
 const part = (name) => page.querySelector(`[data-${name}]`);
 const form = part("form");
-const { folder, min_match: minMatch, min_score: minScore, top: wanted } = form.elements;
+const { folder, min_match: minMatch, min_score: minScore, top: wanted, collapse } = form.elements;
 
 let pictures = []; // that were uploaded, as openPicture() returns them, each with an id
 let likes = []; // ids of the company's pictures that results are to be like, in place of uploads
@@ -28,7 +28,7 @@ const queryParts = new Map(); // HTML by the company's pictures
 
 const hasQuery = () => pictures.length + likes.length > 0;
 const asking = () => JSON.stringify(pictures.length ? pictures.map(({ id }) => id) : [likes, unlikes]);
-const question = () => JSON.stringify([asking(), crop, folder.value, minMatch.value, minScore.value, wanted.value]);
+const question = () => JSON.stringify([asking(), crop, folder.value, minMatch.value, minScore.value, collapse.checked, wanted.value]);
 
 function address() {
     const values = {
@@ -36,6 +36,7 @@ function address() {
         folder: folder.value,
         min_match: minMatch.value,
         min_score: minScore.value,
+        collapse: collapse.checked ? collapse.value : "",
         top: wanted.value === DEFAULT_TOP ? "" : wanted.value,
     };
     const ids = pictures.length ? [] : [...likes.map((id) => ["like", id]), ...unlikes.map((id) => ["unlike", id])];
@@ -398,7 +399,7 @@ document.addEventListener("error", (event) => { if (event.target instanceof HTML
 
 const inputs = page.querySelectorAll("[data-choose]");
 for (const input of inputs) input.addEventListener("change", () => takeChosen(input));
-for (const input of [folder, minMatch, minScore, wanted]) input.addEventListener("change", filtersChanged);
+for (const input of [folder, minMatch, minScore, wanted, collapse]) input.addEventListener("change", filtersChanged);
 form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (hasQuery()) search();
@@ -438,6 +439,7 @@ async function restore() {
     chooseFolder(given.get("folder") ?? "");
     minMatch.value = given.get("min_match") ?? "";
     minScore.value = given.get("min_score") ?? "";
+    collapse.checked = given.has("collapse");
     wanted.value = given.get("top") ?? DEFAULT_TOP;
     const kept = (await Promise.all((state.pictures ?? []).map(keptPicture))).filter(Boolean);
     if (own !== turn) return;

@@ -321,8 +321,9 @@ def test_script_is_told_of_errors_in_plain_text(client: Client, acme: Company) -
 
 def test_command_of_a_picture_of_the_company_finds_the_same(client: Client, acme: Company) -> None:
     red = ids(search(client, "acme"))[0]
-    response = client.get(f"{page_of('acme')}?like={red}&folder=Warm")
+    response = client.get(f"{page_of('acme')}?like={red}&folder=Warm&collapse=duplicates")
     address = command_of(response)[-1]
+    assert "collapse=duplicates" in address
     found = APIClient().get(address.removeprefix("http://testserver")).json()["results"]
     assert [result["name"] for result in found] == names(response)
 
