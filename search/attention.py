@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from search import publication
 from search.companies.consistency import older_index
+from search.companies.model_actions import State, comparison, standing
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
 from search.engine.model.weights import BUILTIN
@@ -35,18 +36,26 @@ class Kind(StrEnum):
     NO_WORKER = "no worker"
     DISK_FILLS = "disk fills"
     INDEX_DAMAGED = "index damaged"
+    WEIGHTS_MISSING = "weights missing"
     BUILD_FAILED = "build failed"
     QUOTA_USED_UP = "quota used up"
     QUOTA_NEARLY_USED = "quota nearly used"
     KEY_EXPIRES = "key expires"
     INDEX_ROLLED_BACK = "index rolled back"
+    MODEL_WAITS = "new model waits"
     FILES_SKIPPED = "files skipped"
     BUILTIN_WEIGHTS = "built-in weights"
 
     @property
     def is_urgent(self) -> bool:
         """Whether something does not work, or soon will not."""
-        return self in (Kind.NO_WORKER, Kind.DISK_FILLS, Kind.INDEX_DAMAGED, Kind.BUILD_FAILED)
+        return self in (
+            Kind.NO_WORKER,
+            Kind.DISK_FILLS,
+            Kind.INDEX_DAMAGED,
+            Kind.WEIGHTS_MISSING,
+            Kind.BUILD_FAILED,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +182,24 @@ def _index(company: Company) -> Iterator[Concern]:
     if older := older_index(company):
         yield _of(company, Kind.INDEX_ROLLED_BACK, f"{older}.")
     yield from _weights(company, info)
+    yield from _model(company)
 
 
 def _weights(company: Company, info: IndexInfo) -> Iterator[Concern]:
     if info.weights == BUILTIN:
         text = f"The index of {company} was made with the built-in weights, which find copies and little else."
         yield _of(company, Kind.BUILTIN_WEIGHTS, text)
+
+
+def _model(company: Company) -> Iterator[Concern]:
+    found = standing(company)
+    if found.state is State.WEIGHTS_MISSING:
+        yield _of(company, Kind.WEIGHTS_MISSING, f"{company} cannot be searched. {found.problem}.")
+    elif found.state is State.WAITING and found.stand:
+        told = " ".join(
+            [f"An index of {company} with a new model waits to be used.", *comparison(found.stand.comparison)]
+        )
+        yield Concern(Kind.MODEL_WAITS, told, reverse("admin:tenants_company_model"), company)
 
 
 def _quotas(company: Company) -> Iterator[Concern]:

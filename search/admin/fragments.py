@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 
 from search.admin.access import CompanyAccess
 from search.admin.builds import SKIPPED_SHOWN, took
+from search.admin.model import model_row
 from search.admin.overview import Overview, generations, overview, pictures_found
 from search.admin.uploads import upload_limits
 from search.engine import storage
@@ -22,7 +23,7 @@ CELLS = ("status", "pictures", "last_build", "size")
 BUILDS_SHOWN = 20
 QUALITIES_SHOWN = 10
 
-_SECTIONS = ("overview", "actions", "quality", "generations", "history", "skipped")
+_SECTIONS = ("overview", "actions", "quality", "model", "generations", "history", "skipped")
 
 
 class Fragments(CompanyAccess):
@@ -73,6 +74,7 @@ class Fragments(CompanyAccess):
             "live_changes": company.live_changes.filter(sequence__gt=folded).count(),
             "quality_builds": _measured(company),
             "quality_folders": _folders(shown),
+            "model": model_row(company, may_reindex=self.has_reindex_permission(request)),
             "generations": _generation_rows(listed),
             "generations_problem": problem,
             "builds": [(build, took(build)) for build in company.builds.select_related("requested_by")[:BUILDS_SHOWN]],

@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from search import attention
+from search import attention, runtime
 from search.attention import Concern, Kind
 from search.companies.rollback import roll_back
 from search.engine import storage
@@ -121,6 +121,14 @@ def test_an_index_of_the_builtin_weights(acme: Company, embedder: FakeEmbedder) 
     acme.queue_build(full=True)
     rebuild(acme)
     assert [kind for kind, _ in told()] == [Kind.BUILTIN_WEIGHTS]
+
+
+def test_weights_that_are_missing(acme: Company, embedder: FakeEmbedder) -> None:
+    runtime.reset()
+    runtime.use(FakeEmbedder("e" * 64))
+    (concern,) = concerns()
+    assert (concern.kind, concern.kind.is_urgent) == (Kind.WEIGHTS_MISSING, True)
+    assert concern.text.startswith("acme cannot be searched. The index was made with the weights fake-weights")
 
 
 @pytest.mark.parametrize(

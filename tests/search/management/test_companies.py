@@ -12,6 +12,7 @@ from tenants.models import Company
         "check_index nobody",
         "create_api_key --company=nobody --name=shop",
         "export_company nobody --to=archive.tar",
+        "model_change --list nobody",
         "rollback_index nobody",
     ],
 )
