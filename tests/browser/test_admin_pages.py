@@ -7,17 +7,21 @@ from django.contrib.auth.models import User
 from django.urls import reverse
 from playwright.sync_api import Dialog, Page, expect
 
+from search import runtime
+from search.engine.model.passport import ModelPassport
+from search.tasks import carry_out_build
 from tenants.audit import Actor, Channel
 from tenants.models import Company
 from tests.browser.conftest import SignIn
 from tests.conftest import picture
 from tests.support.admin import BUILDS, COMPANIES, url
 from tests.support.browsing import scrolls_sideways
-from tests.support.fakes import BLUE, GREEN, RED
+from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 
 MakeCompany = Callable[..., Company]
 
 KEYS, AUDIT = reverse("admin:tenants_apikey_changelist"), reverse("admin:tenants_auditevent_changelist")
+MODEL = reverse("admin:tenants_company_model")
 TABLE_IS_CUT_OFF = "document.querySelector('.results').scrollWidth > document.querySelector('.results').clientWidth"
 
 
@@ -100,6 +104,28 @@ def test_an_upload_keeps_unsaved_settings(page: Page, acme: Company) -> None:
 
 
 @pytest.mark.slow
+def test_a_company_that_is_rebuilt_with_a_new_model_is_followed_without_a_reload(
+    page: Page, acme: Company, embedder: FakeEmbedder
+) -> None:
+    new = FakeEmbedder()
+    new.passport = ModelPassport("new-weights", "e" * 64)
+    runtime.use(new)
+    runtime.use_also(embedder)
+    page.goto(MODEL)
+    row = page.locator("#result_list tbody tr")
+    expect(row).to_contain_text("another model")
+    row.get_by_role("button", name="Rebuild with the new model").click()
+    page.get_by_role("button", name="Rebuild with the new model").click()
+    expect(row).to_contain_text("queued")
+    page.evaluate("window.isAsItWas = true")
+    carry_out_build.func(acme.builds.active().get().pk)
+    expect(row).to_contain_text("new-weights")
+    expect(row).to_contain_text("up to date")
+    expect(page.get_by_text("1 of 1")).to_be_visible()
+    assert page.evaluate("window.isAsItWas")
+
+
+@pytest.mark.slow
 def test_no_page_scrolls_sideways_on_a_phone(page: Page, acme: Company) -> None:
     build, key = acme.builds.first(), acme.api_keys.first()
     pages = [
@@ -111,6 +137,7 @@ def test_no_page_scrolls_sideways_on_a_phone(page: Page, acme: Company) -> None:
         reverse("admin:tenants_company_add"),
         url("change", acme),
         url("delete", acme),
+        MODEL,
         reverse("admin:tenants_indexbuild_change", args=[build.pk]),
         reverse("admin:tenants_apikey_change", args=[key.pk]),
         reverse("admin:tenants_apikey_add"),
