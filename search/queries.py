@@ -20,7 +20,7 @@ from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.judgement import FIRST_LOOK, judge
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, Records
-from search.engine.model.embedder import read_prepared
+from search.engine.model.embedder import read_prepared, read_query
 from search.engine.pictures.crop import Crop
 from search.engine.vectors import Vector, Vectors, unit_length
 from search.monitoring.observation import note_company, stage
@@ -153,14 +153,15 @@ def find_similar(
 ) -> Found:
     """Return the pictures of the index closest to those given, closest first; top_k above 50 counts as 50.
 
+    One picture without crop is also searched with as it is inside uniform borders, where it has such.
     crop: of the only picture given. Raises ImageUnreadable, CropRefused, DecoderBusy, ModelMismatch,
     WeightsUnavailable and DeviceUnavailable.
     """
     if crop and len(pictures) > 1:
         raise CropRefused("crop goes with one picture, not with several")
-    vectors = _embed(index, pictures, crop)
     if len(pictures) > 1:
-        return _closest(index, [_mean(vectors)], top_k=top_k, filters=filters)
+        return _closest(index, [_mean(_embed(index, pictures))], top_k=top_k, filters=filters)
+    vectors = _embed(index, pictures, crop) if crop else _embed_inside_borders(index, pictures[0])
     return _judged(index, list(vectors), top_k=top_k, filters=filters)
 
 
@@ -187,7 +188,16 @@ def _vector(index: ImageIndex, image_id: str) -> Vector:
     return vector
 
 
-def _embed(index: ImageIndex, pictures: Sequence[QueryPicture], crop: Crop | None) -> Vectors:
+def _embed_inside_borders(index: ImageIndex, picture: QueryPicture) -> Vectors:
+    """Return the vector of a picture, and a second one where it has borders."""
+    embedder, gate = runtime.embedder_for(index), runtime.gate()
+    with stage("decode"):
+        prepared = read_query(embedder, picture.file, name=picture.name, max_pixels=settings.MAX_PIXELS, gate=gate)
+    with stage("embed"):
+        return embedder.embed(prepared)
+
+
+def _embed(index: ImageIndex, pictures: Sequence[QueryPicture], crop: Crop | None = None) -> Vectors:
     embedder, gate = runtime.embedder_for(index), runtime.gate()
     with stage("decode"):
         prepared = [

@@ -7,6 +7,7 @@ from PIL import Image
 
 from search.engine.model.passport import ModelPassport
 from search.engine.model.transform import Pixels
+from search.engine.pictures.borders import inside_borders
 from search.engine.pictures.crop import Crop
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.gates import ONE_LARGE, Gate
@@ -67,6 +68,18 @@ def read_prepared(
     """
     image = open_image(source, name=name, max_pixels=max_pixels, min_side=embedder.min_side, crop=crop, gate=gate)
     return embedder.prepare(image)
+
+
+def read_query(
+    embedder: Embedder, source: Path | BinaryIO, *, name: str, max_pixels: int, gate: Gate = ONE_LARGE
+) -> list[Pixels]:
+    """Return a picture file as the model's input, as read_prepared does, and what is inside its borders if it has any.
+
+    The catalogue may have it without the bars of a letterbox or the page of a screenshot.
+    """
+    image = open_image(source, name=name, max_pixels=max_pixels, min_side=embedder.min_side, gate=gate)
+    inside = inside_borders(image)
+    return [embedder.prepare(each) for each in ([image, image.crop(inside)] if inside else [image])]
 
 
 @dataclass(frozen=True, slots=True)
