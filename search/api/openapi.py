@@ -83,7 +83,7 @@ _CODES = {  # that the examples of errors show
 }
 # What "Try it out" fills in: a search that finds something. Left alone, it takes min_score=1 and location=string.
 _NONE = object()
-_FILLED_IN = {"min_score": 0, "location": "", "crop": "0,0,1,1"}
+_FILLED_IN = {"min_score": 0, "min_match": 0, "location": "", "crop": "0,0,1,1"}
 
 
 def search_first(result: Any, **_: object) -> Any:

@@ -18,13 +18,13 @@ from search.engine.index.match_fit import (
     DEFAULT_SLOPE,
     MIN_ALTERED,
     MIN_IMAGES,
-    SAME,
     MatchFit,
     background_of,
     contrast,
     fit_line,
     held_out_error,
 )
+from search.engine.index.thresholds import thresholds_of
 from search.engine.index.vector_file import StoredVectors
 from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.pictures.altered import LONGEST_SIDE, MIN_SIDE, altered_copy
@@ -87,9 +87,10 @@ def fit_match(
     """
     if len(vectors) < MIN_IMAGES:
         return None
+    same = thresholds_of(embedder.passport.fingerprint).same
     copies = _embed_copies(_some_rows(len(vectors), _PICTURES), pictures, embedder, workers, beat)
-    found = _scan(vectors, copies, vectors[_some_rows(len(vectors), _NEAREST)], beat)
-    return _fitted(_unfitted(len(vectors), found.neighbours), list(_searches(vectors, copies, found)))
+    found = _scan(vectors, copies, vectors[_some_rows(len(vectors), _NEAREST)], same, beat)
+    return _fitted(_unfitted(len(vectors), found.neighbours), list(_searches(vectors, copies, found, same)))
 
 
 def _some_rows(count: int, most: int) -> npt.NDArray[np.int64]:
@@ -138,8 +139,11 @@ def _embed_copies_of(pictures: Pictures, row: int, embedder: Embedder) -> Vector
 # What is found for them ---------------------------------------------------------------------------------------------
 
 
-def _scan(vectors: StoredVectors, copies: _Copies, pictures: Vectors, beat: Callable[[], None]) -> _Found:
-    """Scan all vectors once for what the copies find, and for the neighbours of some pictures, float32 [M, 960]."""
+def _scan(vectors: StoredVectors, copies: _Copies, pictures: Vectors, same: float, beat: Callable[[], None]) -> _Found:
+    """Scan all vectors once for what the copies find, and for the neighbours of some pictures, float32 [M, 960].
+
+    same: the cosine from which on two are the same picture, and no neighbours.
+    """
     count = len(copies.vectors)
     queries = np.concatenate([copies.vectors, pictures])
     found = _Found(
@@ -150,19 +154,19 @@ def _scan(vectors: StoredVectors, copies: _Copies, pictures: Vectors, beat: Call
     start = 0
     for block in vectors.blocks(size=_ROWS_A_BLOCK):
         products = queries @ block.T  # [N + M, block]
-        found = _with_block(found, products[:count], products[count:], start)
+        found = _with_block(found, products[:count], products[count:], start, same)
         start += len(block)
         beat()
     return found
 
 
-def _with_block(found: _Found, of_copies: Vectors, of_pictures: Vectors, start: int) -> _Found:
+def _with_block(found: _Found, of_copies: Vectors, of_pictures: Vectors, start: int, same: float) -> _Found:
     """Return the best of what was found and of a block of rows; start: the first of these."""
     scores = np.hstack([found.scores, of_copies])  # [N, found + block]
     rows = np.arange(start, start + of_copies.shape[1])
     rows = np.hstack([found.rows, np.broadcast_to(rows, of_copies.shape)])
     best = np.argpartition(scores, -min(_DEPTH, scores.shape[1]), axis=1)[:, -_DEPTH:]
-    others = np.where(of_pictures < SAME, of_pictures, -np.inf)  # neither itself nor its copies
+    others = np.where(of_pictures < same, of_pictures, -np.inf)  # neither itself nor its copies
     return _Found(
         np.take_along_axis(scores, best, axis=1),
         np.take_along_axis(rows, best, axis=1),
@@ -170,16 +174,16 @@ def _with_block(found: _Found, of_copies: Vectors, of_pictures: Vectors, start: 
     )
 
 
-def _searches(vectors: StoredVectors, copies: _Copies, found: _Found) -> Iterator[_Search]:
+def _searches(vectors: StoredVectors, copies: _Copies, found: _Found, same: float) -> Iterator[_Search]:
     """Yield each copy's two searches, those apart that find too few different pictures."""
     for original, scores, rows in zip(copies.originals.tolist(), found.scores, found.rows, strict=True):
         order = np.lexsort((rows, -scores))
         scores, stored = scores[order], vectors[rows[order]]  # [found], [found, 960]
-        is_original = stored @ vectors.at(original) >= SAME  # or a copy of it
+        is_original = stored @ vectors.at(original) >= same  # or a copy of it
         for there in (np.ones_like(is_original), ~is_original):
             first = stored[there][:1]
-            same = (stored[there] @ first.T).ravel() >= SAME
-            background = background_of(scores[there].tolist(), same.__getitem__)
+            is_same = (stored[there] @ first.T).ravel() >= same
+            background = background_of(scores[there].tolist(), is_same.__getitem__)
             if background is not None:
                 yield _Search(original, contrast(float(scores[there][0]), background), bool(is_original[there][0]))
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from search.engine.index.exact import ROUNDING
 from search.engine.index.index import ImageIndex
 from search.engine.index.match import Match
-from search.engine.index.match_fit import MIN_IMAGES, MIN_TELLING, SAME, MatchFit, background_of
+from search.engine.index.match_fit import MIN_IMAGES, MIN_TELLING, MatchFit, background_of
+from search.engine.index.thresholds import Thresholds
 
 FIRST_LOOK, LAST_LOOK = 10, 50  # results that are looked at for the background; the second where the first are copies
-
-_SAME_ANGLE = math.acos(SAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +46,13 @@ def judge(index: ImageIndex, search: Callable[[int], list[Match]]) -> Judgement 
 
 
 def _background(index: ImageIndex, found: list[Match]) -> float | None:
-    return background_of([match.score for match in found], lambda place: _are_same(index, found[0], found[place]))
+    same = (index.info.thresholds or Thresholds()).same
+    return background_of([match.score for match in found], lambda place: _are_same(index, found[0], found[place], same))
 
 
-def _are_same(index: ImageIndex, first: Match, other: Match) -> bool:
-    """Return whether two results have a cosine of at least SAME; vectors are read only where their scores allow it."""
-    if math.acos(other.score) - math.acos(first.score) > _SAME_ANGLE + ROUNDING:
+def _are_same(index: ImageIndex, first: Match, other: Match, same: float) -> bool:
+    """Return whether two results have a cosine of at least same; vectors are read only where their scores allow it."""
+    if math.acos(other.score) - math.acos(first.score) > math.acos(same) + ROUNDING:
         return False
     vectors = index.find_vector(first.image.id), index.find_vector(other.image.id)
-    return vectors[0] is not None and vectors[1] is not None and float(vectors[0] @ vectors[1]) >= SAME
+    return vectors[0] is not None and vectors[1] is not None and float(vectors[0] @ vectors[1]) >= same

@@ -15,7 +15,6 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-SAME = 0.985  # cosine of two stored pictures from which on they count as one
 MIN_IMAGES = 6  # that an index must have: the original and five others
 MIN_ALTERED = 30  # pictures that a fit must have copies of
 MIN_TELLING = 100  # pictures of an index that can tell that it has nothing similar
@@ -68,8 +67,8 @@ def still_serves(fit: MatchFit | None, *, images: int) -> bool:
 def background_of(scores: Sequence[float], is_same: Callable[[int], bool]) -> float | None:
     """Return the score of the fifth result, those not counted that show the same picture as the first; None: too few.
 
-    scores: of results, best first. is_same: whether the result at this place has a cosine of at least SAME with the
-    first one, both as they are stored; asked for no more places than necessary.
+    scores: of results, best first. is_same: whether the result at this place is the same picture as the first one, by
+    the cosine of both as they are stored; asked for no more places than necessary.
     """
     different = (score for place, score in enumerate(scores) if not place or not is_same(place))
     return next(islice(different, _BACKGROUND_PLACE - 1, None), None)
