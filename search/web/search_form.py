@@ -9,11 +9,9 @@ from django import forms
 from search.engine.errors import CropRefused
 from search.engine.pictures.crop import Crop
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
-from search.queries import MAX_TOP_K, Filters
+from search.queries import MAX_LIKE, MAX_PICTURES, MAX_TOP_K, Filters
 
 DEFAULT_TOP = 20
-MAX_PICTURES = 5
-MAX_LIKE = 20
 DUPLICATES = "duplicates"  # the one thing that can be collapsed
 
 _NOT_ALLOWED = f"This type of file can't be searched with. Use one of {', '.join(ALLOWED_EXTENSIONS)}."

@@ -31,9 +31,9 @@ from search.http.counted import CountedSearchView
 from search.http.errors import answer_to
 from search.http.limits import QUOTA_REMAINING, counted_search
 from search.http.signed_urls import Viewer, picture_urls
-from search.queries import CompanyNotFound, Found, ImageNotFound, QueryPicture
+from search.queries import MAX_LIKE, MAX_PICTURES, CompanyNotFound, Found, ImageNotFound, QueryPicture
 from search.web.curl import search_command, similar_command
-from search.web.search_form import MAX_LIKE, MAX_PICTURES, Query, SearchForm
+from search.web.search_form import Query, SearchForm
 from search.web.visitors import OwnSession, searchable_by
 from search.web.words import plain_words
 from tenants.models import Company, SearchChannel
@@ -189,6 +189,7 @@ class SearchPage(CountedSearchView):
             "results": results,
             "has_match": bool(results and results[0].match_words),
             "nothing_similar": found and found.nothing_similar,
+            "without_effect": found.without_effect if found else (),
             "problem": problem,
             "detail": detail if self.viewer.user else "",
             "command": self._command() if results is not None else "",

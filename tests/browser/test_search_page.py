@@ -137,6 +137,7 @@ def test_what_is_no_picture_leaves_the_results_as_they_are(page: Page):
     expect(page.locator("[data-refused]")).to_be_empty()
 
 
+@pytest.mark.slow
 def test_pictures_that_are_dropped_together_are_searched_with_together(page: Page):
     page.goto("/search/acme/")
     data = transfer(page, upload(RED, "fire.png"), upload(GREEN, "leaf.png"), upload(BLUE, "sea.png"))

@@ -47,6 +47,16 @@ def globex(make_company: MakeCompany) -> Company:
     return make_company("globex", {"green.png": GREEN})
 
 
+@pytest.fixture
+def many(make_company: MakeCompany) -> Company:
+    """A company with enough pictures to tell how well they match."""
+    colours = [RED, (255, 100, 0), (255, 0, 100), (255, 90, 90), (180, 110, 0), (180, 0, 110), (60, 40, 40), GREEN]
+    names_of = ["red", "orange", "pink", "rose", "brown", "plum", "dark", "green"]
+    company = make_company("acme", {f"{name}.png": colour for name, colour in zip(names_of, colours, strict=True)})
+    Company.objects.filter(pk=company.pk).update(public_page=True)
+    return company
+
+
 def page_of(company: str) -> str:
     return reverse("search-page", args=[company])
 
@@ -250,6 +260,57 @@ def test_folder_score_and_number_limit_the_results(client: Client, acme: Company
     assert names(search(client, "acme", min_score="0.5")) == ["red", "wine"]
     assert names(search(client, "acme", top="1")) == ["red"]
     assert names(search(client, "acme", top="5000")) == ["red", "wine", "blue"]
+
+
+def test_results_tell_how_well_they_match(client: Client, many: Company) -> None:
+    page = search(client, "acme", (250, 15, 10))
+    answer = APIClient().post("/api/search/acme", {"image": picture((250, 15, 10)), "top_k": 20}).json()
+    expected = [each["match"] for each in answer["results"]]
+    assert max(expected) > 95 > 0.5 > min(expected)
+    words = re.findall(r">([^<>]*) match</strong>", page.content.decode())
+    assert words == [f"{each:.0f} %" if each >= 0.5 else "under 1 %" for each in expected]
+    assert bars(page) == [round(each) for each in expected]
+    scores = re.findall(r">score ([^<]*)<", page.content.decode())
+    assert scores == [f"{each['score']:.2f}" for each in answer["results"]]
+    assert "What does match mean?" in text(page.content.decode())
+
+
+def test_bar_is_as_long_as_the_score_where_there_is_no_match(client: Client, many: Company) -> None:
+    page = client.get(f"{page_of('acme')}?like={ids(search(client, 'acme'))[0]}")
+    assert bars(page) == [round(100 * float(score)) for score in scores_of(page)]
+    assert "match</strong>" not in page.content.decode()
+    assert "What does match mean?" not in text(page.content.decode())
+
+
+def test_minimum_match_limits_the_results_that_have_one(client: Client, many: Company) -> None:
+    page = search(client, "acme", (250, 15, 10), min_match="95")
+    assert names(page) == ["red"]
+    assert "min_match=95" in command_of(page)
+    ignored = client.get(f"{page_of('acme')}?like={ids(page)[0]}&min_match=95")
+    assert len(names(ignored)) == 7
+    assert "The minimum match does not count in this search" in text(ignored.content.decode())
+    nothing = search(client, "acme", BLUE, min_match="99")
+    assert "Lower the minimum match of 99 %." in text(nothing.content.decode())
+
+
+@pytest.mark.slow
+def test_nothing_similar_is_said_above_the_nearest_pictures(client: Client, make_company: MakeCompany) -> None:
+    greens = {f"{number:03}.png": (10 * (number % 10), 255, 20 * (number // 10)) for number in range(100)}
+    Company.objects.filter(pk=make_company("acme", greens).pk).update(public_page=True)
+    page = search(client, "acme", top="3")
+    assert len(names(page)) == 3
+    assert "Nothing similar found. As far as can be told, acme has nothing like this." in text(page.content.decode())
+    assert "Nothing similar found; the nearest 3 pictures follow." in text(page.content.decode())
+    assert "Nothing similar" not in search(client, "acme", (50, 255, 60)).content.decode()
+
+
+def bars(response: HttpResponse) -> list[int]:
+    """Return how long the bars of the results are, in percent."""
+    return [int(width) for width in re.findall(r'<rect width="(\d+)"', response.content.decode())]
+
+
+def scores_of(response: HttpResponse) -> list[str]:
+    return re.findall(r"Score </span>([^<]*)<", response.content.decode())
 
 
 def test_folders_of_the_company_are_listed(client: Client, acme: Company) -> None:
