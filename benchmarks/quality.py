@@ -51,7 +51,7 @@ class Quality:
         others = [other for other in self.catalogues if other is not catalogue]
         steps: dict[str, Callable[[], Any]] = {
             "copies": lambda: copies.figures(catalogue, count=searches),
-            "trust": lambda: trust.figures(catalogue, others, count=5 * searches),
+            "trust": lambda: trust.figures(catalogue, others, count=10 * searches),
             "crops": lambda: crops.figures(catalogue, count=searches),
             "several": lambda: several.figures(catalogue, count=4 * searches),
         }

@@ -86,7 +86,7 @@ def make_catalogue(name: str, pictures: Path, *, drawn: bool, seed: int, most: i
 
 def build(name: str) -> Company:
     """Return the company of this name, with an index of the pictures in its folder."""
-    call_command("build_embeddings", company=name, stdout=StringIO())
+    call_command("build_embeddings", company=name, stdout=StringIO(), stderr=StringIO())
     return Company.objects.get(name=name)
 
 

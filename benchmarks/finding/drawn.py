@@ -1,7 +1,7 @@
 """Two catalogues that are drawn: no photographs, so that no threshold suits one catalogue of photographs alone.
 
-The shelf: packages, many of them nearly alike: a brand's flavours differ in a colour and a word, its sizes in a number.
-The mixed one: the demo's families of drawings, which have little in common with each other.
+The shelf: packages, many of them nearly alike: a brand's flavours differ in a colour, a small picture and a word, its
+sizes in a number. The mixed one: scenes put together from the demo's drawings, which have little in common.
 """
 
 import math
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageColor, ImageDraw, ImageEnhance, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from benchmarks.finding.edits import lit
+from benchmarks.finding.edits import cropped, lit
 from search.companies import demo
 
 _SIZE = _WIDTH, _HEIGHT = 400, 533
+_DRAWINGS_A_FAMILY = 6
 
 _BRANDS = ("Aurora", "Bellamy", "Corvo", "Dunmore", "Elvira", "Fjord", "Galant", "Hudson", "Istria", "Jolanda")
 _FLAVOURS = ("lemon", "cherry", "mint", "cocoa", "vanilla", "berry", "ginger", "olive", "honey", "rose", "plum", "oat")
@@ -34,36 +35,70 @@ class _Package:
     corners: int  # of the brand's figure
     flavour: str
     accent: Colour
+    motif: Image.Image
     amount: str
 
 
 def draw_shelf(folder: Path, *, count: int, seed: int) -> None:
     """Draw about count packages, in a folder for each brand's boxes, bottles and so on."""
     rng = np.random.default_rng([seed, 1])
+    motifs = [motif.resize((110, 110)) for _, motif in _drawings(rng)]
     shelves = [(body, brand) for body in _BODIES for brand in _BRANDS]
     for body, brand in shelves:
         (folder / brand / body).mkdir(parents=True)
-        packages = _packages(body, brand, rng)
+        packages = _packages(body, brand, motifs, rng)
         for number in range(max(1, round(count / len(shelves)))):
             _photographed(next(packages), rng).save(folder / brand / body / f"{number:03}.jpg", quality=88)
 
 
 def draw_mixed(folder: Path, *, count: int, seed: int) -> None:
-    """Draw about count pictures, in a folder for each family."""
+    """Draw count scenes, in a folder for each family of what is behind."""
     rng = np.random.default_rng([seed, 2])
-    for family, draw in demo.FAMILIES.items():
-        (folder / family).mkdir(parents=True)
-        for number in range(max(1, round(count / len(demo.FAMILIES)))):
-            picture = draw(rng).resize((demo.SIDE, demo.SIDE), Image.Resampling.BOX)
-            picture.save(folder / family / f"{number:03}.jpg", quality=88)
+    drawings = _drawings(rng)
+    for number in range(count):
+        family, behind = drawings[number % len(drawings)]
+        things = [drawings[place][1] for place in rng.integers(0, len(drawings), rng.integers(2, 5))]
+        (folder / family).mkdir(parents=True, exist_ok=True)
+        _scene(behind, things, rng).save(folder / family / f"{number:04}.jpg", quality=88)
 
 
-def _packages(body: str, brand: str, rng: Generator) -> Iterator[_Package]:
+def _drawings(rng: Generator) -> list[tuple[str, Image.Image]]:
+    """Return drawings of all of the demo's families, with the family of each."""
+    return [
+        (family, draw(rng).resize((demo.SIDE, demo.SIDE), Image.Resampling.BOX))
+        for _ in range(_DRAWINGS_A_FAMILY)
+        for family, draw in demo.FAMILIES.items()
+    ]
+
+
+def _scene(behind: Image.Image, things: list[Image.Image], rng: Generator) -> Image.Image:
+    """Return a part of a drawing with others in front of it, in other colours, through windows of any size."""
+    size = _SIZE if rng.random() < 0.5 else _SIZE[::-1]
+    part = cropped(_recoloured(behind, rng), rng, area=rng.uniform(0.2, 1))
+    scene = part.resize(size, Image.Resampling.BICUBIC)
+    for thing in things:
+        width, height = (round(side * rng.uniform(0.25, 0.6)) for side in size)
+        window = Image.new("L", (width, height))
+        draw = ImageDraw.Draw(window)
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((0, 0, width - 1, height - 1), fill=255)
+        left, top = (int(place) for place in rng.integers(0, (size[0] - width, size[1] - height)))
+        scene.paste(ImageOps.fit(_recoloured(thing, rng), (width, height)), (left, top), window)
+    return scene
+
+
+def _recoloured(picture: Image.Image, rng: Generator) -> Image.Image:
+    """Return the picture with its channels in another order and light."""
+    channels = [picture.getchannel(int(place)) for place in rng.permutation(3)]
+    return ImageEnhance.Brightness(Image.merge("RGB", channels)).enhance(rng.uniform(0.6, 1.2))
+
+
+def _packages(body: str, brand: str, motifs: list[Image.Image], rng: Generator) -> Iterator[_Package]:
     """Yield flavours of a brand; every fourth is the one before it in another size, which its label alone tells."""
     ground, corners = _colour(rng), 3 + _BRANDS.index(brand) % 6
     while True:
         for number, flavour in enumerate(rng.permutation(_FLAVOURS).tolist()):
-            package = _Package(body, brand, ground, corners, flavour, _colour(rng), _AMOUNTS[0])
+            motif = motifs[int(rng.integers(len(motifs)))]
+            package = _Package(body, brand, ground, corners, flavour, _colour(rng), motif, _AMOUNTS[0])
             yield package
             if number % 3 == 2:
                 yield replace(package, amount=_AMOUNTS[1 + int(rng.integers(3))])
@@ -104,8 +139,8 @@ def _drawn(package: _Package) -> Image.Image:
     label = top + 0.16 * (bottom - top)
     draw.rectangle((100, label, 300, bottom - 30), fill=package.accent)
     turns = [2 * math.pi * corner / package.corners for corner in range(package.corners)]
-    middle = label + 0.42 * (bottom - label)
-    draw.polygon([(200 + 55 * math.sin(turn), middle - 55 * math.cos(turn)) for turn in turns], fill=package.ground)
+    draw.polygon([(270 + 22 * math.sin(turn), label + 75 - 22 * math.cos(turn)) for turn in turns], fill=package.ground)
+    picture.paste(package.motif, (120, round(label) + 60))
     draw.text((200, label + 28), package.brand, "white", _font(38), anchor="mm")
     draw.text((200, bottom - 95), package.flavour, "white", _font(34), anchor="mm")
     draw.text((200, bottom - 52), package.amount, "black", _font(26), anchor="mm")
