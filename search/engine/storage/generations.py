@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +34,7 @@ from search.engine.storage.layout import (
     new_link,
     prepared_links,
     publication_moment,
+    workspace,
     workspaces,
 )
 from search.engine.storage.reading import has_index, read_info
@@ -68,6 +69,17 @@ def generations(directory: Path, published: str | None) -> list[Generation]:
         with contextlib.suppress(IndexUnusable):  # a Flask directory, say, that was rebuilt because it was damaged
             found.append(Generation(entry.name, entry.name == published, read_info(entry)[0]))
     return found
+
+
+def infos_of_all(parent: Path) -> Iterator[IndexInfo]:
+    """Yield what all generations of all indexes in parent say of themselves, damaged ones left out."""
+    homes = generations_of_all(parent)
+    names = {entry.name for place in (parent, homes) if place.is_dir() for entry in place.iterdir()}
+    for name in names:
+        directory = parent / name
+        for entry in [*complete_generations(directory), *([directory] if is_plain(directory) else ())]:
+            with contextlib.suppress(IndexUnusable):
+                yield read_info(entry)[0]
 
 
 def is_there(directory: Path) -> bool:
@@ -237,8 +249,10 @@ def next_name(directory: Path) -> str:
     return generation_name(moment)
 
 
-def prune(directory: Path, published: str, *, before: str | None, keep: int) -> None:
+def prune(directory: Path, published: str, *, before: str | None, keep: int, spared: Collection[str] = ()) -> None:
     """Remove all generations but the published one and the keep before it, and what killed writers left.
+
+    spared: names of generations that stay beside these.
 
     before: the one that was published until now; None: a plain directory, or nothing. Those between the two were given
     up when somebody went back, or their publication was cut short: they would pass for what was before. Call it under
@@ -248,7 +262,8 @@ def prune(directory: Path, published: str, *, before: str | None, keep: int) -> 
     given_up = [entry for entry in earlier if entry.name > (before or _OF_PLAIN_DIRECTORIES)]
     kept = [entry for entry in earlier if entry not in given_up]
     for entry in [*given_up, *kept[: max(0, len(kept) - keep)]]:
-        discard(entry)
+        if entry.name not in spared:
+            discard(entry)
     drop_prepared_links(directory)
     for entry in drafts(directory):
         with contextlib.suppress(Timeout), FileLock(entry / LOCK, timeout=0):
@@ -258,10 +273,18 @@ def prune(directory: Path, published: str, *, before: str | None, keep: int) -> 
 
 
 def drop_workspaces(directory: Path, *, but: str | None = None) -> None:
-    """Remove what unfinished builds have left in directory, those of the owner but left out; see workspace."""
+    """Remove what unfinished builds have left in directory, those of the owner but left out; see workspace.
+
+    An owner with several workspaces has a hyphen, and a word for each, behind its name.
+    """
     for entry in workspaces(directory):
-        if entry.name != but:
+        if entry.name.partition("-")[0] != but:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def drop_workspace(directory: Path, owner: str) -> None:
+    """Remove what unfinished builds of the owner have left in directory."""
+    shutil.rmtree(workspace(directory, owner), ignore_errors=True)
 
 
 def discard(generation: Path) -> None:
