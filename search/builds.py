@@ -1,8 +1,8 @@
 """The write path: builds of a company's index. A fold, which only makes live changes part of it, is a kind of build."""
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,14 @@ from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
 from search.engine.build.republish import republish
 from search.engine.errors import EngineError, IndexNotBuilt, IndexUnusable, LoadingStopped, ModelMismatch
+from search.engine.index.comparison import measure_overlap
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
+from search.engine.model.passport import ModelPassport
+from search.engine.pictures.folder import SkippedFile
 from search.heartbeat import BuildHeart, counts
 from search.jobs import outcome_recorded
+from search.live_vectors import embed_missing
 from search.outages import outlast
 from search.stopping import StopRequested, stop_on_signal
 from tenants.models import Company, IndexBuild, SkippedImage
@@ -73,10 +77,77 @@ def _record(build: IndexBuild, outcome: BuildOutcome) -> None:
 
 
 def _build(build: IndexBuild, heart: BuildHeart, options: BuildOptions) -> BuildOutcome:
+    """Bring the index that serves up to date; with another model, make a candidate, which may take its place."""
     company = build.company
-    embedder = _embedder_for(build)
-    heart.beat(weights=embedder.passport.weights)
     company.refresh_from_db(fields=publication.STATE)
+    embedder = _embedder_for(build)
+    runtime.keep_weights(embedder.passport)
+    heart.beat(weights=embedder.passport.weights[:200], fingerprint=embedder.passport.fingerprint)
+    used = publication.model_in_use(company)
+    if used is None or used.fingerprint == embedder.passport.fingerprint:
+        publication.drop_candidate(company)
+        return _update(build, heart, options, embedder)
+    if _is_used_at_once(build, used):
+        return _make_candidate(build, heart, options, embedder, use=True)
+    _update(build, heart, options, _embedder_of(build, used))  # searches go on with this one for a while
+    return _make_candidate(build, heart, options, embedder, use=False)
+
+
+def _is_used_at_once(build: IndexBuild, used: ModelPassport) -> bool:
+    """Return whether searches use a new model without asking; without the weights of theirs they cannot go on."""
+    automatic = settings.MODEL_SWITCH == "automatic" or build.company.name == runtime.DEMO
+    return build.switch or automatic or bool(runtime.missing_weights(used))
+
+
+def _update(build: IndexBuild, heart: BuildHeart, options: BuildOptions, embedder: Embedder) -> BuildOutcome:
+    """Build on the index that serves, and publish what becomes of it."""
+    company = build.company
+    catching_up = _CatchingUp(build, heart, embedder)
+    made_from = company.generation
+
+    def publish(draft: storage.Draft) -> str:
+        catching_up.begin(after=company.live_sequence)
+        return publication.publish(company, draft, made_from=made_from, confirm=catching_up.end)
+
+    outcome = _run(build, heart, options, embedder, str(company.pk), _files_before(company), publish)
+    return catching_up.named_in(outcome)
+
+
+def _make_candidate(
+    build: IndexBuild, heart: BuildHeart, options: BuildOptions, embedder: Embedder, *, use: bool
+) -> BuildOutcome:
+    """Make an index with another model than that of the one that serves. use: it takes its place then."""
+    company, made_from = build.company, build.company.generation
+    newest = publication.newest_of(company, embedder.passport.fingerprint)
+    directory = company.embeddings_directory
+    before = storage.generation_directory(directory, newest.name) if newest else _files_before(company)
+    owner = publication.candidate_owner(company)
+    publish = partial(publication.publish_candidate, company, made_from=made_from, confirm=build.hold)
+    outcome = _run(build, heart, options, embedder, owner, before, publish)
+    if newest and not outcome.published:  # there is nothing that it lacks
+        publication.name_candidate(company, newest.name, made_from=made_from, confirm=build.hold)
+    _compare(build, heart, outcome)
+    if not use:
+        return outcome
+    catching_up = _CatchingUp(build, heart, embedder)
+    catching_up.begin(after=company.live_sequence)
+    publication.use_candidate(
+        company, made_from=made_from, confirm=catching_up.end, beat=lambda: heart.report(outcome.progress)
+    )
+    return catching_up.named_in(outcome)
+
+
+def _run(
+    build: IndexBuild,
+    heart: BuildHeart,
+    options: BuildOptions,
+    embedder: Embedder,
+    owner: str,
+    before: Path | None,
+    publish: storage.Publish,
+) -> BuildOutcome:
+    company = build.company
+    company.refresh_from_db(fields=["live_sequence"])
     with suppress(IndexUnusable):  # a damaged one is made anew
         company.live_sequence = max(company.live_sequence, publication.holds_changes_to(company))
     return build_index(
@@ -85,11 +156,69 @@ def _build(build: IndexBuild, heart: BuildHeart, options: BuildOptions) -> Build
         embedder=embedder,
         options=options,
         live_sequence=company.live_sequence,
-        owner=str(company.pk),
-        before=_files_before(company),
-        publish=partial(publication.publish, company, made_from=company.generation, confirm=build.hold),
+        owner=owner,
+        before=before,
+        publish=publish,
         report=heart.report,
     )
+
+
+def _compare(build: IndexBuild, heart: BuildHeart, outcome: BuildOutcome) -> None:
+    """Note in the build's row how the results of the candidate differ from those of the index that serves."""
+    company = build.company
+    assert company.candidate is not None
+    noted: dict[str, Any] = {"candidate": company.candidate}
+    with suppress(IndexUnusable):  # one that is damaged is compared with nothing
+        before = storage.load(publication.index_directory(company))
+        after = storage.load(storage.generation_directory(company.embeddings_directory, company.candidate))
+        overlap = measure_overlap(before, after, beat=lambda: heart.report(outcome.progress))
+        neighbours = before.info.neighbours
+        noted |= {
+            "weights_before": (before.info.weights or "")[:200],
+            "overlap": overlap.share if overlap else None,
+            "overlap_tried": overlap.tried if overlap else 0,
+            "neighbours_tried_before": neighbours.tried if neighbours else None,
+            "neighbours_own_before": neighbours.own if neighbours else None,
+        }
+    heart.beat(**noted)
+
+
+class _CatchingUp:
+    """Embeds what was put meanwhile with the model of the index that is about to serve, so that none is hidden then.
+
+    Most of it before the switch; in the switch itself, while no picture can be put, what came in the last moment.
+    """
+
+    def __init__(self, build: IndexBuild, heart: BuildHeart, embedder: Embedder) -> None:
+        self._build, self._heart, self._embedder = build, heart, embedder
+        self._after = 0
+        self._unreadable: list[SkippedFile] = []
+
+    def begin(self, *, after: int) -> None:
+        """after: the last live change that the index holds which is about to serve."""
+        self._after = after
+        self._embed(beat=self._heart.beat)
+
+    @contextmanager
+    def end(self) -> Iterator[None]:
+        """Raises JobCancelled and LeaseLost."""
+        with self._build.hold():
+            Company.objects.select_for_update().filter(pk=self._build.company_id).first()
+            self._embed()
+            yield
+
+    def named_in(self, outcome: BuildOutcome) -> BuildOutcome:
+        """Return the outcome with the pictures that could not be read."""
+        count, progress = len(self._unreadable), outcome.progress
+        counted = replace(progress, found=progress.found + count, skipped=progress.skipped + count)
+        return replace(outcome, progress=counted, skipped_files=[*outcome.skipped_files, *self._unreadable])
+
+    def _embed(self, beat: Callable[[], None] = lambda: None) -> None:
+        company = self._build.company
+        used = publication.model_in_use(company)
+        self._unreadable += embed_missing(
+            company, self._embedder, after=self._after, used=used.fingerprint if used else None, beat=beat
+        )
 
 
 def _files_before(company: Company) -> Path | None:
@@ -108,6 +237,7 @@ def _fold(build: IndexBuild, heart: BuildHeart) -> BuildOutcome:
     company = build.company
     company.refresh_from_db(fields=publication.STATE)
     made_from = company.generation
+    unreadable = _embed_hidden(build, heart)
     index = overlay.live_index_or_empty(company)
 
     def report(written: int) -> None:
@@ -124,8 +254,22 @@ def _fold(build: IndexBuild, heart: BuildHeart) -> BuildOutcome:
         report=report,
         publish=partial(publication.publish, company, made_from=made_from, confirm=build.hold),
     )
-    progress = BuildProgress(found=len(index), reused=len(index))
-    return BuildOutcome(progress, [], len(index), full_reason="", published=True, neighbours=made.neighbours)
+    progress = BuildProgress(found=len(index) + len(unreadable), reused=len(index), skipped=len(unreadable))
+    return BuildOutcome(progress, unreadable, len(index), full_reason="", published=True, neighbours=made.neighbours)
+
+
+def _embed_hidden(build: IndexBuild, heart: BuildHeart) -> list[SkippedFile]:
+    """Embed what the index hides because it was put with another model; return what cannot be read.
+
+    So it is where another index took the place of one that is gone, or of a database that was restored.
+    """
+    company, used = build.company, publication.model_in_use(build.company)
+    if used is None or not publication.missing_changes(company).lacking(used.fingerprint).exists():
+        return []
+    after, embedder = publication.holds_changes_to(company), _embedder_of(build, used)
+    unreadable = embed_missing(company, embedder, after=after, used=used.fingerprint, beat=heart.beat)
+    company.refresh_from_db(fields=publication.STATE)
+    return unreadable
 
 
 def _info_of_fold(company: Company, index: ImageIndex) -> IndexInfo:
@@ -133,7 +277,7 @@ def _info_of_fold(company: Company, index: ImageIndex) -> IndexInfo:
     passport = runtime.embedder().passport if info.fingerprint is None and not len(index.records) else info.passport
     if passport:
         info = replace(info, weights=passport.weights, fingerprint=passport.fingerprint)
-        if company.live_changes.exclude(vector=None).exclude(fingerprint=passport.fingerprint).exists():
+        if company.live_changes.missing_from(info.holds_changes_to).lacking(passport.fingerprint).exists():
             raise ModelMismatch(f"Pictures of {company} were added with another model than {passport}: reindex it")
     return replace(info, live_sequence=company.live_sequence)
 
@@ -173,7 +317,23 @@ def _image_directory(build: IndexBuild) -> Path:
 
 
 def _embedder_for(build: IndexBuild) -> Embedder:
+    """Return the embedder of the model that the company's next index is made with."""
+    company = build.company
+    if company.own_model:
+        own = runtime.find_passport(company.own_model)
+        return _embedder_of(build, own or ModelPassport("that the company uses of its own", company.own_model))
+    with _stopped_while_loading(build):
+        return runtime.embedder_of_demo() if company.name == runtime.DEMO else runtime.embedder()
+
+
+def _embedder_of(build: IndexBuild, passport: ModelPassport) -> Embedder:
+    with _stopped_while_loading(build):
+        return runtime.embedder_of(passport)
+
+
+@contextmanager
+def _stopped_while_loading(build: IndexBuild) -> Iterator[None]:
     try:
-        return runtime.embedder_of_demo() if build.company.name == runtime.DEMO else runtime.embedder()
+        yield
     except LoadingStopped as error:
         raise StopRequested(f"The build of {build.company} was stopped while it loaded the model") from error

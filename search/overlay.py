@@ -6,16 +6,17 @@ on the built index, which belongs to one company and one generation: when the ca
 
 import logging
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from search import publication
+from search import publication, runtime
 from search.engine.errors import IndexCorrupt, IndexNotBuilt
-from search.engine.index.index import ImageIndex, LiveImage, empty_index
+from search.engine.index.index import ImageIndex, IndexInfo, LiveImage, empty_index
 from search.engine.index.records import ImageRecord
+from search.engine.model.passport import ModelPassport
 from tenants.models import Company, LiveChange
 
 logger = logging.getLogger(__name__)
@@ -84,8 +85,26 @@ def _built_or_empty(company: Company) -> ImageIndex:
     except IndexNotBuilt:
         if company.generation is not None or not company.live_sequence:
             raise
+        return _empty_index(company)
+
+
+def _empty_index(company: Company) -> ImageIndex:
+    """Return the index of a company that has only live changes: it is of the model that made their vectors."""
+    key = company.pk, company.created_at
+    with _lock:
+        known = _empty.get(key)
+    if known is None:
+        made_by = _model_of_changes(company)
+        info = IndexInfo(0, weights=made_by.weights, fingerprint=made_by.fingerprint) if made_by else IndexInfo(0)
         with _lock:
-            return _empty.setdefault((company.pk, company.created_at), empty_index())
+            known = _empty.setdefault(key, replace(empty_index(), info=info))
+    return known
+
+
+def _model_of_changes(company: Company) -> ModelPassport | None:
+    """Return the model of the changes; the configured one where the weights of theirs are gone."""
+    first = company.live_changes.exclude(vector=None).only("fingerprint").first()
+    return runtime.find_passport(first.fingerprint) or runtime.configured_model() if first else None
 
 
 def _with_changes(built: ImageIndex, company: Company) -> ImageIndex:
@@ -124,12 +143,9 @@ def _changes(company: Company, sequence: int) -> tuple[list[LiveChange], int]:
 
 
 def _live_image(change: LiveChange, made_by: str | None) -> LiveImage:
-    record = ImageRecord(change.path, change.image_id)
-    if change.vector is None:
+    record, vector = ImageRecord(change.path, change.image_id), change.vector_of(made_by)
+    if vector is None and change.vector is not None:
+        logger.warning("%s was added with another model, and is hidden until it is embedded again", change.path)
+    if vector is None:
         return LiveImage(record, None)
-    if made_by and change.fingerprint != made_by:
-        logger.warning("%s was added with another model: the next build processes it again", change.path)
-        return LiveImage(record, None)
-    return LiveImage(
-        record, np.frombuffer(change.vector, np.float32), int.from_bytes(change.perceptual_hash or b"", "big")
-    )
+    return LiveImage(record, np.frombuffer(vector, np.float32), int.from_bytes(change.perceptual_hash or b"", "big"))

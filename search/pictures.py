@@ -51,12 +51,25 @@ def find_picture(index: ImageIndex, path: str) -> ImageRecord | None:
     return next(filter(None, map(index.find_path, spellings(path))), None)
 
 
+class _ModelChanged(Exception):
+    """An index of another model serves by now than the one that the picture was embedded for."""
+
+
 def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -> tuple[ImageRecord, Put]:
     """Store a picture under path in the company's folder and make it searchable; tell what that changed.
 
     A picture that is not there yet gets the path that paths.new_path makes of path.
     Raises PathRefused, FolderUnusable, LimitReached, ImageUnreadable, and what embedding raises.
     """
+    while True:
+        try:
+            return _put(company, path, content, by)
+        except _ModelChanged:
+            company.refresh_from_db(fields=publication.STATE)
+
+
+def _put(company: Company, path: str, content: bytes, by: audit.Actor) -> tuple[ImageRecord, Put]:
+    """Raises _ModelChanged; then nothing was put."""
     index = overlay.live_index_or_empty(company)
     known = find_picture(index, path)
     path = known.path if known else new_path(path)
@@ -78,12 +91,22 @@ def put_image(company: Company, path: str, content: bytes, *, by: audit.Actor) -
         staged.sync()
         with transaction.atomic():
             sequence = company.next_live_sequence(at_least=counted)
+            _require_model(company, embedder)
             count_stored(company, **growth)
             _write_change(company, record, sequence, _embedded(hashed, vector, embedder))
             audit.record(by, audit.Action.PICTURE_PUT, company, path)
             staged.place(path, replace=True, durable=True)  # last: without its file the row is rolled back
     fold_wanted.send_robust(Company, company=company)
     return record, Put.REPLACED if known else Put.CREATED
+
+
+def _require_model(company: Company, embedder: Embedder) -> None:
+    """Raise _ModelChanged unless the embedder is that of the index which serves now, the company's row being locked."""
+    now = Company.objects.get(pk=company.pk)
+    if now.generation != company.generation:
+        used = publication.model_in_use(now)
+        if used and used.fingerprint != embedder.passport.fingerprint:
+            raise _ModelChanged
 
 
 def delete_image(company: Company, path: str, *, by: audit.Actor) -> ImageRecord | None:
@@ -151,6 +174,8 @@ def _write_change(company: Company, record: ImageRecord, sequence: int, embedded
             "sequence": sequence,
             "image_id": record.id,
             **embedded,
+            "second_vector": None,
+            "second_fingerprint": "",
         },
     )
 

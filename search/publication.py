@@ -5,6 +5,10 @@
     text    exactly that generation, whatever the link says; the link follows, for people and readers of the Flask
             layout
 
+A generation that another model made than the one that serves is a candidate first: Company.candidate names it, searches
+know nothing of it, and nothing but use_candidate() has it serve. Company.model_before is the model that served before
+the last change of model; of its generations the newest stays.
+
 A generation is complete on the disk before the row names it, and the row moves by compare-and-set. Where the row's
 generation is gone from the disk, the newest one takes its place that holds all changes which are gone from the
 database. Searches find that out for themselves and write nothing; a worker writes it to the row.
@@ -26,11 +30,13 @@ from search import runtime
 from search.engine import storage
 from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
 from search.engine.index.index import ImageIndex, IndexInfo
+from search.engine.model.passport import ModelPassport
 from tenants.models import NAME_PATTERN, Company, LiveChangeQuerySet
 
 logger = logging.getLogger(__name__)
 
-STATE = ["generation", "live_sequence", "live_floor"]  # the columns that are read together
+# The columns that are read together.
+STATE = ["generation", "live_sequence", "live_floor", "candidate", "own_model", "model_before"]
 
 _REPAIR_WAITS = 5.0  # seconds for a publication that is under way
 
@@ -130,7 +136,7 @@ def index_directory(company: Company) -> Path:
 def _stand_in(company: Company) -> str:
     """Return the generation that takes the place of the row's, which is gone: the newest whole one above the floor."""
     for generation in storage.generations(company.embeddings_directory, company.generation):
-        if generation.info.holds_changes_to < company.live_floor:
+        if generation.info.holds_changes_to < company.live_floor or generation.name == company.candidate:
             continue
         with suppress(IndexUnusable):
             storage.load(storage.generation_directory(company.embeddings_directory, generation.name))
@@ -155,6 +161,20 @@ def sound_info(company: Company) -> IndexInfo:
     """Return the same unless files of the index are known to be damaged. Raises IndexNotBuilt and IndexCorrupt."""
     runtime.verifier().require_undamaged(index_directory(company))
     return info(company)
+
+
+def model_in_use(company: Company) -> ModelPassport | None:
+    """Return the model of the index that serves; None where there is none, or it is damaged or does not say."""
+    try:
+        return info(company).passport
+    except IndexUnusable:
+        return None
+
+
+def newest_of(company: Company, fingerprint: str) -> storage.Generation | None:
+    """Return the newest generation on the disk that this model made, a candidate or not; None where there is none."""
+    known = generations(company)
+    return next((each for each in known if each.info.fingerprint == fingerprint), None)
 
 
 def holds_changes_to(company: Company) -> int:
@@ -239,17 +259,9 @@ def publish_again(company: Company, name: str, *, made_from: str | None, confirm
 
     Raises IndexCorrupt where it is damaged, IndexNotBuilt where it is gone, and PublishRefused.
     """
-    directory = storage.generation_directory(company.embeddings_directory, name)
-    try:
-        index = storage.load(directory)
-        storage.require_undamaged(directory)
-    except IndexCorrupt as error:
-        raise IndexCorrupt(f"The index {name} of {company} is damaged: {error}") from error
-    if index.info.holds_changes_to < company.live_floor:
-        raise PublishRefused(f"The index {name} of {company} is older than changes that are gone from the database")
+    _require_usable(company, name)
     with storage.publish_lock(company.embeddings_directory):
-        if not storage.is_there(directory):
-            raise IndexNotBuilt(f"The index {name} of {company} is gone from the disk")
+        _require_there(company, name)
         _finish_publication(company, made_from)
         _switch(company, made_from, name, confirm)
         with _harmless(company):
@@ -257,11 +269,47 @@ def publish_again(company: Company, name: str, *, made_from: str | None, confirm
                 storage.link(company.embeddings_directory, name)
 
 
+def _require_usable(company: Company, name: str, beat: Callable[[], None] = lambda: None) -> None:
+    directory = storage.generation_directory(company.embeddings_directory, name)
+    try:
+        index = storage.load(directory)
+        storage.require_undamaged(directory, beat=beat)
+    except IndexCorrupt as error:
+        raise IndexCorrupt(f"The index {name} of {company} is damaged: {error}") from error
+    if index.info.holds_changes_to < company.live_floor:
+        raise PublishRefused(f"The index {name} of {company} is older than changes that are gone from the database")
+
+
+def _require_there(company: Company, name: str) -> None:
+    if not storage.is_there(storage.generation_directory(company.embeddings_directory, name)):
+        raise IndexNotBuilt(f"The index {name} of {company} is gone from the disk")
+
+
 def _switch(company: Company, made_from: str | None, name: str, confirm: Confirm) -> None:
+    model = _model_columns(company, name)
     with confirm(), transaction.atomic():
-        if not Company.objects.filter(pk=company.pk).switch_generation(made_from, name):
+        if not Company.objects.filter(pk=company.pk).switch_generation(made_from, name, **model):
             raise PublishRefused(f"Another index of {company} was published meanwhile, or it was deleted: try again")
     company.generation = name
+    for column, value in model.items():
+        setattr(company, column, value)
+
+
+def _model_columns(company: Company, name: str) -> dict[str, str | None]:
+    """Return what becomes of the columns of the model where this generation serves from now on."""
+    used, new = model_in_use(company), _fingerprint(company, name)
+    changed: dict[str, str | None] = (
+        {} if used is None or new in (None, used.fingerprint) else {"model_before": used.fingerprint}
+    )
+    if company.candidate is None or not (changed or _fingerprint(company, company.candidate) in (None, new)):
+        return changed
+    return changed | {"candidate": None}  # it serves, or was to replace another model
+
+
+def _fingerprint(company: Company, name: str) -> str | None:
+    with suppress(IndexUnusable):
+        return storage.info(storage.generation_directory(company.embeddings_directory, name)).fingerprint
+    return None
 
 
 @contextmanager
@@ -307,7 +355,96 @@ def _tidy(company: Company, name: str, *, before: str | None, link: bool) -> Non
             logger.warning("%s is a directory of its own: adopt_companies %s takes it over", directory, company)
         write_protection(company)
         storage.drop_workspaces(directory, but=str(company.pk))
-        storage.prune(directory, name, before=before, keep=settings.KEEP_GENERATIONS)
+        spared = _spared(company, generations(company))
+        storage.prune(directory, name, before=before, keep=settings.KEEP_GENERATIONS, spared=spared)
+
+
+def _spared(company: Company, known: list[storage.Generation]) -> set[str]:
+    """Return which generations stay beside the one that serves and those kept before it: for a change of model."""
+    before = [each.name for each in known if company.model_before and each.info.fingerprint == company.model_before]
+    return {*filter(None, [company.candidate]), *(before[:1] if settings.KEEP_GENERATIONS else ())}
+
+
+# Candidates: of another model than the one that serves ---------------------------------------------------------------
+
+
+def publish_candidate(
+    company: Company, draft: storage.Draft, *, made_from: str | None, confirm: Confirm = nullcontext
+) -> str:
+    """Make the draft's files the company's candidate, in place of an earlier one, and return the generation's name.
+
+    made_from and confirm: as in publish(). Raises PublishRefused where another index was published meanwhile.
+    """
+    with storage.publish_lock(company.embeddings_directory):
+        _finish_publication(company, made_from)
+        name = draft.complete()
+        name_candidate(company, name, made_from=made_from, confirm=confirm)
+    return name
+
+
+def name_candidate(company: Company, name: str, *, made_from: str | None, confirm: Confirm = nullcontext) -> None:
+    """Make a generation that is on the disk the company's candidate; see publish_candidate()."""
+    earlier = company.candidate
+    with confirm(), transaction.atomic():
+        if not Company.objects.filter(pk=company.pk, generation=made_from).update(candidate=name):
+            raise PublishRefused(f"Another index of {company} was published meanwhile, or it was deleted: try again")
+    company.candidate = name
+    if earlier not in (None, name, company.generation):
+        _discard_unless_spared(company, earlier)
+
+
+def drop_candidate(company: Company) -> None:
+    """Give up the company's candidate, and what unfinished builds have embedded for one."""
+    storage.drop_workspace(company.embeddings_directory, candidate_owner(company))
+    name = company.candidate
+    if name is None or not Company.objects.filter(pk=company.pk, candidate=name).update(candidate=None):
+        return
+    company.candidate = None
+    if name != company.generation:
+        _discard_unless_spared(company, name)
+
+
+def candidate_owner(company: Company) -> str:
+    """Return the owner of the workspace in which candidates are built; see storage.workspace."""
+    return f"{company.pk}-candidate"
+
+
+def _discard_unless_spared(company: Company, name: str) -> None:
+    if name not in _spared(company, generations(company)):
+        storage.discard(storage.generation_directory(company.embeddings_directory, name))
+
+
+def use_candidate(
+    company: Company,
+    *,
+    made_from: str | None,
+    confirm: Confirm = nullcontext,
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Have the company's candidate serve from the next search on.
+
+    made_from and confirm: as in publish(); in confirm the changes that the candidate lacks get vectors of its model.
+    Raises IndexNotBuilt where there is none, or it is gone, IndexCorrupt where it is damaged, and PublishRefused.
+    """
+    directory, name = company.embeddings_directory, company.candidate
+    if name is None:
+        raise IndexNotBuilt(f"No index of another model waits to be used for {company}")
+    _require_usable(company, name, beat)
+    with storage.publish_lock(directory):
+        _require_there(company, name)
+        _finish_publication(company, made_from)
+        takes_over = made_from is None or not storage.is_plain(directory)
+        before = published_generation(company)
+        if takes_over:
+            storage.prepare_link(directory, name)
+        try:
+            _switch(company, made_from, name, confirm)
+        except BaseException:
+            with suppress(DatabaseError):
+                if not Company.objects.filter(pk=company.pk, generation=name).exists():
+                    storage.drop_prepared_links(directory)
+            raise
+        _tidy(company, name, before=before, link=takes_over)
 
 
 def go_by_directory(company: Company) -> None:
@@ -319,20 +456,31 @@ def go_by_directory(company: Company) -> None:
         if not Company.objects.filter(pk=company.pk).switch_generation(company.generation, None):
             raise PublishRefused(f"Another index of {company} was published meanwhile: try again")
         # What is left of the live changes is laid over it.
-        Company.objects.filter(pk=company.pk).update(live_floor=0)
+        Company.objects.filter(pk=company.pk).update(live_floor=0, candidate=None)
     company.refresh_from_db(fields=STATE)
 
 
 def settle(company: Company) -> None:
-    """Drop the live changes that every generation kept holds, and note that they are gone."""
+    """Drop the live changes that every generation kept holds, and note that they are gone.
+
+    Of generations that are only kept for a change of model a build brings up to date what they lack.
+    """
     company.refresh_from_db(fields=STATE)
-    kept = generations(company)
+    kept = _kept_to_roll_back(company)
     if company.generation is None or not any(each.published for each in kept):
         return
     floor = min(each.info.holds_changes_to for each in kept)
     with transaction.atomic():
         company.live_changes.filter(sequence__lte=floor).delete()
         Company.objects.filter(pk=company.pk).update(live_floor=Greatest("live_floor", Value(floor)))
+
+
+def _kept_to_roll_back(company: Company) -> list[storage.Generation]:
+    """Return the generations on the disk without those that are spared alone."""
+    known, serving = generations(company), published_generation(company)
+    earlier = [each.name for each in known if serving and each.name < serving and each.name != company.candidate]
+    spared = _spared(company, known) - {serving, *earlier[: settings.KEEP_GENERATIONS]}
+    return [each for each in known if each.name not in spared]
 
 
 # What protects a company, beside its index ---------------------------------------------------------------------------
@@ -388,6 +536,10 @@ def _repair(company: Company) -> None:
     company.refresh_from_db(fields=STATE)
     if company.generation is None:
         return
+    if company.candidate and not storage.is_there(storage.generation_directory(directory, company.candidate)):
+        logger.warning("The index %s of %s, which waited to be used, is gone from the disk", company.candidate, company)
+        Company.objects.filter(pk=company.pk, candidate=company.candidate).update(candidate=None)
+        company.candidate = None
     serving = index_directory(company).name
     if serving != company.generation:
         logger.warning("The row of %s names %s from now on, instead of %s", company, serving, company.generation)

@@ -335,9 +335,11 @@ def drop_kept_weights(needed: Collection[str]) -> None:
 
 
 def _missing(passport: ModelPassport) -> str:
+    configured = configured_model()
     return (
-        f"The index was made with the weights {passport}, which are not on this machine any more: set "
-        "IMAGESEARCH_WEIGHTS to their file, or rebuild the index with build_embeddings"
+        f"The index was made with the weights {passport}, which are not on this machine any more"
+        f"{f' (configured: {configured})' if configured else ''}: set IMAGESEARCH_WEIGHTS to their file, "
+        "or rebuild the index with build_embeddings"
     )
 
 

@@ -96,6 +96,7 @@ def look_after_companies() -> None:
         with suppress(EngineError):  # that of one company, which its searches and the admin tell of
             plan_fold(company)
     model_change.move_demo()
+    model_change.look_after_weights()
 
 
 def _time_until_fold(company: Company) -> timedelta | None:
@@ -103,6 +104,9 @@ def _time_until_fold(company: Company) -> timedelta | None:
     changes = publication.missing_changes(company).aggregate(number=Count("pk"), oldest=Min("changed_at"))
     if not changes["number"]:
         return None
+    used = publication.model_in_use(company)
+    if used and publication.missing_changes(company).lacking(used.fingerprint).exists():
+        return timedelta(0)  # searches hide them until a fold has embedded them
     due = fold_due(changes["number"], pictures=publication.count_pictures(company))
     return due - (timezone.now() - changes["oldest"])
 

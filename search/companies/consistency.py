@@ -15,7 +15,7 @@ def disagreements(company: Company) -> list[str]:
     company: freshly read from the database.
     """
     try:
-        return [*_gone(company), *_ahead(company), *_link(company), *_protection(company)]
+        return [*_gone(company), *_candidate(company), *_ahead(company), *_link(company), *_protection(company)]
     except (EngineError, OSError) as error:
         return [f"Its files cannot be compared with the database: {error}"]
 
@@ -26,10 +26,11 @@ def older_index(company: Company) -> str:
     So it is after a rollback, a killed build, or with a database older than the disk.
     """
     try:
-        known = publication.generations(company)
+        of_all_models = publication.generations(company)
     except (EngineError, OSError):  # disagreements() tells
         return ""
-    used = next((each for each in known if each.published), None)
+    used = next((each for each in of_all_models if each.published), None)
+    known = [each for each in of_all_models if used and each.info.fingerprint == used.info.fingerprint]
     if used is None or used == known[0]:
         return ""
     made = f", of {used.made_at:%-d %b %Y, %H:%M} UTC" if used.made_at else ""
@@ -52,6 +53,18 @@ def _gone(company: Company) -> Iterator[str]:
         yield (
             f"The index {company.generation} is gone from the disk. {instead} is used instead; "
             "the next start of build_worker records this in the database"
+        )
+
+
+def _candidate(company: Company) -> Iterator[str]:
+    """Yield that the index which waits to be used cannot be."""
+    if company.candidate is None:
+        return
+    directory = storage.generation_directory(company.embeddings_directory, company.candidate)
+    if not storage.is_there(directory):
+        yield (
+            f"The index {company.candidate}, which another model made and which waits to be used, is gone from the "
+            "disk: the next build makes it anew"
         )
 
 

@@ -65,22 +65,23 @@ def _entry(change: LiveChange) -> dict[str, Any]:
         "vector": change.vector and base64.b64encode(change.vector).decode(),
         "fingerprint": change.fingerprint,
         "perceptual_hash": change.perceptual_hash and bytes(change.perceptual_hash).hex(),
+        "second_vector": change.second_vector and base64.b64encode(change.second_vector).decode(),
+        "second_fingerprint": change.second_fingerprint,
     }
 
 
 def _change(company: Company, entry: dict[str, Any]) -> LiveChange:
     """Raises KeyError, TypeError, ValueError and ValidationError."""
-    vector = None if entry["vector"] is None else base64.b64decode(entry["vector"], validate=True)
-    if vector is not None and len(vector) != _VECTOR_BYTES:
-        raise ValueError(f"a vector of {len(vector)} bytes")
     change = LiveChange(
         company=company,
         sequence=int(entry["sequence"]),
         path=str(entry["path"]),
         image_id=str(entry["image_id"]),
-        vector=vector,
+        vector=_vector(entry["vector"]),
         fingerprint=str(entry["fingerprint"]),
         perceptual_hash=_hash(entry.get("perceptual_hash")),
+        second_vector=_vector(entry.get("second_vector")),
+        second_fingerprint=str(entry.get("second_fingerprint", "")),
     )
     change.clean_fields(exclude=["company"])
     return change
@@ -92,3 +93,11 @@ def _hash(text: Any) -> bytes | None:
     if hashed is not None and len(hashed) != _HASH_BYTES:
         raise ValueError(f"a perceptual hash of {len(hashed)} bytes")
     return hashed
+
+
+def _vector(text: Any) -> bytes | None:
+    """Raises TypeError and ValueError."""
+    vector = None if text is None else base64.b64decode(text, validate=True)
+    if vector is not None and len(vector) != _VECTOR_BYTES:
+        raise ValueError(f"a vector of {len(vector)} bytes")
+    return vector

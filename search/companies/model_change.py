@@ -10,7 +10,9 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 
 from search import publication, runtime
@@ -26,7 +28,7 @@ from search.engine.errors import (
 from search.engine.model.passport import ModelPassport
 from search.engine.model.weights import BUILTIN
 from tenants import audit
-from tenants.models import Company, IndexBuild
+from tenants.models import Company, IndexBuild, LiveChange
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +153,29 @@ def step_back(company: Company, *, by: audit.Actor) -> IndexBuild:
         return company.queue_build(switch=True, by=by)
 
 
+def look_after_weights() -> None:
+    """Keep copies of the weights that indexes need and that are at hand, and remove those that nothing needs."""
+    try:
+        passports = {info.passport for info in storage.infos_of_all(Path(settings.EMBEDDINGS_DIR))}
+        for passport in filter(None, passports):
+            runtime.keep_weights(passport)
+        runtime.drop_kept_weights({passport.fingerprint for passport in filter(None, passports)} | _expected())
+    except OSError:
+        logger.exception("The copies of weights could not be looked after")
+
+
+def _expected() -> set[str]:
+    """Return the fingerprints of models that may be asked for, whatever lies on the disk."""
+    needed: set[str] = set()
+    for column in ("own_model", "model_before"):
+        needed |= set(Company.objects.values_list(column, flat=True).distinct())
+    for column in ("fingerprint", "second_fingerprint"):
+        needed |= set(LiveChange.objects.order_by().values_list(column, flat=True).distinct())
+    needed |= set(IndexBuild.objects.active().values_list("fingerprint", flat=True))
+    configured = runtime.configured_model()
+    return needed | ({configured.fingerprint} if configured else set())
+
+
 def warm_up_now_or_later(*, look_again_seconds: float = _LOOK_AGAIN_SECONDS) -> None:
     """Load the model and run it once; where it is not to be had, the log says why once and a thread waits for it.
 
@@ -222,8 +247,8 @@ def move_demo() -> None:
 
 
 def _demo_of_another_model(passport: ModelPassport) -> Company | None:
-    """Return the demo if its index says that another model made it."""
-    demo = Company.objects.active().filter(name=runtime.DEMO).first()
+    """Return the demo if its index says that another model made it, and nobody went back to that one."""
+    demo = Company.objects.active().filter(name=runtime.DEMO, own_model="").first()
     try:
         made_by = publication.info(demo).passport if demo else None
     except IndexUnusable:

@@ -1,18 +1,22 @@
 """Going back to an earlier index of a company."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 from django.db import transaction
 
-from search import publication
+from search import publication, runtime
 from search.engine import storage
 from search.engine.errors import IndexNotBuilt
+from search.live_vectors import embed_missing
 from tenants import audit
 from tenants.models import Company
 from tenants.signals import fold_wanted
+
+logger = logging.getLogger(__name__)
 
 
 class BuildActive(Exception):
@@ -26,11 +30,15 @@ def roll_back(
 
     Live changes since that index was made are kept: they are applied on top of it.
     cancel_build: cancel an active build, which would replace the index.
-    Raises BuildActive, IndexNotBuilt if there is no earlier index, IndexCorrupt and PublishRefused.
+    Where another model made that index, the changes that it lacks are embedded with it, and builds stay with it.
+    Raises BuildActive, IndexNotBuilt if there is no earlier index, IndexCorrupt, PublishRefused, and ModelMismatch
+    where the weights of its model are gone.
     """
     company.refresh_from_db(fields=publication.STATE)
     target = _chosen(company, generation)
-    confirm = partial(_noted_without_build, company, target.name, cancel_build=cancel_build, by=by)
+    embed = _embed_with_model_of(company, target)
+    embed()
+    confirm = partial(_noted_without_build, company, target, embed, cancel_build=cancel_build, by=by)
     publication.publish_again(company, target.name, made_from=company.generation, confirm=confirm)
     fold_wanted.send_robust(Company, company=company)
     return replace(target, published=True)
@@ -47,19 +55,48 @@ def _chosen(company: Company, name: str | None) -> storage.Generation:
     """Return the generation of this name, by default the previous one. Raises IndexNotBuilt."""
     known = publication.generations(company)
     if name is not None:
-        chosen = [each for each in known if each.name == name]
+        chosen = [each for each in known if each.name == name != company.candidate]
         missing = f"Index version {name} of {company} no longer exists"
     else:
         current = publication.published_generation(company)
-        chosen = [each for each in known if current is not None and each.name < current]
+        earlier = [each for each in known if current is not None and each.name < current]
+        chosen = [each for each in earlier if each.name != company.candidate]
         missing = f"{company} has no earlier index: IMAGESEARCH_KEEP_GENERATIONS sets how many are kept"
     if not chosen:
         raise IndexNotBuilt(missing)
     return chosen[0]
 
 
+def _embed_with_model_of(company: Company, target: storage.Generation) -> Callable[[], None]:
+    """Return what embeds the changes that the index to go back to lacks, where another model made it."""
+    used, passport = publication.model_in_use(company), target.info.passport
+    if used is None or passport is None or used.fingerprint == passport.fingerprint:
+        return lambda: None
+    embedder = runtime.embedder_of(passport)
+
+    def embed() -> None:
+        after = target.info.holds_changes_to
+        for file in embed_missing(company, embedder, after=after, used=used.fingerprint):
+            logger.warning("%s of %s is hidden: %s", file.path, company, file.reason)
+
+    return embed
+
+
+def _model_to_stay_with(target: storage.Generation) -> str:
+    """Return the fingerprint of the model that builds use instead of the configured one; "" where that made target."""
+    configured, passport = runtime.configured_model(), target.info.passport
+    return passport.fingerprint if passport and configured and passport.fingerprint != configured.fingerprint else ""
+
+
 @contextmanager
-def _noted_without_build(company: Company, name: str, *, cancel_build: bool, by: audit.Actor | None) -> Iterator[None]:
+def _noted_without_build(
+    company: Company,
+    target: storage.Generation,
+    embed: Callable[[], None],
+    *,
+    cancel_build: bool,
+    by: audit.Actor | None,
+) -> Iterator[None]:
     """Record who rolls back; ensure that no build publishes in the block and none active now publishes after it."""
     with transaction.atomic():
         for build in company.builds.active():
@@ -69,5 +106,8 @@ def _noted_without_build(company: Company, name: str, *, cancel_build: bool, by:
                     "wait until it has finished, or cancel it (rollback_index --cancel-build)"
                 )
             build.cancel(by=by)
+        own_model = _model_to_stay_with(target)
+        Company.objects.filter(pk=company.pk).update(own_model=own_model)  # from now on no picture is put
+        embed()
         yield
-        audit.record(by, audit.Action.INDEX_ROLLED_BACK, company, f"to {name}")
+        audit.record(by, audit.Action.INDEX_ROLLED_BACK, company, f"to {target.name}")

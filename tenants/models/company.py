@@ -44,12 +44,12 @@ class CompanyQuerySet(models.QuerySet["Company"]):
         """Have what lies in their folders counted again."""
         self.exclude(stored_pictures=None).update(stored_pictures=None, stored_bytes=None)
 
-    def switch_generation(self, made_from: str | None, generation: str | None) -> bool:
+    def switch_generation(self, made_from: str | None, generation: str | None, **model: str | None) -> bool:
         """Switch searches to another generation unless made_from has been replaced meanwhile; return whether it did.
 
-        search.publication alone calls this.
+        model: the columns of the model that change with it. search.publication alone calls this.
         """
-        return bool(self.filter(generation=made_from).update(generation=generation))
+        return bool(self.filter(generation=made_from).update(generation=generation, **model))
 
 
 class Company(models.Model):

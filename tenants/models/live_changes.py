@@ -6,6 +6,10 @@ class LiveChangeQuerySet(models.QuerySet["LiveChange"]):
         """Those that an index lacks which holds the company's changes up to sequence."""
         return self.filter(sequence__gt=sequence)
 
+    def lacking(self, fingerprint: str) -> "LiveChangeQuerySet":
+        """Those of pictures that nobody has tried to embed with the model of this fingerprint."""
+        return self.exclude(vector=None).exclude(fingerprint=fingerprint).exclude(second_fingerprint=fingerprint)
+
 
 class LiveChange(models.Model):
     """A picture put or deleted since the company's index was built: every search lays these over the index.
@@ -45,3 +49,11 @@ class LiveChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.company} {'put' if self.vector else 'deleted'} {self.path}"
+
+    def vector_of(self, fingerprint: str | None) -> bytes | None:
+        """Return the vector that the model of this fingerprint made; None: any. None where there is none."""
+        if fingerprint in (None, self.fingerprint):
+            vector = self.vector
+        else:
+            vector = self.second_vector if self.second_fingerprint == fingerprint else None
+        return None if vector is None else bytes(vector)

@@ -14,8 +14,10 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 class FakeEmbedder:
-    def __init__(self, fingerprint: str = "f" * 64) -> None:
-        self.passport = ModelPassport("fake-weights", fingerprint)
+    def __init__(self, fingerprint: str = "f" * 64, *, weights: str = "fake-weights", first: int = 0) -> None:
+        """first: where its numbers begin; vectors of two that begin elsewhere have nothing in common."""
+        self.passport = ModelPassport(weights, fingerprint)
+        self._first = first
         self.libraries = {"fake": "1"}
         self.min_side = 8
         self.preparation = "fake preparation"
@@ -31,8 +33,8 @@ class FakeEmbedder:
             with self._counting:
                 self.embedded += len(batch)
         vectors = np.zeros((len(batch), DIMENSION), dtype=np.float32)
-        vectors[:, :3] = np.stack(batch)
-        vectors[:, 3] = 0.25  # black has a direction too
+        vectors[:, self._first : self._first + 3] = np.stack(batch)
+        vectors[:, self._first + 3] = 0.25  # black has a direction too
         return unit_length(vectors)
 
 
