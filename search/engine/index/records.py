@@ -93,6 +93,10 @@ class Records(Sequence[ImageRecord]):
         """Return the rows of the pictures in the folder location, however that is written, and the folders below it."""
 
     @abstractmethod
+    def id_keys(self) -> npt.NDArray[np.uint64]:
+        """Return id_key of each picture's id, [N]."""
+
+    @abstractmethod
     def count_by_location(self) -> Counter[str]:
         """Return how many pictures lie in each folder itself. Reads all of them."""
 
@@ -144,6 +148,9 @@ class ListRecords(Records):
             return slice(0, len(self))  # an array would copy all vectors for every search
         rows = [row for row, record in enumerate(self._records) if record.lies_below(location)]
         return np.array(rows, dtype=np.int64)
+
+    def id_keys(self) -> npt.NDArray[np.uint64]:
+        return np.array([id_key(record.id) for record in self._records], np.uint64)
 
     def count_by_location(self) -> Counter[str]:
         return Counter(record.location for record in self._records)
@@ -220,6 +227,11 @@ class LineRecords(Records):
             return slice(0, len(self))
         found = [self._rows_of_folder(folder) for folder in self._spellings(location)]
         return found[0] if len(found) == 1 else np.sort(np.concatenate([np.arange(len(self))[rows] for rows in found]))
+
+    def id_keys(self) -> npt.NDArray[np.uint64]:
+        keys = np.zeros(len(self), np.uint64)
+        keys[self._id_keys["row"]] = self._id_keys["key"]
+        return keys
 
     def count_by_location(self) -> Counter[str]:
         counts: Counter[str] = Counter()

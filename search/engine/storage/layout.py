@@ -21,6 +21,7 @@
     <parent>/.generations/AOF/.link-<hex>            what is about to become <parent>/AOF
     <parent>/.generations/AOF/.building/<owner>/     what unfinished builds have embedded, see workspace.py
     <parent>/.generations/AOF/.live_changes.json     changes that the index lacks whose company was deleted
+    <parent>/.generations/AOF/.duplicates        what a search for duplicates has found, see duplicates.py
     <parent>/.generations/AOF/company.json           what protects the company, see read_company_card
     <parent>/.generations/.removed-<hex>/            an index that is being erased
 
@@ -99,6 +100,10 @@ def company_card(directory: Path) -> Path:
 
 def kept_changes(directory: Path) -> Path:
     return home(directory) / ".live_changes.json"
+
+
+def duplicates_file(directory: Path) -> Path:
+    return home(directory) / ".duplicates"
 
 
 def complete_generations(directory: Path) -> list[Path]:
