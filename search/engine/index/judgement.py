@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from search.engine.index.exact import ROUNDING
 from search.engine.index.index import ImageIndex
@@ -29,15 +30,16 @@ class Judgement:
 def judge(index: ImageIndex, search: Callable[[int], list[Match]]) -> Judgement | None:
     """Return the judgement of a query; None where the index has no fit, or too few pictures.
 
-    search: returns as many of the query's results as it is asked for, or more, from all of the index as it is now.
+    search: returns as many of the query's results as it is asked for, or more but at most LAST_LOOK, from all of the
+    index as it is now.
     """
     fit = index.info.match
     if fit is None or len(index) < MIN_IMAGES:
         return None
     found = search(FIRST_LOOK)
     background = _background(index, found)
-    if background is None and len(index) > FIRST_LOOK:
-        background = _background(index, search(LAST_LOOK)[:LAST_LOOK])
+    if background is None and len(found) < min(LAST_LOOK, len(index)):
+        background = _background(index, search(LAST_LOOK))
     background = fit.background if background is None else background
     if background is None:
         return None
@@ -47,12 +49,13 @@ def judge(index: ImageIndex, search: Callable[[int], list[Match]]) -> Judgement 
 
 def _background(index: ImageIndex, found: list[Match]) -> float | None:
     same = (index.info.thresholds or Thresholds()).same
-    return background_of([match.score for match in found], lambda place: _are_same(index, found[0], found[place], same))
+    first = cache(lambda: index.find_vector(found[0].image.id))
 
+    def is_same(place: int) -> bool:
+        # Two that lie so far from each other as seen from the query are not the same: most vectors need not be read.
+        if math.acos(found[place].score) - math.acos(found[0].score) > math.acos(same) + ROUNDING:
+            return False
+        vectors = first(), index.find_vector(found[place].image.id)
+        return vectors[0] is not None and vectors[1] is not None and float(vectors[0] @ vectors[1]) >= same
 
-def _are_same(index: ImageIndex, first: Match, other: Match, same: float) -> bool:
-    """Return whether two results have a cosine of at least same; vectors are read only where their scores allow it."""
-    if math.acos(other.score) - math.acos(first.score) > math.acos(same) + ROUNDING:
-        return False
-    vectors = index.find_vector(first.image.id), index.find_vector(other.image.id)
-    return vectors[0] is not None and vectors[1] is not None and float(vectors[0] @ vectors[1]) >= same
+    return background_of([match.score for match in found], is_same)
