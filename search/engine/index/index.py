@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.errors import DimensionMismatch, ModelMismatch
+from search.engine.errors import DimensionMismatch
 from search.engine.index.coarse import CoarseIndex, CoarseSearch
 from search.engine.index.exact import SCORE_DIGITS, contenders, exact_products, exact_scores, scan, shown_scores
 from search.engine.index.match import Match
@@ -105,15 +105,6 @@ class ImageIndex:
         Read when first asked for. Raises IndexCorrupt.
         """
         return self.read_hashes() if self.read_hashes else None
-
-    def require_model(self, passport: ModelPassport) -> None:
-        """Raise ModelMismatch unless vectors of this model may be compared with the index's."""
-        made_by = self.info.passport
-        if made_by is not None and made_by.fingerprint != passport.fingerprint:
-            raise ModelMismatch(
-                f"The index was made by {made_by}, the query by {passport}: rebuild the index with build_embeddings, "
-                "or set IMAGESEARCH_WEIGHTS to the index's weights"
-            )
 
     def with_changes(self, changes: Sequence[LiveImage]) -> "ImageIndex":
         """Return the index with live changes laid over it; the last change of a path counts."""

@@ -331,7 +331,7 @@ def test_an_index_of_an_earlier_release_is_searched_and_then_embedded_again(acme
     acme.paint_many(5)
     acme.build()
     forget_preparation(acme.target)
-    acme.index().require_model(acme.embedder.passport)
+    assert acme.index().info.passport == acme.embedder.passport
     estimate = acme.estimate()
     assert (estimate.to_embed, estimate.plan.kept) == (5, 0)
     outcome = acme.build()

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from search.engine import storage
-from search.engine.errors import DimensionMismatch, ModelMismatch
+from search.engine.errors import DimensionMismatch
 from search.engine.index.index import ImageIndex, IndexInfo, LiveImage
 from search.engine.index.records import ImageRecord, ListRecords
 from search.engine.index.vector_file import VectorFile, VectorsInMemory
-from search.engine.model.passport import ModelPassport
 from search.engine.vectors import DIMENSION, Vector, Vectors, unit_length
 from tests.support.indexes import by_link
 
@@ -154,20 +153,6 @@ def test_many_threads_find_the_same(make_index: MakeIndex) -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda row: rows_found(index, vectors[row], 1), range(400)))
     assert found == [[row] for row in range(400)]
-
-
-def test_query_of_another_model_is_refused_naming_both() -> None:
-    index = ImageIndex(
-        IndexInfo(0, weights="old", fingerprint="a" * 64), ListRecords([]), VectorsInMemory(random_vectors(0))
-    )
-    with pytest.raises(ModelMismatch, match=r"old \(aaaaaaaaaaaa\).*new \(bbbbbbbbbbbb\)"):
-        index.require_model(ModelPassport("new", "b" * 64))
-    index.require_model(ModelPassport("the same by another name", "a" * 64))
-
-
-def test_index_of_a_model_that_nobody_recorded_is_searched() -> None:
-    index = ImageIndex(IndexInfo(0), ListRecords([]), VectorsInMemory(random_vectors(0)))
-    index.require_model(ModelPassport("any", "b" * 64))
 
 
 @pytest.mark.parametrize(
