@@ -139,3 +139,39 @@ def test_a_rollback_that_is_killed_after_the_row_is_completed_by_the_next_worker
     assert "The link of acme leads to" in caplog.text
     require_agreement()
     assert found() == OLD
+
+
+CHANGES_OF_MODEL = [
+    pytest.param("search.engine.storage.writing:Draft.complete", True, id="candidate complete", marks=pytest.mark.slow),
+    pytest.param("search.publication:name_candidate", True, id="candidate named"),
+    pytest.param("search.builds:_compare", True, id="compared", marks=pytest.mark.slow),
+    pytest.param("search.engine.storage:prepare_link", True, id="link prepared", marks=pytest.mark.slow),
+    pytest.param(ROW, False, id="row"),
+    pytest.param("search.engine.storage:link", False, id="link", marks=pytest.mark.slow),
+    pytest.param("search.engine.storage:prune", False, id="pruned", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("step", "old_serves"), CHANGES_OF_MODEL)
+def test_a_change_of_model_that_is_killed_leaves_one_that_is_searched_and_goes_on_where_it_was(
+    site: Site, step: str, old_serves: bool
+) -> None:
+    old, new = FakeEmbedder("e" * 64, weights="old", first=500), FakeEmbedder()
+    runtime.use(old)
+    company = generation_of_ours()
+    kill_a_build(site, company, step)
+    runtime.use(new)
+    runtime.use_also(old)
+    seen = Client().post("/api/search/acme", {"image": picture(RED)}).json()["results"]
+    assert {entry["fullPath"] for entry in seen} == (OLD if old_serves else NEW)
+    assert seen[0]["score"] > 0.999
+    look_after_companies()
+    require_agreement()
+    embedded = new.embedded
+    build()
+    require_agreement()
+    assert new.embedded == embedded
+    company.refresh_from_db()
+    assert (company.candidate, company.model_before) == (None, "e" * 64)
+    seen = Client().post("/api/search/acme", {"image": picture(RED)}).json()["results"]
+    assert {entry["fullPath"] for entry in seen} == NEW
