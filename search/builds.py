@@ -261,12 +261,15 @@ def _fold(build: IndexBuild, heart: BuildHeart) -> BuildOutcome:
 def _embed_hidden(build: IndexBuild, heart: BuildHeart) -> list[SkippedFile]:
     """Embed what the index hides because it was put with another model; return what cannot be read.
 
-    So it is where another index took the place of one that is gone, or of a database that was restored.
+    So it is where another index took the place of one that is gone, or where a company has no index yet and the weights
+    of its pictures are gone.
     """
-    company, used = build.company, publication.model_in_use(build.company)
-    if used is None or not publication.missing_changes(company).lacking(used.fingerprint).exists():
+    company = build.company
+    index = overlay.live_index_or_empty(company)
+    used, after = index.info.passport, index.info.holds_changes_to
+    if used is None or not company.live_changes.missing_from(after).lacking(used.fingerprint).exists():
         return []
-    after, embedder = publication.holds_changes_to(company), _embedder_of(build, used)
+    embedder = _embedder_of(build, used)
     unreadable = embed_missing(company, embedder, after=after, used=used.fingerprint, beat=heart.beat)
     company.refresh_from_db(fields=publication.STATE)
     return unreadable

@@ -81,6 +81,8 @@ def _put(company: Company, path: str, content: bytes, by: audit.Actor) -> tuple[
     growth = {"pictures": int(before is None), "size": len(content) - (before or 0)}
     require_room(company, **growth)
     embedder = runtime.embedder_for(index)
+    if not len(index.records):
+        runtime.keep_weights(embedder.passport)  # of an index builds keep them
     hashed = read_hashed(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS, gate=runtime.gate())
     vector = embedder.embed([hashed.pixels])[0]
     if held and _shows(index, held, vector):

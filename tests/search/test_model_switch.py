@@ -14,6 +14,7 @@ from search.companies.model_change import NoOtherModel, stand, step_back, use_ne
 from search.engine import storage
 from search.engine.model.transform import Pixels
 from search.engine.vectors import Vectors
+from search.pictures import put_image
 from search.tasks import carry_out_build, fold_live_changes, look_after_companies
 from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild, LiveChange
@@ -142,15 +143,26 @@ def test_pictures_put_before_the_first_index_stay_with_their_model(
     old: FakeEmbedder, new: FakeEmbedder, acme: Company
 ) -> None:
     globex = Company.objects.create(name="globex", public_page=True)
-    _, key = globex.issue_key("tests", can_write=True)
-    headers = {"HTTP_X_API_KEY": key}
-    Client().put("/api/images/globex/a.png", picture(RED).getvalue(), content_type="image/png", **headers)
+    put_image(globex, "a.png", picture(RED).getvalue(), by=on_command_line())
     runtime.reset()
     runtime.use(new)
     runtime.use_also(old)
-    Client().put("/api/images/globex/b.png", picture(RED).getvalue(), content_type="image/png", **headers)
+    put_image(globex, "b.png", picture(RED).getvalue(), by=on_command_line())
     answer = Client().post("/api/search/globex", {"image": picture(RED)})
     assert [each["score"] > 0.999 for each in answer.json()["results"]] == [True, True]
+
+
+def test_pictures_put_before_the_first_index_are_embedded_anew_where_their_weights_are_gone(
+    new: FakeEmbedder, acme: Company
+) -> None:
+    globex = Company.objects.create(name="globex", public_page=True)
+    put_image(globex, "a.png", picture(RED).getvalue(), by=on_command_line())
+    runtime.reset()
+    runtime.use(new)
+    assert Client().post("/api/search/globex", {"image": picture(RED)}).json()["results"] == []
+    fold(globex)
+    (only,) = Client().post("/api/search/globex", {"image": picture(RED)}).json()["results"]
+    assert only["score"] > 0.999
 
 
 # The switch ----------------------------------------------------------------------------------------------------------
