@@ -1,6 +1,7 @@
 """What pages say of errors, to people who know nothing of the server."""
 
 _UNAVAILABLE = "Searching does not work at the moment. Try again in a few minutes."
+_TOO_LARGE = "What you sent is larger than 16 MB. Choose a smaller picture, or fewer."
 
 # By the error's code, see search/http/errors.py; what is not here is said in the API's words.
 _WORDS = {
@@ -9,8 +10,8 @@ _WORDS = {
     "image_unreadable": "This file can't be read as a picture. Try another one, or save it as JPEG or PNG.",
     "crop_invalid": "This part of the picture is too small to search with. Draw a larger box.",
     "picture_gone": "The file of this picture is missing, so no part of it can be searched with.",
-    "image_too_large": "The picture is larger than 16 MB. Choose a smaller one.",
-    "body_too_large": "The picture is larger than 16 MB. Choose a smaller one.",
+    "image_too_large": _TOO_LARGE,
+    "body_too_large": _TOO_LARGE,
     "body_incomplete": "The picture did not arrive whole. Check the connection and try again.",
     "busy": "Many people are searching right now. Try again in a moment.",
     "rate_exceeded": "There were too many searches in a short time.",

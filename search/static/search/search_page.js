@@ -179,6 +179,7 @@ function showUploads() {
 function showSmall() {
     const list = document.createElement("ul");
     list.className = "asked";
+    list.setAttribute("aria-label", "The pictures that are searched with");
     for (const picture of pictures) {
         const item = document.createElement("li");
         const button = document.createElement("button");
