@@ -18,26 +18,12 @@ from django.views.decorators.http import require_GET
 
 from search.admin.site import Assets
 from search.monitoring.durations import format_seconds
+from search.spreadsheets import harmless
 from tenants.admin import ReadOnlyAdmin
 from tenants.confined_admin import OfCompanies
 from tenants.models import IndexBuild
 
 SKIPPED_SHOWN = 50
-
-_FORMULA_STARTS = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "|",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # the last are wide
 
 
 def _count(field: str, title: str) -> Any:
@@ -154,10 +140,4 @@ def _skipped_csv(build: IndexBuild) -> Iterator[str]:
     yield "\ufeff"  # byte order mark: Excel needs it to recognise UTF-8
     yield writer.writerow(["path", "reason"])
     for path_, reason in build.skipped_files.values_list("path", "reason").iterator(chunk_size=2000):
-        yield writer.writerow([_harmless(path_), _harmless(reason)])
-
-
-def _harmless(text: str) -> str:
-    """Return text that no spreadsheet evaluates as a formula."""
-    formula = text.startswith(_FORMULA_STARTS) or text.lstrip().startswith(_FORMULA_STARTS)
-    return f"'{text}" if formula else text
+        yield writer.writerow([harmless(path_), harmless(reason)])
