@@ -15,9 +15,7 @@ from search.engine.index.compared import Compared, Keys, compared, same_sketches
 from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Level
 from search.engine.index.exact import SCORE_DIGITS
 from search.engine.index.index import ImageIndex
-from search.engine.index.near_hashes import SAME_BITS
 from search.engine.index.records import ImageRecord, id_key
-from search.engine.index.thresholds import Thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +65,6 @@ def is_seen(pairs: DuplicatePairs, index: ImageIndex, image_id: str) -> bool:
     if vector is None or place == len(pairs.seen) or pairs.seen["key"][place] != id_key(image_id):
         return False
     return bool(same_sketches(pairs.seen["sketch"][place : place + 1], sketch(vector[np.newaxis]))[0])
-
-
-def level_of(index: ImageIndex, one: str, other: str) -> Level | None:
-    """Return the quick level at which the pictures of two ids show the same; None where they do not.
-
-    Raises IndexCorrupt.
-    """
-    pictures = compared(index).among([id_key(one), id_key(other)])
-    if len(pictures) != 2:
-        return None
-    contents, vectors = pictures.contents(), pictures.vectors(np.arange(2))
-    if contents[0].any() and (contents[0] == contents[1]).all():
-        return Level.EXACT
-    limits, score = index.info.thresholds or Thresholds(), float(vectors[0] @ vectors[1])
-    hashes = pictures.hashes
-    agree = hashes is not None and int(hashes[0] ^ hashes[1]).bit_count() <= SAME_BITS and score >= limits.hashed
-    return Level.SAME if agree or score >= limits.same else None
 
 
 def _are_as_seen(pairs: DuplicatePairs, pictures: Compared) -> npt.NDArray[np.bool_]:

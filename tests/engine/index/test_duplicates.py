@@ -13,8 +13,9 @@ from search.engine import storage
 from search.engine.errors import ImageUnreadable
 from search.engine.index import self_search
 from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Level, Progress, find_pairs
-from search.engine.index.groups import Group, groups, is_seen, level_of
+from search.engine.index.groups import Group, groups, is_seen
 from search.engine.index.index import ImageIndex, LiveImage
+from search.engine.index.quick_test import QuickTest
 from search.engine.index.records import ImageRecord
 from search.engine.vectors import DIMENSION, Vector, Vectors, unit_length
 from tests.support.drawing import scene
@@ -111,7 +112,7 @@ def test_pictures_are_the_same_where_hashes_and_vectors_agree(
     a, _ = unlike(2)
     index = make({"a.png": a, "b.png": like(a, cosine)}, {"a.png": 12345, "b.png": flipped(12345, bits)})
     assert bool(groups(quick(index), index)) == found
-    assert (level_of(index, record("a.png").id, record("b.png").id) == Level.SAME) == found
+    assert QuickTest(index).show_the_same(record("a.png").id, record("b.png").id) == found
 
 
 def test_levels_that_are_asked_for_count_alone(make: Made) -> None:
