@@ -5,3 +5,10 @@ build_queued = Signal()
 
 # Sent when a company may have live changes that its index lacks, with company=Company; search sees to a fold in time.
 fold_wanted = Signal()
+
+# Sent inside the transaction that queues a search for duplicates, with search=DuplicateSearch.
+duplicate_search_queued = Signal()
+
+# Sent when a build or fold has published an index of a company, with company=Company; what is new in it may have
+# duplicates.
+index_published = Signal()

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0015_live_hash'),
+        ('tenants', '0016_duplicates'),
     ]
 
     operations = [
@@ -81,6 +81,6 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='auditevent',
             name='action',
-            field=models.CharField(choices=[('company made', 'company created'), ('company changed', 'company updated'), ('company deleted', 'company deleted'), ('picture put', 'picture uploaded'), ('picture deleted', 'picture deleted'), ('pictures uploaded', 'pictures uploaded'), ('build asked for', 'build requested'), ('build cancelled', 'build cancelled'), ('company exported', 'company exported'), ('index imported', 'index imported'), ('index rolled back', 'index rolled back'), ('model chosen', 'model chosen'), ('key made', 'API key created'), ('key revoked', 'API key revoked'), ('user confined', 'user confined to companies'), ('confinement changed', "user's companies changed"), ('confinement lifted', 'confinement lifted')], max_length=20),
+            field=models.CharField(choices=[('company made', 'company created'), ('company changed', 'company updated'), ('company deleted', 'company deleted'), ('picture put', 'picture uploaded'), ('picture deleted', 'picture deleted'), ('pictures uploaded', 'pictures uploaded'), ('build asked for', 'build requested'), ('build cancelled', 'build cancelled'), ('duplicates asked for', 'search for duplicates requested'), ('duplicates cancelled', 'search for duplicates cancelled'), ('not duplicates', 'marked as not duplicates'), ('duplicates after all', 'no longer marked as not duplicates'), ('company exported', 'company exported'), ('index imported', 'index imported'), ('index rolled back', 'index rolled back'), ('model chosen', 'model chosen'), ('key made', 'API key created'), ('key revoked', 'API key revoked'), ('user confined', 'user confined to companies'), ('confinement changed', "user's companies changed"), ('confinement lifted', 'confinement lifted')], max_length=20),
         ),
     ]

@@ -4,6 +4,7 @@ from tenants.models.audit import AuditEvent
 from tenants.models.builds import BuildRunning, IndexBuild, SkippedImage
 from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
 from tenants.models.confinement import Confinement, is_confined
+from tenants.models.duplicates import DuplicateSearch, NotDuplicates
 from tenants.models.jobs import Job, JobCancelled, JobStopped, LeaseLost
 from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
@@ -22,6 +23,7 @@ __all__ = [
     "CompanyQuerySet",
     "Confinement",
     "DailySearches",
+    "DuplicateSearch",
     "IndexBuild",
     "Job",
     "JobCancelled",
@@ -29,6 +31,7 @@ __all__ = [
     "LeaseLost",
     "LiveChange",
     "LiveChangeQuerySet",
+    "NotDuplicates",
     "SearchChannel",
     "SearchOutcome",
     "SearchUsage",
