@@ -11,17 +11,31 @@ class SearchConfig(AppConfig):
         from django.db.models.signals import post_save
 
         from search import checks  # noqa: F401
-        from tenants.signals import build_queued, fold_wanted
+        from tenants.signals import build_queued, duplicate_search_queued, fold_wanted, index_published
 
         post_save.connect(_keep_protection, sender="tenants.Company", dispatch_uid="search.keep_protection")
         build_queued.connect(_enqueue, dispatch_uid="search.enqueue_build")
         fold_wanted.connect(_plan_fold, dispatch_uid="search.plan_fold")
+        duplicate_search_queued.connect(_enqueue_duplicates, dispatch_uid="search.enqueue_duplicates")
+        index_published.connect(_look_at_new, dispatch_uid="search.look_at_new")
 
 
 def _enqueue(sender: object, *, build: Any, **_: object) -> None:
     from search.tasks import carry_out_build
 
     carry_out_build.enqueue(build.pk)
+
+
+def _enqueue_duplicates(sender: object, *, search: Any, **_: object) -> None:
+    from search.tasks import carry_out_duplicate_search
+
+    carry_out_duplicate_search.enqueue(search.pk)
+
+
+def _look_at_new(sender: object, *, company: Any, **_: object) -> None:
+    from search.companies.duplicates import look_at_new
+
+    look_at_new(company)
 
 
 def _plan_fold(sender: object, *, company: Any, **_: object) -> None:

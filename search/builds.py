@@ -27,7 +27,7 @@ from search.live_vectors import embed_missing
 from search.outages import outlast
 from search.stopping import StopRequested, stop_on_signal
 from tenants.models import Company, IndexBuild, SkippedImage
-from tenants.signals import fold_wanted
+from tenants.signals import fold_wanted, index_published
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,12 @@ def run_build(
     """
     try:
         with outcome_recorded(build, requeue=requeue):
-            return _carry_out(build, options or build_options(build), on_progress)
+            outcome = _carry_out(build, options or build_options(build), on_progress)
     finally:
         _look_after_live_changes(build.company)
+    if outcome.published:
+        index_published.send_robust(Company, company=build.company)
+    return outcome
 
 
 def _carry_out(build: IndexBuild, options: BuildOptions, on_progress: Callable[[BuildProgress], None]) -> BuildOutcome:

@@ -8,15 +8,17 @@ from django.db.models import Count, Min, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 from django_tasks import task
+from django_tasks.base import Task
+from django_tasks_db.models import DBTaskResult
 
 from search import publication, runtime
 from search.builds import run_build
-from search.companies import model_change, removal
+from search.companies import duplicates, model_change, removal
 from search.engine.errors import EngineError, LoadingStopped
 from search.monitoring.observation import observing
 from search.outages import outlasting
 from search.stopping import StopRequested
-from tenants.models import Company, IndexBuild, JobStopped
+from tenants.models import Company, DuplicateSearch, IndexBuild, Job, JobStopped
 
 # A fold writes the whole index anew, so it waits until the changes are worth it. Until then every search scans them.
 FOLD_AT_ONCE = 1000  # changes, or where that is more
@@ -24,6 +26,7 @@ FOLD_AT_ONCE_SHARE = 200  # one for so many pictures of the index
 FOLD_SOON_SHARE = 1000  # one for so many: after FOLD_SECONDS
 FOLD_AT_LAST = timedelta(days=1)
 
+_LATER = -10  # the priority of a search for duplicates; all other tasks have 0
 _LATE = timedelta(minutes=1)  # a task that is so much overdue was lost with its worker; less is no reason to plan anew
 
 
@@ -38,7 +41,7 @@ def carry_out_build(build_id: int) -> None:
     build = IndexBuild.objects.select_related("company").filter(pk=build_id).first()
     if build is None or not build.is_active:
         return
-    _look_again_later(build)
+    _look_again_later(carry_out_build, build)
     try:
         runtime.embedder()  # may be downloaded and exported: before the lease begins to run
     except LoadingStopped:
@@ -49,6 +52,27 @@ def carry_out_build(build_id: int) -> None:
         # Handed back, cancelled, or another worker's by now: the row tells.
         with suppress(StopRequested, JobStopped), observing(build=build.pk):
             run_build(build)
+
+
+@task(priority=_LATER)
+@outlasting
+def carry_out_duplicate_search(search_id: int) -> None:
+    """Look for a company's duplicates if the search can be claimed, and check on it again as on a build.
+
+    It takes minutes to hours, and so lets all other tasks go first.
+    """
+    search = DuplicateSearch.objects.select_related("company").filter(pk=search_id).first()
+    if search is None or not search.is_active:
+        return
+    _look_again_later(carry_out_duplicate_search, search)
+    if search.start():
+        with suppress(StopRequested, JobStopped), observing(duplicate_search=search.pk):
+            duplicates.carry_out(search, others_wait=_others_wait)
+
+
+def _others_wait() -> bool:
+    """Return whether a task waits for a worker that is not to wait for a search for duplicates."""
+    return DBTaskResult.objects.ready().filter(priority__gt=_LATER).exists()
 
 
 @task()
@@ -92,6 +116,8 @@ def look_after_companies() -> None:
     removal.finish_removals()
     for build in IndexBuild.objects.active():
         carry_out_build.enqueue(build.pk)
+    for search in DuplicateSearch.objects.active():
+        carry_out_duplicate_search.enqueue(search.pk)
     for company in Company.objects.filter(live_changes__isnull=False).distinct():
         with suppress(EngineError):  # that of one company, which its searches and the admin tell of
             plan_fold(company)
@@ -137,7 +163,7 @@ def _plan(company: Company, wait: timedelta) -> None:
         fold_live_changes.using(run_after=planned_at).enqueue(company.pk)
 
 
-def _look_again_later(build: IndexBuild) -> None:
-    if carry_out_build.get_backend().supports_defer:
+def _look_again_later(carry_out: Task[[int], None], job: Job) -> None:
+    if carry_out.get_backend().supports_defer:
         later = timezone.now() + timedelta(seconds=settings.BUILD_LEASE_SECONDS + 1)
-        carry_out_build.using(run_after=later).enqueue(build.pk)
+        carry_out.using(run_after=later).enqueue(job.pk)

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from search.admin.overview import overview
 from search.companies import removal
 from tenants import audit
-from tenants.models import ApiKey, Company, IndexBuild, LiveChange, SkippedImage
+from tenants.models import ApiKey, Company, DuplicateSearch, IndexBuild, LiveChange, NotDuplicates, SkippedImage
 
 
 class Deletion(admin.ModelAdmin):
@@ -26,6 +26,8 @@ class Deletion(admin.ModelAdmin):
                 IndexBuild.objects.filter(company__in=objs),
                 SkippedImage.objects.filter(build__company__in=objs),
                 LiveChange.objects.filter(company__in=objs),
+                DuplicateSearch.objects.filter(company__in=objs),
+                NotDuplicates.objects.filter(company__in=objs),
                 ApiKey.objects.filter(company__in=objs),
             )
         }

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from search import attention, health
 from search.http.errors import error_body
-from tenants.models import Company, IndexBuild, Watch
+from tenants.models import Company, DuplicateSearch, IndexBuild, Watch
 
 _OUTCOMES = ("embedded", "reused", "removed", "skipped")
 
@@ -62,6 +62,7 @@ class _DatabaseCollector(Collector):
         yield GaugeMetricFamily("imagesearch_database_up", "1 if the database is reachable.", value=answers)
         if answers:
             yield from self._builds()
+            yield self._duplicate_searches()
             yield self._tasks()
             yield from self._attention()
 
@@ -81,6 +82,14 @@ class _DatabaseCollector(Collector):
         for outcome, number in IndexBuild.objects.aggregate(**sums).items():
             pictures.add_metric([outcome], number)
         yield from (count, seconds, pictures)
+
+    def _duplicate_searches(self) -> GaugeMetricFamily:
+        count = GaugeMetricFamily("imagesearch_duplicate_searches", "Searches for duplicates.", labels=["status"])
+        rows = DuplicateSearch.objects.order_by().values_list("status").annotate(number=Count("pk"))
+        totals = dict(rows)
+        for status in DuplicateSearch.Status.values:
+            count.add_metric([status], totals.get(status, 0))
+        return count
 
     def _tasks(self) -> GaugeMetricFamily:
         waiting = DBTaskResult.objects.ready().count()

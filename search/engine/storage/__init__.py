@@ -1,6 +1,7 @@
 """Indexes on disk: what the rest of the project asks of them. Where things lie is in layout.py."""
 
 from search.engine.storage.checksums import damaged_files, has_checksums, has_copy_as_wanted, require_undamaged
+from search.engine.storage.duplicates import duplicates_stamp, read_duplicates, write_duplicates
 from search.engine.storage.generations import (
     Generation,
     PublishLockTaken,
@@ -56,6 +57,7 @@ __all__ = [
     "drop_prepared_links",
     "drop_workspace",
     "drop_workspaces",
+    "duplicates_stamp",
     "empty_graves",
     "erase",
     "erase_leftovers",
@@ -84,6 +86,7 @@ __all__ = [
     "publish_by_link",
     "publish_lock",
     "read_company_card",
+    "read_duplicates",
     "read_kept_changes",
     "remove",
     "require_undamaged",
@@ -91,5 +94,6 @@ __all__ = [
     "version",
     "workspace",
     "write_company_card",
+    "write_duplicates",
     "write_kept_changes",
 ]

@@ -17,7 +17,7 @@ from django.db import connection
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from tenants.models import Company
+from tenants.models import Company, DuplicateSearch
 from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED
 from tests.support.processes import ROOT, copy_sqlite, database
@@ -161,6 +161,7 @@ def test_builds_and_queues_are_told_from_the_database(client: Client, make_compa
     Company.objects.create(name="globex")
     with pytest.raises(CommandError):
         call_command("build_embeddings", company="globex")
+    DuplicateSearch.objects.ask(acme)
     before = scrape(client)
     acme.queue_build()
     samples = scrape(client)
@@ -174,6 +175,7 @@ def test_builds_and_queues_are_told_from_the_database(client: Client, make_compa
     assert samples.of("imagesearch_builds_pictures", outcome="embedded") == 3
     assert samples.of("imagesearch_builds_pictures", outcome="reused") == 2
     assert samples.of("imagesearch_builds_pictures", outcome="skipped") == 1
+    assert samples.of("imagesearch_duplicate_searches", status="queued") == 1
     assert samples["imagesearch_tasks_waiting"] - before["imagesearch_tasks_waiting"] == 1
     assert samples["imagesearch_database_up"] == 1
 
