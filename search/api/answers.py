@@ -9,7 +9,10 @@ from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 
 from search.companies.usage import Searches, Usage
+from search.duplicates import BY_WORD
+from search.engine.index.duplicates import Level
 from search.engine.index.folders import Folder
+from search.engine.index.groups import Group, Member
 from search.engine.index.index import IndexInfo
 from search.engine.index.match import Match
 from search.engine.index.records import ImageRecord, metadata_entry
@@ -60,6 +63,22 @@ def result(match: Match) -> dict[str, Any]:
     """Return one entry of a search's results."""
     percent = {} if match.percent is None else {"match": match.percent}
     return {**metadata_entry(match.image), "score": match.score, **percent}
+
+
+def duplicate_group(company: Company, group: Group, *, viewer: Viewer | None) -> dict[str, Any]:
+    """Return a group of duplicates as the API shows it, its leader, which is itself exactly, first."""
+    members = [Member(group.leader, Level.EXACT, 1.0), *group.members]
+    return {
+        "images": [
+            {
+                **metadata_entry(member.image),
+                "score": member.score,
+                "level": member.level.word,
+                **urls(company, member.image, viewer=viewer),
+            }
+            for member in members
+        ]
+    }
 
 
 def urls(company: Company, record: ImageRecord, *, viewer: Viewer | None) -> dict[str, str]:
@@ -265,6 +284,24 @@ class ImageListAnswer(serializers.Serializer[Any]):
     company = serializers.CharField()
     images = ShownImageBody(many=True)
     total = serializers.IntegerField()
+    page = serializers.IntegerField()
+    pages = serializers.IntegerField()
+
+
+class DuplicateBody(ResultBody):
+    score = serializers.FloatField(min_value=-1.001, max_value=1.001, help_text="With the first picture of its group.")
+    level = serializers.ChoiceField(list(BY_WORD), help_text="How it is known to be a duplicate of the first one.")
+
+
+class DuplicateGroupBody(serializers.Serializer[Any]):
+    images = DuplicateBody(many=True)
+
+
+class DuplicatesAnswer(serializers.Serializer[Any]):
+    success = serializers.BooleanField()
+    company = serializers.CharField()
+    groups = DuplicateGroupBody(many=True)
+    total = serializers.IntegerField(help_text="Groups at these levels.")
     page = serializers.IntegerField()
     pages = serializers.IntegerField()
 

@@ -37,6 +37,7 @@ FIELDS: dict[str, Any] = {  # of answers; "Schema.field" where a name means seve
     "score": 0.8731,
     "match": 91.4,
     "nothing_similar": False,
+    "level": "same",
     "query_processed": True,
     "timestamp": _TIME,
     "embeddings_path": f"embeddings/{COMPANY}",

@@ -8,6 +8,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from search.duplicates import BY_WORD
 from search.engine.errors import CropRefused
 from search.engine.pictures.crop import MIN_CROP_SIDE, Crop
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS, has_allowed_extension
@@ -86,6 +87,13 @@ class SimilarForm(serializers.Serializer[Any]):
     crop = CropField(
         help_text="Search with this part of the picture alone: x,y,width,height from its upper left corner, as "
         f"fractions of the upright picture, such as 0.25,0.1,0.5,0.4. At least {MIN_CROP_SIDE} pixels wide and high.",
+    )
+    collapse = serializers.ChoiceField(
+        ["duplicates"],
+        required=False,
+        error_messages={"invalid_choice": "collapse must be duplicates"},
+        help_text="`duplicates`: of pictures that show the same (levels `exact` and `same` of "
+        "`/api/duplicates/{company}`) return only the best, and so many more others.",
     )
     urls = serializers.BooleanField(
         default=False,
@@ -186,6 +194,20 @@ class ImageListForm(serializers.Serializer[Any]):
     page = FolderListForm().fields["page"]
 
 
+class DuplicatesForm(serializers.Serializer[Any]):
+    level = RepeatedField(
+        child=serializers.ChoiceField(
+            list(BY_WORD), error_messages={"invalid_choice": f"level must be one of {', '.join(BY_WORD)}"}
+        ),
+        default=list(BY_WORD),
+        help_text="Only duplicates of this level, which may be given several times: `exact` (the files are the same), "
+        "`same` (another size, format or compression), `edited` (cropped, bordered, mirrored and the like). "
+        "Default: all.",
+    )
+    page = FolderListForm().fields["page"]
+    urls = SimilarForm().fields["urls"]
+
+
 class ThumbnailForm(serializers.Serializer[Any]):
     size = serializers.ChoiceField(
         SIZES,
@@ -240,4 +262,9 @@ def ignored(form: type[serializers.Serializer[Any]], data: Any, query: Any = ())
 
 
 def filters(form: dict[str, Any]) -> Filters:
-    return Filters(location=form["location"], min_score=form.get("min_score"), min_match=form.get("min_match"))
+    return Filters(
+        location=form["location"],
+        min_score=form.get("min_score"),
+        min_match=form.get("min_match"),
+        collapse="collapse" in form,
+    )

@@ -51,6 +51,7 @@ _TAGS = {  # in the order of a newcomer's interest
     "search": "Find similar pictures. Start here.",
     "pictures": "The pictures themselves, and small ones of them.",
     "images": "What is in the index; add and remove pictures one at a time.",
+    "duplicates": "Pictures that show the same.",
     "folders": "Where the pictures lie.",
     "companies": "What can be searched.",
     "stats": "The size of an index, and the model that made it.",
@@ -81,9 +82,10 @@ _CODES = {  # that the examples of errors show
     "500": "internal_error",
     "503": "index_not_built",
 }
+_CODES_OF = {"duplicates": {"409": "duplicates_unknown"}}  # by tag
 # What "Try it out" fills in: a search that finds something. Left alone, it takes min_score=1 and location=string.
 _NONE = object()
-_FILLED_IN = {"min_score": 0, "min_match": 0, "location": "", "crop": "0,0,1,1"}
+_FILLED_IN = {"min_score": 0, "min_match": 0, "location": "", "crop": "0,0,1,1", "collapse": "duplicates"}
 
 
 def search_first(result: Any, **_: object) -> Any:
@@ -166,7 +168,7 @@ def add_examples(result: Any, **_: object) -> Any:
             for parameter in operation.get("parameters", []):
                 if parameter["name"] in _FILLED_IN:
                     parameter["example"] = _FILLED_IN[parameter["name"]]
-            _show_errors(operation["responses"])
+            _show_errors(operation)
     return result
 
 
@@ -179,10 +181,11 @@ def _show_fields(schema: str, fields: dict[str, Any]) -> None:
             field["example"] = example
 
 
-def _show_errors(responses: dict[str, Any]) -> None:
-    for status, answer in responses.items():
-        if status in _CODES:
-            example = {"success": False, "error": answer["description"], "code": _CODES[status]}
+def _show_errors(operation: dict[str, Any]) -> None:
+    codes = {**_CODES, **_CODES_OF.get(operation["tags"][0], {})}
+    for status, answer in operation["responses"].items():
+        if status in codes:
+            example = {"success": False, "error": answer["description"], "code": codes[status]}
             answer["content"]["application/json"]["example"] = example
 
 

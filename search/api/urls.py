@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from search.api import openapi as openapi  # which says how a key is sent
 from search.api.views.builds import BuildView, CancelBuildView, ReindexView
 from search.api.views.companies import CompaniesView, StatsView
+from search.api.views.duplicates import DuplicatesView
 from search.api.views.elsewhere import NoSuchPageView
 from search.api.views.folders import FoldersView
 from search.api.views.images import ImagesView, ImageView
@@ -53,6 +54,7 @@ urlpatterns = [
     *_with_and_without_slash("images/<str:company>", ImagesView.as_view()),
     *_with_and_without_slash("pictures/<str:company>/<name:image_id>/thumbnail", ThumbnailView.as_view(), "thumbnail"),
     *_with_and_without_slash("pictures/<str:company>/<name:image_id>", PictureView.as_view(), "picture"),
+    *_with_and_without_slash("duplicates/<name:company>", DuplicatesView.as_view()),
     *_with_and_without_slash("folders/<name:company>", FoldersView.as_view()),
     *_with_and_without_slash("usage/<name:company>", UsageView.as_view()),
     *_with_and_without_slash("reindex/<name:company>", ReindexView.as_view()),

@@ -13,6 +13,7 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_exception_handler
 
+from search.duplicates import NotLookedYet
 from search.engine.errors import (
     CropRefused,
     DecoderBusy,
@@ -57,6 +58,7 @@ KINDS: dict[type[Exception], Kind] = {
     ),
     Company.DoesNotExist: Kind(400, "company_deleted"),  # since it was found
     ImageNotFound: Kind(404, "image_not_found"),
+    NotLookedYet: Kind(409, "duplicates_unknown"),
     PictureGone: Kind(404, "picture_gone"),
     LinkRefused: Kind(403, "link_refused"),
     PathRefused: Kind(400, "path_refused"),

@@ -21,6 +21,7 @@ from schemathesis.config import SchemathesisConfig
 
 from tenants.models import Company, IndexBuild
 from tests.conftest import picture
+from tests.support.duplicates import look
 from tests.support.fakes import BLUE, GREEN, RED, WHITE
 
 MakeCompany = Callable[..., Company]
@@ -120,6 +121,7 @@ def test_examples_work_against_the_demo(make_company: MakeCompany, settings: Any
     picture_of_demo = "Things/Fish/fish-01.jpg"
     demo = make_company("demo", {picture_of_demo: RED})
     Company.objects.update(public_page=True)
+    look(demo)
     IndexBuild.objects.update(id=1)  # as in a database where it is the first
     _, key = demo.issue_key("Shop", can_write=True)
     client = Client(headers={"host": "search.example.com"})
