@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from typing import BinaryIO
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,7 @@ import numpy as np
 from django.conf import settings
 
 from search import overlay, publication, runtime
+from search.duplicates import Distinct
 from search.engine.errors import CropRefused, ImageUnreadable, IndexNotBuilt
 from search.engine.index.folders import Folder, folders_of
 from search.engine.index.index import ImageIndex, IndexInfo
@@ -32,6 +33,7 @@ MAX_TOP_K = 50
 MAX_PICTURES = 5  # of one search
 MAX_LIKE = 20  # pictures of the company that one search names, and as many that it does not want
 
+_DEEPER = 4  # times as many results are looked at where duplicates leave too few
 _AWAY = 0.25  # of the mean of what is not wanted; at 1 it ruins the result
 
 
@@ -54,6 +56,7 @@ class Filters:
     min_score: float | None = None  # only those that score at least this
     min_match: float | None = None  # 0 to 100: only those that match at least so well, where there is a match
     collapse: bool = False  # of each group of duplicates only the best
+    distinct: Distinct | None = field(default=None, repr=False)  # whose groups these are; search() sets it
 
 
 ANY = Filters()
@@ -115,7 +118,9 @@ def search(
 
     company: freshly read from the database. Raises IndexNotBuilt and IndexCorrupt as well.
     """
-    return find_similar(company_index(company), pictures, crop=crop, top_k=top_k, filters=filters)
+    index = company_index(company)
+    filters = _with_groups(filters, company, index)
+    return find_similar(index, pictures, crop=crop, top_k=top_k, filters=filters)
 
 
 def search_like(
@@ -134,6 +139,7 @@ def search_like(
     what find_similar() raises, but not ImageUnreadable.
     """
     index = company_index(company)
+    filters = _with_groups(filters, company, index)
     if crop:
         return _search_like_part(company, index, [*like, *unlike], crop, top_k=top_k, filters=filters)
     vector = _mean([_vector(index, image_id) for image_id in dict.fromkeys(like)])
@@ -260,11 +266,35 @@ def _search(
     filters: Filters = ANY,
     without_ids: Collection[str] = (),
 ) -> list[Match]:
+    if filters.collapse:
+        return _one_of_each(index, vectors, count, replace(filters, collapse=False), without_ids)
     found = [
         index.search(vector, count, location=filters.location, min_score=filters.min_score, without_ids=without_ids)
         for vector in vectors
     ]
     return found[0] if len(found) == 1 else _best_of(found)[:count]
+
+
+def _one_of_each(
+    index: ImageIndex, vectors: Sequence[Vector], count: int, filters: Filters, without_ids: Collection[str]
+) -> list[Match]:
+    """Return the same, of each group of duplicates only the first: it looks deeper until there are enough."""
+    distinct = filters.distinct or Distinct(index)
+    depth = _DEEPER * count
+    while True:
+        found = _search(index, vectors, depth, filters, without_ids)
+        kept = list(islice(distinct.first_of_each(found), count))
+        if len(kept) == count or len(found) < depth:
+            return kept
+        depth *= _DEEPER
+
+
+def _with_groups(filters: Filters, company: Company, index: ImageIndex) -> Filters:
+    """Return the filters with what is known of the company's duplicates, where they ask for that."""
+    if not filters.collapse:
+        return filters
+    with stage("search"):
+        return replace(filters, distinct=Distinct(index, company))
 
 
 def _best_of(found: Sequence[list[Match]]) -> list[Match]:

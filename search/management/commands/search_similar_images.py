@@ -33,6 +33,9 @@ class Command(OperatorCommand):
         where.add_argument("--embeddings_dir", type=Path, help="index directory to search")
         parser.add_argument("--crop", type=_crop, help="search with this part of the picture alone: x,y,width,height")
         parser.add_argument("--top_k", type=_at_least_one, default=queries.DEFAULT_TOP_K)
+        parser.add_argument(
+            "--collapse", choices=["duplicates"], help="of pictures that show the same only the best, and more others"
+        )
         parser.add_argument("--images_base_dir", type=Path, help="print absolute paths, below this directory")
 
     def handle(
@@ -43,6 +46,7 @@ class Command(OperatorCommand):
         embeddings_dir: Path | None,
         crop: Crop | None,
         top_k: int,
+        collapse: str | None,
         images_base_dir: Path | None,
         **options: Any,
     ) -> None:
@@ -59,7 +63,8 @@ class Command(OperatorCommand):
                 pictures = [
                     queries.QueryPicture(files.enter_context(each.open("rb")), each.name) for each in query_image
                 ]
-                found = search(pictures, crop=crop, top_k=top_k)
+                filters = queries.Filters(collapse=collapse is not None)
+                found = search(pictures, crop=crop, top_k=top_k, filters=filters)
         except OSError as error:
             message = f"{error.filename or query_image[0]} cannot be read: {error.strerror}"
             self._fail(error_body(message, "file_unreadable"))
