@@ -14,9 +14,9 @@ from django.utils.safestring import SafeString
 from search import publication
 from search.admin.access import to_page
 from search.admin.deletion import Deletion
+from search.admin.duplicates import Duplicates
 from search.admin.fragments import CELLS, Fragments, live_cell
 from search.admin.model import ModelPages
-from search.admin.pictures import Pictures
 from search.admin.site import Assets
 from search.admin.uploads import Uploads
 from search.admin.usage import usage_chart
@@ -54,7 +54,7 @@ class NewCompanyForm(ModelForm):
 
 
 @admin.register(Company)
-class CompanyAdmin(Pictures, Uploads, Fragments, ModelPages, Deletion):
+class CompanyAdmin(Duplicates, Uploads, Fragments, ModelPages, Deletion):
     list_display = ("name", *CELLS, "searches_today", "active", "search_page")
     list_per_page = 50
     search_fields = ("name", "notes")

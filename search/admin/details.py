@@ -55,6 +55,13 @@ def details(company: Company, index: ImageIndex, record: ImageRecord, *, viewer:
     )
 
 
+def file_of(company: Company, record: ImageRecord) -> File | None:
+    """Return a picture's file as it lies in the folder now; None where it is gone."""
+    with suppress(PictureGone), original(company, record) as opened:
+        return _look_at(opened, record)
+    return None
+
+
 def _look_at(opened: Original, record: ImageRecord) -> File:
     found = os.fstat(opened.file.fileno())
     changed_at = None

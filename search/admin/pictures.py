@@ -55,7 +55,7 @@ class Pictures(CompanyAccess):
         company, place = self.viewed(request, pk), Place.of(request.GET)
         shown, problem = None, ""
         try:
-            shown = grid(company, place, viewer=_viewer(request))
+            shown = grid(company, place, viewer=viewer_of(request))
         except EngineError as error:
             if company.generation is not None or company.live_sequence:
                 problem = str(error)
@@ -75,11 +75,11 @@ class Pictures(CompanyAccess):
         record = index.find_id(request.GET.get("id", ""))
         if record is None:
             return self._to_others(request, company, place)
-        shown = tile(company, record, viewer=_viewer(request), size=640)
+        shown = tile(company, record, viewer=viewer_of(request), size=640)
         context = {
             "title": shown.name,
             "tile": shown,
-            "details": details(company, index, record, viewer=_viewer(request)),
+            "details": details(company, index, record, viewer=viewer_of(request)),
             "place": place,
             "folder_query": Place(folder=record.location).query,
             "max_picture_bytes": settings.MAX_UPLOAD_BYTES,
@@ -102,30 +102,30 @@ class Pictures(CompanyAccess):
 
     def delete_pictures_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Ask whether the chosen pictures are to be deleted; asked back, delete them."""
-        company, place = self._changed(request, pk), Place.of(request.POST)
-        chosen = self._chosen(request, company)
+        company, place = self.changed(request, pk), Place.of(request.POST)
+        chosen = self.chosen(request, company)
         if len(request.POST.getlist("id")) > MAX_AT_ONCE:
             self.message_user(request, f"Choose at most {MAX_AT_ONCE} pictures at a time.", messages.ERROR)
         elif not chosen:
             self.message_user(request, "No picture was deleted: choose those to delete first.", messages.WARNING)
         elif request.POST.get("confirmed") != "1":
-            tiles = [tile(company, record, viewer=_viewer(request), size=160) for record in chosen]
+            tiles = [tile(company, record, viewer=viewer_of(request), size=160) for record in chosen]
             return self._ask_to_delete(request, company, tiles, place)
         else:
-            self._delete(request, company, chosen)
+            self.delete_chosen(request, company, chosen)
         return _to_pictures(company, place)
 
     def replace_picture_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        company = self._changed(request, pk)
+        company = self.changed(request, pk)
         bodies.accept_more(request, most_bytes=settings.MAX_BODY_BYTES, most_parts=bodies.MAX_PARTS)
         return csrf_protect(require_POST(self._replace))(request, company)
 
     def _replace(self, request: HttpRequest, company: Company) -> HttpResponse:
-        place, record = Place.of(request.POST), next(iter(self._chosen(request, company)), None)
+        place, record = Place.of(request.POST), next(iter(self.chosen(request, company)), None)
         file: Any = request.FILES.get("image")
         if record is None:
             return self._to_others(request, company, place)
-        back = HttpResponseRedirect(tile(company, record, viewer=_viewer(request), place=place).details_url)
+        back = HttpResponseRedirect(tile(company, record, viewer=viewer_of(request), place=place).details_url)
         if file is None:
             self.message_user(request, "Nothing was replaced: choose a picture first.", messages.WARNING)
             return back
@@ -142,14 +142,14 @@ class Pictures(CompanyAccess):
         self.message_user(request, text, messages.SUCCESS)
         return back
 
-    def _changed(self, request: HttpRequest, pk: int) -> Company:
+    def changed(self, request: HttpRequest, pk: int) -> Company:
         """Return the company whose pictures the request changes. Raises PermissionDenied and Http404."""
         company = self.viewed(request, pk)
         if not self.has_change_permission(request, company):
             raise PermissionDenied
         return company
 
-    def _chosen(self, request: HttpRequest, company: Company) -> list[ImageRecord]:
+    def chosen(self, request: HttpRequest, company: Company) -> list[ImageRecord]:
         """Return those of the pictures that the form names which are still there."""
         index = overlay.live_index_or_empty(company)
         found = (index.find_id(each) for each in request.POST.getlist("id")[:MAX_AT_ONCE])
@@ -160,7 +160,7 @@ class Pictures(CompanyAccess):
         context = {"title": f"Delete {number}?", "tiles": tiles, "place": place}
         return self._answer(request, company, "delete_pictures", context)
 
-    def _delete(self, request: HttpRequest, company: Company, records: list[ImageRecord]) -> None:
+    def delete_chosen(self, request: HttpRequest, company: Company, records: list[ImageRecord]) -> None:
         deleted = []
         for record in records:
             try:
@@ -192,7 +192,8 @@ class Pictures(CompanyAccess):
         return TemplateResponse(request, f"admin/tenants/company/{page}.html", {**shared, **context})
 
 
-def _viewer(request: HttpRequest) -> Viewer:
+def viewer_of(request: HttpRequest) -> Viewer:
+    """Return as whom the user of the admin sees pictures."""
     return Viewer(user=request.user.pk)
 
 

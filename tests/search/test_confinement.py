@@ -14,10 +14,12 @@ from django.test import Client
 from django.urls import reverse
 
 from search.http.signed_urls import Viewer, picture_urls
-from tenants.models import ApiKey, AuditEvent, Company, Confinement, IndexBuild, SkippedImage
+from tenants.audit import Actor, Channel
+from tenants.models import ApiKey, AuditEvent, Company, Confinement, IndexBuild, NotDuplicates, SkippedImage
 from tests.conftest import paint, picture
 from tests.search.http.test_access import basic_of
 from tests.support.admin import rebuild
+from tests.support.duplicates import look
 from tests.support.fakes import BLUE, RED
 from tests.support.routes import Route, routes
 
@@ -42,6 +44,9 @@ def globex(make_company: MakeCompany) -> Company:
     company = Company.objects.create(pk=HIDDEN, name="globex", notes="globex notes")
     paint(company.image_directory / "globex.png", BLUE)
     rebuild(company)
+    look(company)
+    globex_ann = Actor("globex ann", Channel.ADMIN)
+    NotDuplicates.objects.add(company, [("globex-1", "globex-2")], paths=["globex.png"], by=globex_ann)
     build = IndexBuild.objects.create(
         pk=HIDDEN, company=company, status=IndexBuild.Status.FAILED, error="globex failed", images_skipped=1
     )
@@ -187,6 +192,7 @@ def test_every_address_tells_them_apart_for_who_is_not_confined(
 def tells_apart(client: Client, user: User, method: str, route: Route, image_id: str) -> bool:
     answers = []
     for pk in (HIDDEN, UNKNOWN):
+        paint(Company.objects.get(pk=HIDDEN).image_directory / "globex.png", BLUE)  # one before may have deleted it
         with transaction.atomic():
             answers.append(seen(client, user, method, route, pk, image_id))
             transaction.set_rollback(True)
@@ -200,6 +206,8 @@ def snapshot() -> list[Any]:
         Company.objects.filter(pk=HIDDEN).values().get(),
         *globex.builds.order_by("pk").values(),
         *globex.api_keys.order_by("pk").values(),
+        *globex.duplicate_searches.order_by("pk").values(),
+        *globex.not_duplicates.order_by("pk").values(),
         *AuditEvent.objects.filter(company="globex").order_by("pk").values(),
         *User.objects.filter(pk=HIDDEN).values(),
         *Group.objects.filter(pk=HIDDEN).values(),
