@@ -26,7 +26,7 @@ _UNFINISHED = ".copying-"
 def keep(weights: Weights, place: Path) -> None:
     """Copy weights into place unless they are there. Raises WeightsUnavailable where their file is another by now."""
     copy = kept_path(weights.passport.fingerprint, place)
-    if copy.exists() and read_card(copy):
+    if copy.exists() and read_card(copy) and fingerprint_of(copy, weights.transform) == copy.stem:
         os.utime(copy)  # see drop
         return
     place.mkdir(parents=True, exist_ok=True)
