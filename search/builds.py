@@ -83,7 +83,7 @@ def _build(build: IndexBuild, heart: BuildHeart, options: BuildOptions) -> Build
     """Bring the index that serves up to date; with another model, make a candidate, which may take its place."""
     company = build.company
     company.refresh_from_db(fields=publication.STATE)
-    embedder = _embedder_for(build)
+    embedder = next_embedder(company)
     runtime.keep_weights(embedder.passport)
     heart.beat(weights=embedder.passport.weights[:200], fingerprint=embedder.passport.fingerprint)
     used = publication.model_in_use(company)
@@ -92,7 +92,7 @@ def _build(build: IndexBuild, heart: BuildHeart, options: BuildOptions) -> Build
         return _update(build, heart, options, embedder)
     if _is_used_at_once(build, used):
         return _make_candidate(build, heart, options, embedder, use=True)
-    _update(build, heart, options, _embedder_of(build, used))  # searches go on with this one for a while
+    _update(build, heart, options, _embedder_of(build.company, used))  # searches go on with this one for a while
     return _make_candidate(build, heart, options, embedder, use=False)
 
 
@@ -122,9 +122,7 @@ def _make_candidate(
     """Make an index with another model than that of the one that serves. use: it takes its place then."""
     company, made_from = build.company, build.company.generation
     newest = publication.newest_of(company, embedder.passport.fingerprint)
-    directory = company.embeddings_directory
-    before = storage.generation_directory(directory, newest.name) if newest else _files_before(company)
-    owner = publication.candidate_owner(company)
+    before, owner = next_files(company, embedder), publication.candidate_owner(company)
     publish = partial(publication.publish_candidate, company, made_from=made_from, confirm=build.hold)
     outcome = _run(build, heart, options, embedder, owner, before, publish)
     if newest and not outcome.published:  # there is nothing that it lacks
@@ -224,6 +222,18 @@ class _CatchingUp:
         )
 
 
+def next_files(company: Company, embedder: Embedder) -> Path | None:
+    """Return where the files lie of which the company's next build may keep something; None where there are none.
+
+    They serve, or are the newest that the same model made.
+    """
+    used, fingerprint = publication.model_in_use(company), embedder.passport.fingerprint
+    newest = publication.newest_of(company, fingerprint) if used and used.fingerprint != fingerprint else None
+    if newest:
+        return storage.generation_directory(company.embeddings_directory, newest.name)
+    return _files_before(company)
+
+
 def _files_before(company: Company) -> Path | None:
     """Return where the files that serve the company lie; None where those that its row names are gone."""
     try:
@@ -272,7 +282,7 @@ def _embed_hidden(build: IndexBuild, heart: BuildHeart) -> list[SkippedFile]:
     used, after = index.info.passport, index.info.holds_changes_to
     if used is None or not company.live_changes.missing_from(after).lacking(used.fingerprint).exists():
         return []
-    embedder = _embedder_of(build, used)
+    embedder = _embedder_of(build.company, used)
     unreadable = embed_missing(company, embedder, after=after, used=used.fingerprint, beat=heart.beat)
     company.refresh_from_db(fields=publication.STATE)
     return unreadable
@@ -322,24 +332,23 @@ def _image_directory(build: IndexBuild) -> Path:
     return build.company.image_directory
 
 
-def _embedder_for(build: IndexBuild) -> Embedder:
-    """Return the embedder of the model that the company's next index is made with."""
-    company = build.company
+def next_embedder(company: Company) -> Embedder:
+    """Return the embedder of the model that the company's next build uses. Raises StopRequested."""
     if company.own_model:
         own = runtime.find_passport(company.own_model)
-        return _embedder_of(build, own or ModelPassport("that the company uses of its own", company.own_model))
-    with _stopped_while_loading(build):
+        return _embedder_of(company, own or ModelPassport("that the company uses of its own", company.own_model))
+    with _stopped_while_loading(company):
         return runtime.embedder_of_demo() if company.name == runtime.DEMO else runtime.embedder()
 
 
-def _embedder_of(build: IndexBuild, passport: ModelPassport) -> Embedder:
-    with _stopped_while_loading(build):
+def _embedder_of(company: Company, passport: ModelPassport) -> Embedder:
+    with _stopped_while_loading(company):
         return runtime.embedder_of(passport)
 
 
 @contextmanager
-def _stopped_while_loading(build: IndexBuild) -> Iterator[None]:
+def _stopped_while_loading(company: Company) -> Iterator[None]:
     try:
         yield
     except LoadingStopped as error:
-        raise StopRequested(f"The build of {build.company} was stopped while it loaded the model") from error
+        raise StopRequested(f"The build of {company} was stopped while it loaded the model") from error

@@ -244,6 +244,16 @@ def test_a_build_that_was_interrupted_goes_on_with_what_was_made(
     assert again.candidate == fresh(changed).candidate
 
 
+def test_a_dry_run_tells_what_is_left_of_a_change_of_model(
+    changed: Company, manual: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_command("build_embeddings", company="acme", dry_run=True)
+    assert "2 to process" in capsys.readouterr().out
+    build(changed)
+    call_command("build_embeddings", company="acme", dry_run=True)
+    assert "0 to process, 2 unchanged" in capsys.readouterr().out
+
+
 # By hand -------------------------------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,8 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
-from search import publication, runtime
-from search.builds import run_build
+from search import runtime
+from search.builds import next_embedder, next_files, run_build
 from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company, has_earlier_index
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError, shown
@@ -145,8 +145,9 @@ class Command(OperatorCommand):
         company = Company.objects.filter(name=name).first() or Company(name=name)
         folder = input_dir or company.image_directory
         target = output_dir.absolute() if output_dir else company.embeddings_directory
-        before = publication.index_directory(company) if not output_dir else None
-        estimate = estimate_build(folder, target, embedder=runtime.embedder(), options=options, before=before)
+        embedder = runtime.embedder() if output_dir else next_embedder(company)
+        before = None if output_dir else next_files(company, embedder)
+        estimate = estimate_build(folder, target, embedder=embedder, options=options, before=before)
         plan = estimate.plan
         self.stdout.write(
             f"{plan.found} pictures found: {estimate.to_embed} to process, {plan.kept} unchanged, "
