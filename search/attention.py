@@ -16,9 +16,10 @@ from django.db.models import OuterRef, Prefetch, Subquery
 from django.urls import reverse
 from django.utils import timezone
 
-from search import publication
+from search import publication, runtime
+from search.companies import model_change
 from search.companies.consistency import older_index
-from search.companies.model_actions import State, comparison, standing
+from search.companies.model_actions import comparison
 from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.index.index import IndexInfo
 from search.engine.model.weights import BUILTIN
@@ -182,7 +183,7 @@ def _index(company: Company) -> Iterator[Concern]:
     if older := older_index(company):
         yield _of(company, Kind.INDEX_ROLLED_BACK, f"{older}.")
     yield from _weights(company, info)
-    yield from _model(company)
+    yield from _model(company, info)
 
 
 def _weights(company: Company, info: IndexInfo) -> Iterator[Concern]:
@@ -191,15 +192,12 @@ def _weights(company: Company, info: IndexInfo) -> Iterator[Concern]:
         yield _of(company, Kind.BUILTIN_WEIGHTS, text)
 
 
-def _model(company: Company) -> Iterator[Concern]:
-    found = standing(company)
-    if found.state is State.WEIGHTS_MISSING:
-        yield _of(company, Kind.WEIGHTS_MISSING, f"{company} cannot be searched. {found.problem}.")
-    elif found.state is State.WAITING and found.stand:
-        told = " ".join(
-            [f"An index of {company} with a new model waits to be used.", *comparison(found.stand.comparison)]
-        )
-        yield Concern(Kind.MODEL_WAITS, told, reverse("admin:tenants_company_model"), company)
+def _model(company: Company, info: IndexInfo) -> Iterator[Concern]:
+    if info.passport and (missing := runtime.missing_weights(info.passport)):
+        yield _of(company, Kind.WEIGHTS_MISSING, f"{company} cannot be searched. {missing}.")
+    elif company.candidate is not None and (stand := model_change.stand(company)).candidate:
+        told = [f"An index of {company} with a new model waits to be used.", *comparison(stand.comparison)]
+        yield Concern(Kind.MODEL_WAITS, " ".join(told), reverse("admin:tenants_company_model"), company)
 
 
 def _quotas(company: Company) -> Iterator[Concern]:

@@ -78,12 +78,13 @@ class ModelPages(CompanyAccess):
         companies = self.get_queryset(request).filter(pk__in=_numbers(request.GET.getlist("id"))[:COMPANIES_A_PAGE])
         rows = self._rows(request, companies)
         fragments = {f"{row['company'].pk}-{cell}": _cell(row, cell) for row in rows for cell in CELLS}
-        summary = render_to_string("admin/tenants/company/_model_summary.html", self._summary(request))
+        if not all(row["overview"].is_active for row in rows):  # one has ended; of those that run nothing changes
+            fragments["summary"] = render_to_string("admin/tenants/company/_model_summary.html", self._summary(request))
         return JsonResponse(
             {
                 "active": [row["company"].pk for row in rows if row["overview"].is_active],
                 "states": {row["company"].pk: f"{row['company']}: {row['label']}" for row in rows},
-                "fragments": {"summary": summary, **fragments},
+                "fragments": fragments,
             }
         )
 
@@ -102,7 +103,7 @@ class ModelPages(CompanyAccess):
             "for_all": [
                 (each, reverse(f"admin:tenants_company_model_{each.name}"), number)
                 for each in ACTIONS
-                if may_reindex and (number := len(for_all(each, found)))
+                if may_reindex and (number := len(_asked_for_all(each, found)))
             ],
         }
 
@@ -118,7 +119,7 @@ class ModelPages(CompanyAccess):
         companies = self.get_queryset(request)
         if request.POST.get("confirmed") == "1":  # those that were shown
             companies = companies.filter(pk__in=_numbers(request.POST.get("companies", "").split(",")))
-        return self._confirmed(request, action, for_all(action, map(standing, companies)))
+        return self._confirmed(request, action, _asked_for_all(action, map(standing, companies)))
 
     def _confirmed(self, request: HttpRequest, action: Action, chosen: list[Standing]) -> HttpResponse:
         """Do it for the chosen companies where that was confirmed; else ask."""
@@ -177,9 +178,20 @@ def model_row(company: Company, *, may_reindex: bool) -> dict[str, Any]:
         "choices": [
             (each, reverse(f"admin:tenants_company_model_{each.name}_one", args=[company.pk]))
             for each in ACTIONS
-            if may_reindex and each.applies(found) and not (each is REBUILD and shown.is_active)
+            if may_reindex and each.applies(found) and not (each is REBUILD and _is_building(company))
         ],
     }
+
+
+def _asked_for_all(action: Action, found: Iterable[Standing]) -> list[Standing]:
+    """Return those that an action for all is for; one that is built now needs no other build."""
+    chosen = for_all(action, found)
+    return [each for each in chosen if not (action is REBUILD and _is_building(each.company))]
+
+
+def _is_building(company: Company) -> bool:
+    """Tell whether the company's last build, which comes with get_queryset(), is under way."""
+    return any(build.is_active for build in company.__dict__.get("last_builds", []))
 
 
 def _numbers(texts: Iterable[str]) -> list[int]:

@@ -97,6 +97,8 @@ def _used(company: Company) -> ModelPassport | None:
 
 
 def _candidate(company: Company) -> storage.Generation | None:
+    if company.candidate is None:
+        return None
     known = publication.generations(company)
     return next((each for each in known if each.name == company.candidate), None)
 

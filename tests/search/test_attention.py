@@ -131,6 +131,19 @@ def test_weights_that_are_missing(acme: Company, embedder: FakeEmbedder) -> None
     assert concern.text.startswith("acme cannot be searched. The index was made with the weights fake-weights")
 
 
+def test_a_new_model_that_waits_says_what_changes_and_leads_to_where_it_is_used(
+    acme: Company, embedder: FakeEmbedder, admin_client: Client, settings: Any
+) -> None:
+    settings.MODEL_SWITCH = "manual"
+    runtime.use(FakeEmbedder("e" * 64))
+    runtime.use_also(embedder)
+    rebuild(acme)
+    (concern,) = concerns()
+    assert (concern.kind, concern.kind.is_urgent) == (Kind.MODEL_WAITS, False)
+    assert concern.text.startswith("An index of acme with a new model waits to be used. 100 % of the first ten")
+    assert "Use the new model..." in admin_client.get(concern.url).content.decode()
+
+
 @pytest.mark.parametrize(
     ("column", "words"),
     [

@@ -11,10 +11,10 @@ from django.urls import reverse
 from search import runtime
 from search.engine.model.passport import ModelPassport
 from search.tasks import carry_out_build
-from tenants.models import Company, Confinement, IndexBuild
+from tenants.models import AuditEvent, Company, Confinement, IndexBuild
 from tests.conftest import Colleague
-from tests.support.admin import REINDEX, VIEW, messages, running, text, url
-from tests.support.fakes import RED, FakeEmbedder
+from tests.support.admin import REINDEX, VIEW, logged, messages, running, text, url
+from tests.support.fakes import BLUE, RED, FakeEmbedder
 
 PAGE, LIVE = (reverse(f"admin:tenants_company_{name}") for name in ("model", "model_live"))
 NEW = ModelPassport("new-weights", "e" * 64)
@@ -137,7 +137,19 @@ def test_the_script_is_told_how_the_rows_stand(admin_client: Client, acme: Compa
     assert answer["active"] == [acme.pk]
     assert answer["states"] == {str(acme.pk): "acme: running"}
     assert "25 %" in answer["fragments"][f"{acme.pk}-state"]
+    assert "summary" not in answer["fragments"]  # of all companies: it changes when a build ends
+    acme.builds.active().get().cancel()
+    answer = admin_client.get(f"{LIVE}?id={acme.pk}").json()
     assert "Configured model new-weights" in text(answer["fragments"]["summary"])
+
+
+def test_a_company_that_is_built_now_is_not_asked_for_again(
+    admin_client: Client, acme: Company, new_model: FakeEmbedder
+) -> None:
+    running(acme)
+    assert "Rebuild" not in text(admin_client.get(PAGE).content.decode())
+    told = admin_client.post(for_all("rebuild"), follow=True)
+    assert "there is nothing to do any more" in messages(told)
 
 
 def test_who_may_only_view_sees_no_button_and_changes_nothing(
@@ -189,3 +201,73 @@ def test_many_companies_are_shown_page_by_page(admin_client: Client, db: None) -
     first, second = (text(admin_client.get(f"{PAGE}?page={number}").content.decode()) for number in (1, 2))
     assert "Page 1 of 2" in first
     assert ("company-50" in first, "company-50" in second) == (False, True)
+
+
+def test_by_hand_it_waits_with_what_changes_until_somebody_uses_it(
+    admin_client: Client, acme: Company, new_model: FakeEmbedder, by_hand: None
+) -> None:
+    confirm(admin_client, for_one("rebuild", acme))
+    carry_out_all()
+    waits = row(admin_client, "acme")
+    assert "new model waits New: new-weights, 2 pictures" in waits
+    assert "100 % of the first ten results stay the same." in waits
+    assert weights_of(acme) == "fake-weights"
+    confirm(admin_client, for_one("use", acme))
+    carry_out_all()
+    assert weights_of(acme) == "new-weights"
+    assert "up to date" in row(admin_client, "acme")
+
+
+def test_one_step_back_and_forward_again(admin_client: Client, acme: Company, new_model: FakeEmbedder) -> None:
+    confirm(admin_client, for_one("rebuild", acme))
+    carry_out_all()
+    confirm(admin_client, for_one("back", acme))
+    carry_out_all()
+    assert weights_of(acme) == "fake-weights"
+    assert "keeps its own model" in row(admin_client, "acme")
+    assert "Use the new model" in row(admin_client, "acme")
+    confirm(admin_client, for_one("use", acme))
+    carry_out_all()
+    assert weights_of(acme) == "new-weights"
+
+
+def test_each_step_is_audited_and_logged(admin_client: Client, acme: Company, new_model: FakeEmbedder) -> None:
+    for action in ("rebuild", "back", "use"):
+        confirm(admin_client, for_one(action, acme))
+        carry_out_all()
+    audited = AuditEvent.objects.filter(actor="ann", company="acme").order_by("pk")
+    assert [event.action for event in audited] == ["build asked for", *["model chosen", "build asked for"] * 2]
+    assert [line.split(": ")[1] for line in logged()] == [
+        "it makes an index with the new model.",
+        "searches use the model before after it.",
+        "searches use the new model after it.",
+    ]
+
+
+def test_all_leaves_out_who_went_back(
+    admin_client: Client, acme: Company, new_model: FakeEmbedder, make_company: Any, embedder: FakeEmbedder
+) -> None:
+    runtime.use(embedder)
+    make_company("globex", {"a.png": RED, "b.png": BLUE})
+    runtime.use(new_model)
+    confirm(admin_client, for_all("rebuild"))
+    carry_out_all()
+    confirm(admin_client, for_one("back", acme))
+    carry_out_all()
+    page = text(admin_client.get(PAGE).content.decode())
+    assert "Use the new model: " not in page
+    assert "Go back to the model before: 1 company..." in page
+
+
+def test_a_companys_page_says_where_it_stands_and_offers_the_same(
+    admin_client: Client, acme: Company, new_model: FakeEmbedder, by_hand: None
+) -> None:
+    def section() -> str:
+        return text(admin_client.get(url("live", acme)).json()["fragments"]["model"])
+
+    assert "another model" in section()
+    assert "Next build new-weights" in section()
+    confirm(admin_client, for_one("rebuild", acme))
+    carry_out_all()
+    assert "100 % of the first ten results stay the same." in section()
+    assert "Use the new model..." in section()
