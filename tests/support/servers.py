@@ -55,24 +55,32 @@ class Server:
         assert answer.status_code == 200, answer.text
 
 
+def environment_of(site: Site) -> dict[str, str]:
+    """Return the environment of processes that share the database and the directories of a site."""
+    return {
+        "PATH": os.environ["PATH"],
+        "SECRET_KEY": settings.SECRET_KEY,  # sessions made in the test are valid here
+        "DATABASE_URL": site.database_url,
+        "IMAGESEARCH_EMBEDDINGS_DIR": str(site.directory / "embeddings"),
+        "IMAGESEARCH_MEDIA_DIR": str(site.directory / "media"),
+        "WEB_PROCESSES": "1",
+    }
+
+
 class Gunicorn(Server):
     """gunicorn with one process on the database and the directories of a site, with a model that needs no weights."""
 
-    def __init__(self, site: Site, number: int = 0) -> None:
-        log = site.directory / f"server-{number}.log"
-        environment = {
-            "PATH": os.environ["PATH"],
-            "SECRET_KEY": settings.SECRET_KEY,  # sessions made in the test are valid here
-            "DATABASE_URL": site.database_url,
-            "IMAGESEARCH_EMBEDDINGS_DIR": str(site.directory / "embeddings"),
-            "IMAGESEARCH_MEDIA_DIR": str(site.directory / "media"),
-            "WEB_PROCESSES": "1",
-        }
-        options = ["--config", "tests/support/gunicorn_conf.py", "--bind", "127.0.0.1:0"]
+    CONFIGURATION = "tests/support/gunicorn_conf.py"
+
+    def __init__(self, site: Site, number: int = 0, **environment: str) -> None:
+        self.log = site.directory / f"server-{number}.log"
+        options = ["--config", self.CONFIGURATION, "--bind", "127.0.0.1:0"]
         command = [sys.executable, "-m", "gunicorn", *options, "imagesearch.asgi"]
-        with log.open("wb") as stderr:
-            self._master = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=stderr)
-        listens = eventually(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), "gunicorn listens")
+        with self.log.open("wb") as stderr:
+            self._master = subprocess.Popen(
+                command, cwd=ROOT, env={**environment_of(site), **environment}, stderr=stderr
+            )
+        listens = eventually(lambda: re.search(r"http://127\.0\.0\.1:\d+", self.log.read_text()), "gunicorn listens")
         super().__init__(listens[0])
 
     def stop(self) -> None:
@@ -116,6 +124,15 @@ class Browser:
         answer = self._session.post(address, _filled_in(asked.text) | form, timeout=_SECONDS)
         assert answer.status_code == 200, answer.text
         return answer.text
+
+    def press_and_confirm(self, page: str, address: str) -> str:
+        """Press a page's button that posts to an address, and the one that confirms it; return where that leads."""
+        text = self._session.get(self._server.url + page, timeout=_SECONDS).text
+        for _ in range(2):
+            answer = self._session.post(self._server.url + address, _filled_in(text), timeout=_SECONDS)
+            assert answer.status_code == 200, answer.text
+            text = answer.text
+        return text
 
 
 def _filled_in(page: str) -> dict[str, str]:
