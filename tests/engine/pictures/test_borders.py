@@ -114,7 +114,7 @@ def test_nothing_else_is_a_border(what: str, picture: Image.Image) -> None:
 
 
 def test_what_is_left_of_the_smallest_pictures_lies_inside_them() -> None:
-    for width, height in product(range(1, 12), range(1, 12)):
+    for width, height in product(range(1, 8), (1, 2, 3, 5, 8)):
         inner = photograph(max(1, width - 2), max(1, height - 2))
         box = inside_borders(framed(inner, (width, height), (1, 1), BLACK))
         assert box is None or (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height)

@@ -73,7 +73,9 @@ def test_the_picture_with_its_borders_is_found_as_well(client: Client, acme: Com
     assert next(entry["score"] for entry in results if entry["name"] == "page") == 1
 
 
-def test_other_pictures_are_embedded_once(client: Client, acme: Company, embedder: FakeEmbedder) -> None:
+def test_parts_several_and_pictures_without_borders_are_embedded_once(
+    client: Client, acme: Company, embedder: FakeEmbedder
+) -> None:
     before = embedder.embedded
     search(client, leaves())
     client.post("/api/search/acme", {"image": picture(RED)})
@@ -81,9 +83,6 @@ def test_other_pictures_are_embedded_once(client: Client, acme: Company, embedde
     assert embedder.embedded == before + 3
     search(client, on_a_page(leaves()), on_a_page(leaves()))
     assert embedder.embedded == before + 5
-
-
-def test_with_a_part_that_is_named_the_borders_stay(client: Client, acme: Company) -> None:
     assert names(search(client, on_a_page(leaves()), crop="0,0,1,1"))[0] == "blue"
 
 
