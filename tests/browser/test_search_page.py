@@ -154,6 +154,9 @@ def test_pictures_that_are_dropped_together_are_searched_with_together(page: Pag
     page.reload()
     expect(page.locator(".asked li")).to_have_count(2)
     expect_found(page, "blue", "green")
+    page.evaluate("sessionStorage.clear()")
+    page.reload()
+    expect(page.get_by_role("status")).to_have_text("Not all of the pictures are still at hand. Choose them again.")
 
 
 @pytest.mark.slow

@@ -457,6 +457,7 @@ async function restore() {
     if (answer && Date.now() - answer.at < FRESH) show(answer);
     else if (hasQuery()) await search({ remember: false });
     else show({ results: "", said: "" });
+    if (own === turn && kept.length < (state.pictures ?? []).length) refuse("Not all of the pictures are still at hand. Choose them again.");
 }
 
 /** Take what is searched with from the address; a crop without its picture was that of somebody else's upload. */
