@@ -33,7 +33,7 @@ MAX_TOP_K = 50
 MAX_PICTURES = 5  # of one search
 MAX_LIKE = 20  # pictures of the company that one search names, and as many that it does not want
 
-_DEEPER = 4  # times as many results are looked at where duplicates leave too few
+_DEEPER = 2  # times as many results are looked at where duplicates leave too few
 _AWAY = 0.25  # of the mean of what is not wanted; at 1 it ruins the result
 
 
