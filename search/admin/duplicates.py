@@ -263,7 +263,8 @@ class Duplicates(Pictures):
         NotDuplicates.objects.add(company, pairs, paths=paths, by=audit.in_admin(request))
         named = readable(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures"
         self.log_change(request, company, f"Marked {named} as not duplicates.")
-        text = f"{named} will not be shown as duplicates of these again. Undo it under “Not duplicates”."
+        others = "the others of the group" if ticked else "each other"
+        text = f"{named} will not be shown as duplicates of {others} again. Undo it under “Not duplicates”."
         self.message_user(request, text[0].upper() + text[1:], messages.SUCCESS)
         return _to_duplicates(company, choice)
 
