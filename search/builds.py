@@ -90,16 +90,22 @@ def _build(build: IndexBuild, heart: BuildHeart, options: BuildOptions) -> Build
     if used is None or used.fingerprint == embedder.passport.fingerprint:
         publication.drop_candidate(company)
         return _update(build, heart, options, embedder)
-    if _is_used_at_once(build, used):
-        return _make_candidate(build, heart, options, embedder, use=True)
-    _update(build, heart, options, _embedder_of(build.company, used))  # searches go on with this one for a while
-    return _make_candidate(build, heart, options, embedder, use=False)
+    staying = _model_until_chosen(build, used)
+    if staying:
+        _update(build, heart, options, staying)
+    return _make_candidate(build, heart, options, embedder, use=staying is None)
 
 
-def _is_used_at_once(build: IndexBuild, used: ModelPassport) -> bool:
-    """Return whether searches use a new model without asking; without the weights of theirs they cannot go on."""
-    automatic = settings.MODEL_SWITCH == "automatic" or build.company.name == runtime.DEMO
-    return build.switch or automatic or bool(runtime.missing_weights(used))
+def _model_until_chosen(build: IndexBuild, used: ModelPassport) -> Embedder | None:
+    """Return the model that searches go on with until somebody chooses the new one; None: that is used at once.
+
+    So it is, too, where the weights of the model in use are gone: nothing can be searched with it.
+    """
+    if build.switch or settings.MODEL_SWITCH == "automatic" or build.company.name == runtime.DEMO:
+        return None
+    with suppress(ModelMismatch):
+        return _embedder_of(build.company, used)
+    return None
 
 
 def _update(build: IndexBuild, heart: BuildHeart, options: BuildOptions, embedder: Embedder) -> BuildOutcome:
@@ -198,7 +204,7 @@ class _CatchingUp:
     def begin(self, *, after: int) -> None:
         """after: the last live change that the index holds which is about to serve."""
         self._after = after
-        self._embed(beat=self._heart.beat)
+        self._embed(beat=partial(_beat, self._heart))
 
     @contextmanager
     def end(self) -> Iterator[None]:
@@ -220,6 +226,13 @@ class _CatchingUp:
         self._unreadable += embed_missing(
             company, self._embedder, after=self._after, used=used.fingerprint if used else None, beat=beat
         )
+
+
+def _beat(heart: BuildHeart) -> None:
+    """Raises StopRequested, JobCancelled and LeaseLost."""
+    heart.require_going_on()
+    if heart.is_due:
+        heart.beat()
 
 
 def next_files(company: Company, embedder: Embedder) -> Path | None:
@@ -283,7 +296,7 @@ def _embed_hidden(build: IndexBuild, heart: BuildHeart) -> list[SkippedFile]:
     if used is None or not company.live_changes.missing_from(after).lacking(used.fingerprint).exists():
         return []
     embedder = _embedder_of(build.company, used)
-    unreadable = embed_missing(company, embedder, after=after, used=used.fingerprint, beat=heart.beat)
+    unreadable = embed_missing(company, embedder, after=after, used=used.fingerprint, beat=partial(_beat, heart))
     company.refresh_from_db(fields=publication.STATE)
     return unreadable
 

@@ -59,7 +59,9 @@ def delete_company(
     with transaction.atomic():
         for build in company.builds.active():  # before the company's row, as builds that publish lock the two
             build.cancel()
-        Company.objects.select_for_update().get(pk=company.pk)  # no picture is put meanwhile
+        company.candidate = (
+            Company.objects.select_for_update().get(pk=company.pk).candidate
+        )  # no picture is put meanwhile
         audit.record(by, audit.Action.COMPANY_DELETED, company)
         kept_changes.keep(company)
         Company.objects.filter(pk=company.pk).delete()  # which leaves the instance its key
@@ -80,6 +82,8 @@ def _look_after_index(company: Company, by: audit.Actor, *, remove: bool, tell: 
         elif storage.holds_any_index(directory):
             _close(company)
             storage.drop_workspaces(directory)
+            if company.candidate:  # without the row nobody would know that it must not serve
+                storage.discard(storage.generation_directory(directory, company.candidate))
         else:
             storage.erase_leftovers(directory)
             return

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.test import Client
+from django.test import Client, TestCase
 
 from search import publication, runtime
 from search.builds import run_build
 from search.companies.consistency import disagreements, older_index
 from search.companies.model_change import NoOtherModel, stand, step_back, use_new
+from search.companies.removal import delete_company
 from search.engine import storage
 from search.engine.model.transform import Pixels
 from search.engine.vectors import Vectors
@@ -333,6 +334,37 @@ def test_a_candidate_that_is_gone_is_said_and_made_anew(changed: Company, manual
     look_after_companies()
     assert fresh(changed).candidate is None
     carried_out(use_new(fresh(changed), by=on_command_line()))
+    assert weights() == "new-weights"
+
+
+def test_a_candidate_goes_with_its_company(changed: Company, manual: None) -> None:
+    build(changed)
+    company = fresh(changed)
+    with TestCase.captureOnCommitCallbacks(execute=True):
+        delete_company(company, by=on_command_line())
+    assert [each.name for each in storage.generations(company.embeddings_directory, None)] == [company.generation]
+
+
+def test_who_uses_the_new_model_while_a_build_runs_gets_it_afterwards(changed: Company, manual: None) -> None:
+    running = changed.queue_build()
+    assert running.start()
+    asked = iter([1])
+
+    def ask(_: Any) -> None:
+        if next(asked, 0):
+            use_new(fresh(changed), by=on_command_line())
+
+    run_build(running, on_progress=ask)
+    assert weights() == "fake-weights"
+    carried_out(changed.builds.active().get())
+    assert weights() == "new-weights"
+
+
+def test_without_the_weights_of_the_model_in_use_nobody_is_asked(
+    acme: Company, manual: None, new: FakeEmbedder
+) -> None:
+    runtime.use(new)
+    build(acme)
     assert weights() == "new-weights"
 
 
