@@ -75,7 +75,7 @@ class Fragments(CompanyAccess):
             "quality_builds": _measured(company),
             "quality_folders": _folders(shown),
             "model": model_row(company, may_reindex=self.has_reindex_permission(request)),
-            "generations": _generation_rows(listed),
+            "generations": _generation_rows(listed, candidate=company.candidate),
             "generations_problem": problem,
             "builds": [(build, took(build)) for build in company.builds.select_related("requested_by")[:BUILDS_SHOWN]],
             "skipping": skipping,
@@ -131,12 +131,13 @@ def _keys(request: HttpRequest, company: Company) -> dict[str, Any]:
     }
 
 
-def _generation_rows(generations: list[storage.Generation]) -> list[dict[str, Any]]:
+def _generation_rows(generations: list[storage.Generation], *, candidate: str | None) -> list[dict[str, Any]]:
     used = next((each.name for each in generations if each.published), "")
     return [
         {
             "name": generation.name,
             "published": generation.published,
+            "waits": generation.name == candidate,
             "newer": bool(used) and generation.name > used,
             "made_at": generation.made_at,
             "total_images": generation.info.total_images,

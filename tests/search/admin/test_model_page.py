@@ -271,3 +271,6 @@ def test_a_companys_page_says_where_it_stands_and_offers_the_same(
     carry_out_all()
     assert "100 % of the first ten results stay the same." in section()
     assert "Use the new model..." in section()
+    versions = text(admin_client.get(url("live", acme)).json()["fragments"]["generations"])
+    assert "new model waits new-weights" in versions
+    assert "Use this one" not in versions  # its live changes are embedded first: a build does that
