@@ -18,7 +18,7 @@ from PIL import Image
 from search import queries, runtime
 from search.engine.index.index import ImageIndex
 from search.engine.index.match import Match
-from search.engine.model.embedder import read_prepared
+from search.engine.model.embedder import read_query
 from search.engine.pictures.crop import Crop
 from search.engine.pictures.folder import ImageFile, find_images
 from tenants.models import Company
@@ -59,11 +59,12 @@ class Catalogue:
         files = [queries.QueryPicture(BytesIO(picture), name_of(picture)) for picture in pictures]
         return queries.search(self.company, files, crop=crop, top_k=top_k)
 
-    def find_untrimmed(self, picture: bytes) -> list[Match]:
-        """Return what the file's own vector finds, as a search did before borders were trimmed."""
+    def find_untrimmed(self, picture: bytes) -> list[Match] | None:
+        """Return what the whole file finds, as before borders were trimmed; None where it has none to be trimmed."""
         embedder = runtime.embedder()
-        prepared = read_prepared(embedder, BytesIO(picture), name=name_of(picture), max_pixels=settings.MAX_PIXELS)
-        return self.index().search(embedder.embed([prepared])[0], 10)
+        name, most = name_of(picture), settings.MAX_PIXELS
+        whole, *inside = read_query(embedder, BytesIO(picture), name=name, max_pixels=most)
+        return self.index().search(embedder.embed([whole])[0], 10) if inside else None
 
 
 def make_catalogue(name: str, pictures: Path, *, drawn: bool, seed: int, most: int) -> Catalogue:

@@ -18,7 +18,7 @@ class Asked:
     kind: str
     is_present: bool  # whether the original is in the catalogue
     found: bool  # first
-    found_untrimmed: bool
+    found_untrimmed: bool  # where that was asked for
     score: float  # of the first
     percent: float | None  # match of the first
     others: tuple[float, ...]  # match of the other results
@@ -43,11 +43,12 @@ def search_for(catalogue: Catalogue, original: Path, edited: bytes, *, kind: str
     wanted = catalogue.path(original) if is_present else ""
     found = catalogue.find(edited)
     first = found.matches[0]
+    whole = (catalogue.find_untrimmed(edited) if untrimmed else None) or found.matches
     return Asked(
         kind,
         is_present,
         first.image.path == wanted,
-        untrimmed and catalogue.find_untrimmed(edited)[0].image.path == wanted,
+        whole[0].image.path == wanted,
         first.score,
         first.percent,
         tuple(match.percent for match in found.matches[1:] if match.percent is not None),

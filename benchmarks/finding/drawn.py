@@ -44,7 +44,7 @@ def draw_shelf(folder: Path, *, count: int, seed: int) -> None:
     rng = np.random.default_rng([seed, 1])
     motifs = [motif.resize((110, 110)) for _, motif in _drawings(rng)]
     shelves = [(body, brand) for body in _BODIES for brand in _BRANDS]
-    for body, brand in shelves:
+    for body, brand in shelves[:count]:
         (folder / brand / body).mkdir(parents=True)
         packages = _packages(body, brand, motifs, rng)
         for number in range(max(1, round(count / len(shelves)))):

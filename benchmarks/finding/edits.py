@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 Picture = Image.Image
 Edit = Callable[[Picture, Generator, Sequence[Picture]], bytes]
 
-_SCREEN = (1080, 2160)  # of a telephone
-_DESKTOP = (1600, 900)
+_SCREEN = (720, 1440)  # of a telephone
+_DESKTOP = (1280, 720)
 
 
 def encoded(picture: Picture, format: str = "JPEG", *, quality: int = 90) -> bytes:
@@ -85,10 +85,10 @@ def _telephone_with_bars(picture: Picture, rng: Generator) -> Picture:
     """Return a telephone's screen with the time on top and buttons below."""
     screen = ImageOps.pad(picture, _SCREEN, color="white")
     draw = ImageDraw.Draw(screen)
-    draw.text((60, 40), f"{rng.integers(24):02}:{rng.integers(60):02}", "black", ImageFont.load_default(44))
+    draw.text((40, 27), f"{rng.integers(24):02}:{rng.integers(60):02}", "black", ImageFont.load_default(30))
     for place in range(4):
-        left = 150 + 240 * place
-        draw.ellipse((left, 2020, left + 60, 2080), outline="black", width=6)
+        left = 100 + 160 * place
+        draw.ellipse((left, 1347, left + 40, 1387), outline="black", width=4)
     return screen
 
 
@@ -96,13 +96,12 @@ def _on_page(picture: Picture, rng: Generator) -> Picture:
     """Return a desktop's screen with a shop's page: the picture on the left, words on the right."""
     screen = Image.new("RGB", _DESKTOP, "white")
     draw = ImageDraw.Draw(screen)
-    draw.rectangle((0, 0, _DESKTOP[0], 80), fill="#dfe3ea")
-    draw.text((40, 22), "https://shop.example/products", "#333333", ImageFont.load_default(32))
-    shown = ImageOps.contain(picture, (760, 780))
-    screen.paste(shown, (40, 100))
+    draw.rectangle((0, 0, _DESKTOP[0], 64), fill="#dfe3ea")
+    draw.text((32, 18), "https://shop.example/products", "#333333", ImageFont.load_default(26))
+    screen.paste(ImageOps.contain(picture, (608, 624)), (32, 80))
     for line in range(12):
-        top = 140 + 50 * line
-        draw.rectangle((900, top, 900 + int(rng.integers(200, 620)), top + 16), fill="#9aa0aa")
+        top = 112 + 40 * line
+        draw.rectangle((720, top, 720 + int(rng.integers(160, 496)), top + 12), fill="#9aa0aa")
     return screen
 
 
@@ -220,7 +219,7 @@ EDITS: dict[str, Edit] = {
     "half size": _edit(partial(_scaled, factor=0.5)),
     "quarter size": _edit(partial(_scaled, factor=0.25)),
     "150 pixels": _edit(partial(_longer_side, side=150)),
-    "three times as large": _edit(partial(_scaled, factor=3)),
+    "twice as large": _edit(partial(_scaled, factor=2)),
     "squashed to a square": _edit(_squared),
     "crop of 90 %": _edit(partial(cropped, area=0.9)),
     "crop of 70 %": _edit(partial(cropped, area=0.7)),

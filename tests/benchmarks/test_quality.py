@@ -22,7 +22,7 @@ def test_the_benchmark_says_what_a_few_pictures_come_to(tmp_path: Path) -> None:
         blocks.resize((160, 200), Image.Resampling.BICUBIC).save(tmp_path / f"photos/{number}.jpg")
     command = f"-m benchmarks.quality --weights {BUILTIN} --photos {tmp_path / 'photos'} --output {tmp_path} --no-plot"
     subprocess.run(
-        [sys.executable, *command.split(), "--most=12", "--searches=4"],
+        [sys.executable, *command.split(), "--most=12", "--searches=2"],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=True,
