@@ -14,15 +14,15 @@ import numpy.typing as npt
 
 from search.engine.errors import EngineError
 from search.engine.index.match_fit import (
-    DEFAULT_OFFSET,
-    DEFAULT_SLOPE,
     MIN_ALTERED,
     MIN_IMAGES,
+    Line,
     MatchFit,
     background_of,
     contrast,
     fit_line,
     held_out_error,
+    usual_line,
 )
 from search.engine.index.thresholds import thresholds_of
 from search.engine.index.vector_file import StoredVectors
@@ -87,10 +87,11 @@ def fit_match(
     """
     if len(vectors) < MIN_IMAGES:
         return None
-    same = thresholds_of(embedder.passport.fingerprint).same
+    fingerprint = embedder.passport.fingerprint
+    same, usual = thresholds_of(fingerprint).same, usual_line(fingerprint)
     copies = _embed_copies(_some_rows(len(vectors), _PICTURES), pictures, embedder, workers, beat)
     found = _scan(vectors, copies, vectors[_some_rows(len(vectors), _NEAREST)], same, beat)
-    return _fitted(_unfitted(len(vectors), found.neighbours), list(_searches(vectors, copies, found, same)))
+    return _fitted(_unfitted(usual, len(vectors), found.neighbours), list(_searches(vectors, copies, found, same)))
 
 
 def _some_rows(count: int, most: int) -> npt.NDArray[np.int64]:
@@ -191,12 +192,11 @@ def _searches(vectors: StoredVectors, copies: _Copies, found: _Found, same: floa
 # The fit ------------------------------------------------------------------------------------------------------------
 
 
-def _unfitted(images: int, neighbours: Vectors) -> MatchFit:
-    """Return the default for an index of so many pictures; neighbours: see _Found."""
+def _unfitted(line: Line, images: int, neighbours: Vectors) -> MatchFit:
+    """Return what is said of an index of so many pictures with the usual line; neighbours: see _Found."""
     nearest, fifth = neighbours.max(axis=1), neighbours.min(axis=1)
     return MatchFit(
-        DEFAULT_SLOPE,
-        DEFAULT_OFFSET,
+        *line,
         images=images,
         pictures=0,
         calibration_error=None,
@@ -211,16 +211,16 @@ def _quantile(scores: Vectors, share: float) -> float | None:
     return round(float(np.clip(np.quantile(there, share), -1, 1)), _DIGITS) if len(there) else None
 
 
-def _fitted(default: MatchFit, searches: list[_Search]) -> MatchFit:
-    """Return the default with the line that these searches give, where they are enough for one."""
+def _fitted(usual: MatchFit, searches: list[_Search]) -> MatchFit:
+    """Return the same with the line that these searches give, where they are enough for one."""
     originals, pictures = np.unique([each.original for each in searches], return_inverse=True)
     if len(originals) < MIN_ALTERED:
-        return default
+        return usual
     contrasts = np.array([each.contrast for each in searches])
     is_match = np.array([each.is_match for each in searches])
-    slope, offset = fit_line(contrasts, is_match)
+    slope, offset = fit_line(contrasts, is_match, usual=(usual.slope, usual.offset))
     return replace(
-        default,
+        usual,
         slope=round(slope, _DIGITS),
         offset=round(offset, _DIGITS),
         pictures=len(originals),

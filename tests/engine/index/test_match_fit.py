@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from search.engine.index.match_fit import (
-    DEFAULT_OFFSET,
-    DEFAULT_SLOPE,
+    USUAL,
     MatchFit,
     background_of,
     calibration_error,
@@ -15,7 +14,9 @@ from search.engine.index.match_fit import (
     fit_line,
     held_out_error,
     still_serves,
+    usual_line,
 )
+from search.engine.model.weights import builtin_weights
 
 
 def fit_of(images: int = 600, *, nearest_low: float | None = 0.6) -> MatchFit:
@@ -103,14 +104,18 @@ def test_perfectly_separated_labels_give_a_finite_line_that_separates_them() -> 
     [
         ([0.1, 0.5, 0.9, 1.1], [True, True, True, True]),
         ([0.1, 0.5, 0.9, 1.1], [False, False, False, False]),
-        ([0.1, 0.2, 0.9, 1.1], [True, True, False, False]),  # the nearer, the less it is the same
         ([0.5, 0.5, 0.5, 0.5], [True, False, True, False]),
+        ([0.1, 0.9, 0.1, 0.9], [True, True, False, False]),
+        ([0.1, 0.2, 0.9, 1.1], [True, True, False, False]),  # the nearer, the less it is the same
     ],
 )
-def test_labels_that_say_nothing_leave_the_default_line(contrasts: list[float], is_match: list[bool]) -> None:
-    slope, offset = fit_line(np.array(contrasts), np.array(is_match))
-    assert slope > 0
-    assert (slope, offset) == (DEFAULT_SLOPE, DEFAULT_OFFSET) or len(set(contrasts)) == 1
+def test_labels_that_say_nothing_leave_the_usual_line(contrasts: list[float], is_match: list[bool]) -> None:
+    assert fit_line(np.array(contrasts), np.array(is_match), usual=(5.0, -2.0)) == (5.0, -2.0)
+
+
+def test_the_built_in_weights_have_a_usual_line_of_their_own() -> None:
+    assert usual_line(builtin_weights().passport.fingerprint) == (3.3, -3.3)
+    assert usual_line("a" * 64) == USUAL == (6.5, -3.1)
 
 
 def test_calibration_is_perfect_where_shares_are_as_said_and_bad_where_all_is_overstated() -> None:
