@@ -17,6 +17,8 @@ from django.urls import reverse
 from PIL import Image
 from rest_framework.test import APIClient
 
+from search.pictures import put_image
+from tenants.audit import on_command_line
 from tenants.models import Company, Confinement, DailySearches
 from tests.conftest import Colour, picture
 from tests.support.admin import rebuild, text
@@ -291,6 +293,19 @@ def test_minimum_match_limits_the_results_that_have_one(client: Client, many: Co
     assert "The minimum match does not count in this search" in text(ignored.content.decode())
     nothing = search(client, "acme", BLUE, min_match="99")
     assert "Lower the minimum match of 99 %." in text(nothing.content.decode())
+
+
+def test_duplicates_are_left_out_and_the_results_stay_as_many(client: Client, acme: Company) -> None:
+    for name in ("flag.png", "copy.png"):  # of one colour they would be blank, and no duplicates
+        acme.refresh_from_db()
+        put_image(acme, name, halves(RED, GREEN).getvalue(), by=on_command_line())
+    flag = {"image": halves(RED, GREEN), "top": "2"}
+    assert set(names(search(client, "acme", **flag))) == {"flag", "copy"}
+    flag["image"].seek(0)
+    page = search(client, "acme", **flag, collapse="duplicates")
+    assert len({"flag", "copy"} & set(names(page))) == 1
+    assert len(set(names(page)) - {"flag", "copy"}) == 1
+    assert 'value="duplicates" checked' in page.content.decode()
 
 
 @pytest.mark.slow
