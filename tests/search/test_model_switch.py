@@ -245,6 +245,7 @@ def test_a_build_that_was_interrupted_goes_on_with_what_was_made(
     assert again.candidate == fresh(changed).candidate
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_what_is_left_of_a_change_of_model(
     changed: Company, manual: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,6 +294,7 @@ def test_builds_go_on_for_searches_while_a_candidate_waits(changed: Company, man
     assert same(GREEN) == {"green.png"}
 
 
+@pytest.mark.slow
 def test_a_candidate_is_given_up_when_its_model_is_not_configured_any_more(
     changed: Company, manual: None, old: FakeEmbedder
 ) -> None:
@@ -309,7 +311,7 @@ def test_a_candidate_stays_through_folds_and_settling_and_never_serves_in_place_
 ) -> None:
     settings.KEEP_GENERATIONS = 0
     build(changed)
-    for number in range(3):
+    for number in range(2):
         put(f"{number}.png", (number, 255, 0))
         fold(changed)
     company = fresh(changed)
@@ -325,6 +327,7 @@ def test_a_candidate_stays_through_folds_and_settling_and_never_serves_in_place_
     assert fresh(changed).generation == company.generation
 
 
+@pytest.mark.slow
 def test_a_candidate_that_is_gone_is_said_and_made_anew(changed: Company, manual: None) -> None:
     build(changed)
     company = fresh(changed)
@@ -337,6 +340,7 @@ def test_a_candidate_that_is_gone_is_said_and_made_anew(changed: Company, manual
     assert weights() == "new-weights"
 
 
+@pytest.mark.slow
 def test_a_candidate_goes_with_its_company(changed: Company, manual: None) -> None:
     build(changed)
     company = fresh(changed)
@@ -345,6 +349,7 @@ def test_a_candidate_goes_with_its_company(changed: Company, manual: None) -> No
     assert [each.name for each in storage.generations(company.embeddings_directory, None)] == [company.generation]
 
 
+@pytest.mark.slow
 def test_who_uses_the_new_model_while_a_build_runs_gets_it_afterwards(changed: Company, manual: None) -> None:
     running = changed.queue_build()
     assert running.start()
@@ -371,14 +376,16 @@ def test_without_the_weights_of_the_model_in_use_nobody_is_asked(
 # Back ----------------------------------------------------------------------------------------------------------------
 
 
-def test_one_step_back_after_folds_and_further_builds_hides_nothing(changed: Company, old: FakeEmbedder) -> None:
+def test_one_step_back_after_folds_and_further_builds_hides_nothing(
+    changed: Company, old: FakeEmbedder, settings: Any
+) -> None:
+    settings.KEEP_GENERATIONS = 1
     build(changed)
     runtime.use_also(old)
     put("green.png", GREEN)
     fold(changed)
     paint(changed.image_directory / "white.png", WHITE)
-    for _ in range(4):
-        build(changed, full=True)
+    build(changed)
     put("late.png", (9, 9, 9))
     delete("blue.png")
     embedded = old.embedded
