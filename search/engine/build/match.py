@@ -91,7 +91,7 @@ def fit_match(
     same, usual = thresholds_of(fingerprint).same, usual_line(fingerprint)
     copies = _embed_copies(_some_rows(len(vectors), _PICTURES), pictures, embedder, workers, beat)
     found = _scan(vectors, copies, vectors[_some_rows(len(vectors), _NEAREST)], same, beat)
-    return _fitted(_unfitted(usual, len(vectors), found.neighbours), list(_searches(vectors, copies, found, same)))
+    return _fitted(_unfitted(usual, len(vectors), found), list(_searches(vectors, copies, found, same)))
 
 
 def _some_rows(count: int, most: int) -> npt.NDArray[np.int64]:
@@ -192,9 +192,9 @@ def _searches(vectors: StoredVectors, copies: _Copies, found: _Found, same: floa
 # The fit ------------------------------------------------------------------------------------------------------------
 
 
-def _unfitted(line: Line, images: int, neighbours: Vectors) -> MatchFit:
-    """Return what is said of an index of so many pictures with the usual line; neighbours: see _Found."""
-    nearest, fifth = neighbours.max(axis=1), neighbours.min(axis=1)
+def _unfitted(line: Line, images: int, found: _Found) -> MatchFit:
+    """Return what is said of an index of so many pictures with the usual line."""
+    nearest, fifth = found.neighbours.max(axis=1), found.neighbours.min(axis=1)
     return MatchFit(
         *line,
         images=images,
@@ -203,6 +203,7 @@ def _unfitted(line: Line, images: int, neighbours: Vectors) -> MatchFit:
         background=_quantile(fifth, 0.5),
         nearest_low=_quantile(nearest, 0.01),
         nearest_median=_quantile(nearest, 0.5),
+        altered_low=_quantile(found.scores.max(axis=1, initial=-1), 0.03),
     )
 
 

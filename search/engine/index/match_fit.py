@@ -49,6 +49,7 @@ class MatchFit:
     background: float | None  # median score of a picture's fifth neighbour; None: hardly any two pictures differ
     nearest_low: float | None  # the quantile 0.01 of the scores of nearest neighbours, copies left out
     nearest_median: float | None
+    altered_low: float | None = None  # the quantile 0.03 of the best scores of altered copies; None: none were made
 
     def percent(self, score: float, background: float) -> float:
         """Return how likely a result of this score shows the same picture as the query, 0 to 100, to one digit.
@@ -61,7 +62,9 @@ class MatchFit:
         """Return whether a query whose best score is this looks like nothing there; None where that cannot be told."""
         if self.images < MIN_TELLING or self.nearest_low is None:
             return None
-        return best < self.nearest_low
+        # Where all pictures are alike, each has a nearer neighbour than an altered copy of it ever is.
+        lowest = self.nearest_low if self.altered_low is None else min(self.nearest_low, self.altered_low)
+        return best < lowest
 
 
 def usual_line(fingerprint: str) -> Line:

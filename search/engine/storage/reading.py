@@ -342,7 +342,7 @@ def _match_fit(entry: Any) -> MatchFit | None:
         raise ValueError(f"matches fitted on {fit.pictures} of {fit.images} pictures cannot be")
     if not (math.isfinite(fit.slope) and math.isfinite(fit.offset) and fit.slope > 0):
         raise ValueError("matches that fall as scores rise cannot be")
-    error, scores = fit.calibration_error, (fit.background, fit.nearest_low, fit.nearest_median)
+    error, scores = fit.calibration_error, (fit.background, fit.nearest_low, fit.nearest_median, fit.altered_low)
     if not (error is None or 0 <= error <= 1) or not all(score is None or -1 <= score <= 1 for score in scores):
         raise ValueError("a score or an error of the matches cannot be")
     return fit

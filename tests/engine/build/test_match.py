@@ -113,6 +113,22 @@ def test_a_fit_tells_altered_copies_from_other_pictures(shop: Shop) -> None:
     assert fit.percent(fit.nearest_median, fit.background) < 30
 
 
+def test_where_all_pictures_are_alike_altered_copies_are_not_like_nothing(shop: Shop) -> None:
+    shop.folder.mkdir()
+    shared = np.random.default_rng(0).integers(40, 216, (8, 8, 3))
+    for number in range(30):
+        own = np.random.default_rng(number).integers(-40, 41, (8, 8, 3))
+        image = Image.fromarray((shared + own).astype(np.uint8))
+        image.resize((32, 32), Image.Resampling.NEAREST).save(shop.folder / f"{number:03}.bmp")
+    shop.build()
+    fit = shop.fit
+    assert fit is not None
+    assert fit.altered_low is not None
+    assert fit.nearest_low is not None
+    assert fit.altered_low < 0.6 < fit.nearest_low
+    assert replace(fit, images=100).lacks_anything_like(fit.altered_low) is False
+
+
 def test_two_full_builds_of_the_same_pictures_say_the_same(shop: Shop) -> None:
     shop.paint(0, 30)
     shop.build()

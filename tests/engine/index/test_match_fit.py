@@ -1,6 +1,7 @@
 """How a score becomes a percentage, and what it is compared with."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,12 @@ def test_the_contrast_counts_how_many_times_nearer_a_result_is() -> None:
 @pytest.mark.parametrize(("best", "expected"), [(0.59, True), (0.6, False), (0.95, False)])
 def test_what_scores_below_nearly_all_neighbours_is_like_nothing_there(best: float, expected: bool) -> None:
     assert fit_of().lacks_anything_like(best) is expected
+
+
+def test_what_altered_copies_score_is_not_like_nothing_though_all_neighbours_are_nearer() -> None:
+    near_alike = replace(fit_of(nearest_low=0.9), altered_low=0.7)
+    assert [near_alike.lacks_anything_like(best) for best in (0.65, 0.7, 0.89)] == [True, False, False]
+    assert replace(near_alike, altered_low=0.95).lacks_anything_like(0.91) is False
 
 
 def test_a_small_index_and_one_of_copies_cannot_tell_that_nothing_is_similar() -> None:

@@ -74,7 +74,7 @@ def test_version_changes_with_every_publication(tmp_path: Path) -> None:
     assert storage.version(directory) == seen[-1]
 
 
-FIT = MatchFit(6.5, -3.1, 600, 60, 0.05, background=0.7, nearest_low=0.6, nearest_median=0.8)
+FIT = MatchFit(6.5, -3.1, 600, 60, 0.05, background=0.7, nearest_low=0.6, nearest_median=0.8, altered_low=0.55)
 
 
 def say_of_fit(directory: Path, **entries: object) -> None:
@@ -118,6 +118,7 @@ def test_a_fit_is_read_as_it_was_written(fitted: Path) -> None:
         {"background": [0.7]},
         {"nearest_low": float("nan")},
         {"nearest_median": -2},
+        {"altered_low": 1.5},
     ],
 )
 def test_a_fit_of_numbers_that_cannot_be_is_refused(fitted: Path, crafted: dict[str, object]) -> None:
@@ -132,6 +133,12 @@ def test_a_fit_that_another_version_wrote_in_fields_of_its_own_is_none(fitted: P
 
 
 def test_scores_of_a_fit_may_be_unknown(fitted: Path) -> None:
-    unknown = {"calibration_error": None, "background": None, "nearest_low": None, "nearest_median": None}
+    unknown = {
+        "calibration_error": None,
+        "background": None,
+        "nearest_low": None,
+        "nearest_median": None,
+        "altered_low": None,
+    }
     say_of_fit(fitted, **unknown)
     assert storage.info(fitted).match == replace(FIT, **unknown)
