@@ -23,7 +23,7 @@ _ROWS_A_BLOCK = 4096
 _QUERIES_A_BLOCK = 1024
 _FEW_PRODUCTS = 10**9  # of two vectors; take a minute
 _PROBED = 4  # cells
-_TRAINING_ROWS = 64  # of each cell
+_TRAINING_ROWS, _MOST_TRAINING_ROWS = 256, 20_000  # of each cell, and of all
 _SEED = 7
 
 
@@ -101,7 +101,8 @@ class SelfSearch:
 
     def _train(self, cells: int) -> Vectors:
         faiss.omp_set_num_threads(1)  # more gain little time for much work, which others wait for
-        sample = self._pictures.vectors(self._among[spread(len(self._among), _TRAINING_ROWS * cells)])
+        rows = spread(len(self._among), min(_TRAINING_ROWS * cells, _MOST_TRAINING_ROWS))
+        sample = self._pictures.vectors(self._among[rows])
         trained = faiss.Kmeans(DIMENSION, cells, niter=10, seed=_SEED, spherical=True)
         trained.train(sample)
         assert trained.centroids is not None
