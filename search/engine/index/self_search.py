@@ -1,8 +1,7 @@
 """Every picture's nearest ones, without comparing each with each.
 
 Pictures lie in cells around k-means centres, and each is compared with those in the few cells nearest to it. A few
-pictures, or a few new ones, are compared with all. What is read of the vectors is read in blocks, so a million
-pictures take some 100 MB.
+pictures, or a few new ones, are compared with all. The vectors are read in blocks and never held all at once.
 """
 
 from collections.abc import Callable, Iterator
