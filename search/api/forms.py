@@ -16,6 +16,9 @@ from search.queries import DEFAULT_TOP_K, MAX_LIKE, MAX_PICTURES, MAX_TOP_K, Fil
 from search.thumbnails import SIZES
 from tenants.models.searches import DAYS_KEPT
 
+_MAX_IGNORED = 100  # names that an answer repeats, about as many as an honest client can send
+_MAX_NAME = 100  # letters of each
+
 _NO_IMAGE = "No image: send the picture as a multipart field named image"
 _IMAGE_MESSAGES: dict[str, Any] = {
     "required": _NO_IMAGE,
@@ -253,12 +256,12 @@ def _shared(form: type[serializers.Serializer[Any]]) -> serializers.Serializer[A
 
 
 def ignored(form: type[serializers.Serializer[Any]], data: Any, query: Any = ()) -> list[str]:
-    """Return the names of what was sent without effect, sorted.
+    """Return the names of what was sent without effect, sorted: the first 100, and the first 100 letters of each.
 
     data: where the form's fields are. query: the parameters of the address, where these are none of them.
     """
     known = _shared(form).fields.keys() & set(data)
-    return sorted({*data, *query} - known)
+    return sorted({name[:_MAX_NAME] for name in {*data, *query} - known})[:_MAX_IGNORED]
 
 
 def filters(form: dict[str, Any]) -> Filters:

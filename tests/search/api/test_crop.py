@@ -94,3 +94,13 @@ def test_a_search_names_the_parameters_that_had_no_effect(client: Client, acme: 
 def test_a_search_by_id_names_the_parameters_that_had_no_effect(client: Client, acme: Company) -> None:
     response = client.get(f"/api/search/acme/{image_id(client, 'red.png')}?urls=false&size=3&size=4&image=x")
     assert response.json()["ignored_parameters"] == ["image", "size"]
+
+
+def test_an_answer_repeats_no_more_of_such_names_than_people_send(client: Client, acme: Company) -> None:
+    names = {f"{number:02}" + "\x01" * 7000: "x" for number in range(98)}
+    response = search(client, **names)
+    assert response.status_code == 200
+    assert len(response.content) < 70_000
+    assert response.json()["ignored_parameters"][1] == "01" + "\x01" * 98
+    many = client.get(f"/api/search/acme/{image_id(client, 'red.png')}", dict.fromkeys(map(str, range(500)), ""))
+    assert len(many.json()["ignored_parameters"]) == 100
