@@ -141,7 +141,7 @@ def search_like(
     index = company_index(company)
     filters = _with_groups(filters, company, index)
     if crop:
-        return _search_like_part(company, index, [*like, *unlike], crop, top_k=top_k, filters=filters)
+        return _search_like_part(company, index, [*dict.fromkeys(like), *unlike], crop, top_k=top_k, filters=filters)
     vector = _mean([_vector(index, image_id) for image_id in dict.fromkeys(like)])
     if unlike:
         away = np.mean([_vector(index, image_id) for image_id in dict.fromkeys(unlike)], axis=0)

@@ -126,6 +126,7 @@ def test_the_other_parameters_are_those_of_a_search_by_id(client: Client, acme: 
     answer = like(client, "red", "green", top_k=2, min_score=0.5, location="nowhere", page=2, image="x")
     assert (names(answer), answer.json()["ignored_parameters"]) == ([], ["image", "page"])
     assert like(client, "red", crop="0,0,1,1").status_code == 200
+    assert like(client, "red", "red", crop="0,0,1,1").status_code == 200
     assert like(client, "red", "green", crop="0,0,1,1").json()["code"] == "crop_invalid"
 
 
