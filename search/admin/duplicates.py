@@ -1,6 +1,6 @@
 """A company's duplicates in the admin: looking for them, deleting them, and saying what is none."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import combinations, product
@@ -214,31 +214,35 @@ class Duplicates(Pictures):
     # Deleting them
 
     def delete_duplicates_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Ask whether the ticked pictures are to be deleted; asked back, delete them."""
+        """Ask whether the ticked pictures are to be deleted; asked back, delete them.
+
+        It asks again where one of them has become the last copy since then: a colleague has deleted the others.
+        """
         company, choice = self.changed(request, pk), Choice.of(request.POST)
         chosen = self.chosen(request, company)
         if len(request.POST.getlist("id")) > MAX_AT_ONCE:
             self.message_user(request, f"Choose at most {MAX_AT_ONCE} pictures at a time.", messages.ERROR)
         elif not chosen:
             self.message_user(request, "No picture was deleted: choose those to delete first.", messages.WARNING)
-        elif request.POST.get("confirmed") != "1":
-            return self._ask_to_delete_duplicates(request, company, chosen, choice)
         else:
+            last = _last(_groups(company, overlay.live_index_or_empty(company), choice), chosen)
+            if request.POST.get("confirmed") != "1" or not last.ids <= set(request.POST.get("last", "").split()):
+                return self._ask_to_delete_duplicates(request, company, chosen, choice, last)
             self.delete_chosen(request, company, chosen)
         return _to_duplicates(company, choice)
 
     def _ask_to_delete_duplicates(
-        self, request: HttpRequest, company: Company, chosen: list[ImageRecord], choice: Choice
+        self, request: HttpRequest, company: Company, chosen: list[ImageRecord], choice: Choice, last: "_Last"
     ) -> HttpResponse:
         tiles = [tile(company, record, viewer=viewer_of(request), size=160) for record in chosen]
-        index = overlay.live_index_or_empty(company)
-        left_empty = _left_empty(_groups(company, index, choice), {record.id for record in chosen})
         number = f"{len(tiles)} pictures" if len(tiles) > 1 else tiles[0].name
         context = {
             "title": f"Delete {number}?",
             "tiles": tiles,
             "choice": choice,
-            "left_empty": [readable(group.leader.path) for group in left_empty],
+            "left_empty": [readable(group.leader.path) for group in last.groups],
+            "alone": [readable(record.path) for record in last.alone],
+            "last": " ".join(sorted(last.ids)),
         }
         return self._answer(request, company, "delete_duplicates", context)
 
@@ -252,7 +256,7 @@ class Duplicates(Pictures):
         if group is None:
             self.message_user(request, "This group has changed meanwhile: look again.", messages.WARNING)
             return _to_duplicates(company, choice)
-        images = [group.leader, *(member.image for member in group.members)]
+        images = _images(group)
         ticked = [image for image in images if image.id in request.POST.getlist("id")]
         if not ticked and len(images) > 1 + SHOWN_OF_A_GROUP:
             self.message_user(request, "Tick those that are no duplicates: the group is large.", messages.WARNING)
@@ -339,11 +343,30 @@ def _find(groups: Iterable[Group], leader: str) -> Group | None:
     return next((group for group in groups if group.leader.id == leader), None)
 
 
-def _left_empty(groups: Iterable[Group], ids: Collection[str]) -> Iterator[Group]:
-    """Yield the groups of which no picture would be left."""
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """What nothing would be left of, were the ticked pictures deleted."""
+
+    groups: list[Group]  # all of which is ticked
+    alone: list[ImageRecord]  # are ticked and no longer in a group: their copies were deleted, or they were replaced
+
+    @property
+    def ids(self) -> set[str]:
+        return {image.id for group in self.groups for image in _images(group)} | {image.id for image in self.alone}
+
+
+def _last(groups: Iterable[Group], chosen: Collection[ImageRecord]) -> _Last:
+    ids, grouped, left_empty = {record.id for record in chosen}, set[str](), []
     for group in groups:
-        if group.leader.id in ids and all(member.image.id in ids for member in group.members):
-            yield group
+        of_group = set(_ids(_images(group)))
+        grouped |= of_group
+        if of_group <= ids:
+            left_empty.append(group)
+    return _Last(left_empty, [record for record in chosen if record.id not in grouped])
+
+
+def _images(group: Group) -> list[ImageRecord]:
+    return [group.leader, *(member.image for member in group.members)]
 
 
 def _ids(images: Iterable[ImageRecord]) -> list[str]:

@@ -1,15 +1,18 @@
 """The page of a company's duplicates: looking for them, deleting them, saying what is none, without scripts."""
 
+import re
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from search.admin import duplicates as page
+from search.pictures import delete_image, put_image
+from tenants.audit import on_command_line
 from tenants.models import AuditEvent, Company, DuplicateSearch
 from tests.conftest import Colleague
 from tests.support.admin import CHANGE, REINDEX, VIEW, logged, messages, text, url
-from tests.support.duplicates import company_of, drawn, grouped, look
+from tests.support.duplicates import company_of, content, drawn, grouped, look
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 
 
@@ -131,6 +134,38 @@ def test_ticked_pictures_are_deleted_once_that_is_confirmed(admin_client: Client
 def test_deleting_every_copy_of_a_picture_is_warned_of(admin_client: Client, looked: Company) -> None:
     asked = post(admin_client, looked, "delete", id=ids(looked, "d.png", "e.png", "a.png"))
     assert "Nothing would be left of one group" in text(asked.content.decode())
+
+
+def hidden(response: Any, name: str) -> str:
+    found = re.search(f'name="{name}" value="([^"]*)"', response.content.decode())
+    assert found
+    return found[1]
+
+
+def test_every_copy_is_deleted_by_who_has_seen_the_warning(admin_client: Client, looked: Company) -> None:
+    chosen = ids(looked, "d.png", "e.png")
+    last = hidden(post(admin_client, looked, "delete", id=chosen), "last")
+    assert set(last.split()) == set(chosen)
+    assert "Deleted 2 pictures" in messages(post(admin_client, looked, "delete", id=chosen, last=last, confirmed="1"))
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_the_last_copy_is_not_deleted_from_a_page_that_shows_another(
+    admin_client: Client, looked: Company, change: str
+) -> None:
+    chosen = ids(looked, "e.png")
+    last = hidden(post(admin_client, looked, "delete", id=chosen), "last")
+    assert last == ""
+    by = on_command_line()
+    if change == "deleted":
+        delete_image(looked, "d.png", by=by)
+    else:
+        put_image(looked, "e.png", content(drawn(GREEN, size=40)), by=by)
+    asked = post(admin_client, looked, "delete", id=chosen, last=last, confirmed="1")
+    assert "No duplicate any more: e.png" in text(asked.content.decode())
+    assert ids(looked, "e.png") == chosen
+    post(admin_client, looked, "delete", id=chosen, last=hidden(asked, "last"), confirmed="1")
+    assert ids(looked, "e.png") == []
 
 
 def test_nothing_ticked_deletes_nothing(admin_client: Client, looked: Company) -> None:
