@@ -12,7 +12,8 @@ from django.conf import settings
 from benchmarks.finding.catalogue import Catalogue, at_once, build, name_of, opened
 from benchmarks.finding.edits import EDITS
 from search import queries
-from search.engine.index.duplicates import QUICK, Level, find_pairs
+from search.engine.index.duplicate_search import find_pairs
+from search.engine.index.duplicates import QUICK, Level
 from search.engine.index.groups import Group, groups
 from search.engine.index.records import ImageRecord
 from search.engine.pictures.decode import open_image

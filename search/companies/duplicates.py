@@ -10,7 +10,8 @@ from PIL import Image
 from search import duplicates, overlay, publication
 from search.engine import storage
 from search.engine.errors import IndexNotBuilt
-from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Progress, find_pairs
+from search.engine.index.duplicate_search import find_pairs
+from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Progress
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord
 from search.engine.pictures.decode import open_image

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from search.engine import storage
 from search.engine.errors import ImageUnreadable
 from search.engine.index import self_search
-from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Level, Progress, find_pairs
+from search.engine.index.duplicate_search import find_pairs
+from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Level, Progress
 from search.engine.index.groups import Group, groups, is_seen
 from search.engine.index.index import ImageIndex, LiveImage
 from search.engine.index.quick_test import QuickTest
@@ -242,7 +243,7 @@ def test_what_another_model_has_found_is_not_known(make: Made) -> None:
 def test_a_search_that_is_stopped_goes_on_where_it_was(make: Made, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     monkeypatch.setattr(self_search, "_CHUNK", 100)
     monkeypatch.setattr(self_search, "_FEW_PRODUCTS", few)
-    monkeypatch.setattr("search.engine.index.duplicates._BEAT_SECONDS", 0)
+    monkeypatch.setattr("search.engine.index.duplicate_search._BEAT_SECONDS", 0)
     base = some_vectors(300, seed=8)
     vectors = {f"{number:03}.png": base[number] for number in range(300)}
     vectors |= {f"{number:03}-copy.png": like(base[number], 0.99, number) for number in range(300)}
@@ -334,7 +335,7 @@ def test_a_picture_that_cannot_be_read_is_counted(make: Made) -> None:
 
 
 def test_the_most_alike_are_looked_at_where_not_all_can_be(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.engine.index.duplicates.MAX_LOOKS", 1)
+    monkeypatch.setattr("search.engine.index.duplicate_search.MAX_LOOKS", 1)
     a, b = unlike(2)
     index = make({"a.png": a, "a2.png": like(a, 0.9), "b.png": b, "b2.png": like(b, 0.95)})
     drawn = {"a.png": SCENE, "a2.png": SCENE, "b.png": scene(3), "b2.png": scene(3)}

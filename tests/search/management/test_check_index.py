@@ -22,6 +22,7 @@ from search.tasks import carry_out_build
 from tenants.models import Company
 from tests.conftest import picture
 from tests.support.damage import flip_a_byte
+from tests.support.drawing import scene
 from tests.support.fakes import BLUE, GREEN, RED
 from tests.support.indexes import OUR_FILES, clustered, flask_directory, some_records, some_vectors
 
@@ -128,6 +129,8 @@ def test_a_missing_file_is_found(acme: Company, name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_another_index_is_found(acme: Company, make_company: MakeCompany, name: str) -> None:
     globex = make_company("globex", {"green.png": GREEN, "white.png": (255, 255, 255), "x.png": (1, 2, 3)})
+    scene(1).save(globex.image_directory / "x.png")  # one colour alone is hashed as any other
+    call_command("build_embeddings", company="globex")
     shutil.copy(globex.embeddings_directory / name, acme.embeddings_directory / name)
     if (acme.embeddings_directory / name).read_bytes() == b"{}":  # no ids were given to either
         return
