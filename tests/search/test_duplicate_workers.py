@@ -33,6 +33,7 @@ def killed_worker(site: Site, place: str) -> Process:
     return site.manage("build_worker", "--interval=0.05", "--no-startup-delay", die_after=place)
 
 
+@pytest.mark.slow
 def test_a_search_whose_worker_is_killed_is_finished_by_another(site: Site, embedder: FakeEmbedder) -> None:
     acme = acme_with_duplicates()
     search = DuplicateSearch.objects.ask(acme)

@@ -306,6 +306,7 @@ def test_a_candidate_is_given_up_when_its_model_is_not_configured_any_more(
     assert candidate not in [each.name for each in publication.generations(fresh(changed))]
 
 
+@pytest.mark.slow
 def test_a_candidate_stays_through_folds_and_settling_and_never_serves_in_place_of_another(
     changed: Company, manual: None, settings: Any
 ) -> None:
@@ -376,6 +377,7 @@ def test_without_the_weights_of_the_model_in_use_nobody_is_asked(
 # Back ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_step_back_after_folds_and_further_builds_hides_nothing(
     changed: Company, old: FakeEmbedder, settings: Any
 ) -> None:
@@ -397,6 +399,7 @@ def test_one_step_back_after_folds_and_further_builds_hides_nothing(
     assert "blue.png" not in found(BLUE)
 
 
+@pytest.mark.slow
 def test_builds_stay_with_the_model_before_until_somebody_uses_the_new_one(
     changed: Company, old: FakeEmbedder, new: FakeEmbedder
 ) -> None:
@@ -416,6 +419,7 @@ def test_builds_stay_with_the_model_before_until_somebody_uses_the_new_one(
     assert not stand(fresh(changed)).keeps_own
 
 
+@pytest.mark.slow
 def test_a_rollback_to_an_index_of_the_model_before_hides_nothing(changed: Company, old: FakeEmbedder) -> None:
     build(changed)
     runtime.use_also(old)
@@ -427,6 +431,7 @@ def test_a_rollback_to_an_index_of_the_model_before_hides_nothing(changed: Compa
     assert weights() == "fake-weights"
 
 
+@pytest.mark.slow
 def test_changes_that_an_index_in_place_of_another_hides_are_embedded_by_a_fold(
     changed: Company, old: FakeEmbedder
 ) -> None:

@@ -96,6 +96,7 @@ def forget_fit(target: Path) -> None:
     write_sums_anew(target)
 
 
+@pytest.mark.slow
 def test_a_fit_tells_altered_copies_from_other_pictures(shop: Shop) -> None:
     shop.paint(0, 64)
     shop.build()
@@ -113,6 +114,7 @@ def test_a_fit_tells_altered_copies_from_other_pictures(shop: Shop) -> None:
     assert fit.percent(fit.nearest_median, fit.background) < 30
 
 
+@pytest.mark.slow
 def test_where_all_pictures_are_alike_altered_copies_are_not_like_nothing(shop: Shop) -> None:
     shop.folder.mkdir()
     shared = np.random.default_rng(0).integers(40, 216, (8, 8, 3))
@@ -129,6 +131,7 @@ def test_where_all_pictures_are_alike_altered_copies_are_not_like_nothing(shop: 
     assert replace(fit, images=100).lacks_anything_like(fit.altered_low) is False
 
 
+@pytest.mark.slow
 def test_two_full_builds_of_the_same_pictures_say_the_same(shop: Shop) -> None:
     shop.paint(0, 30)
     shop.build()

@@ -176,6 +176,7 @@ def test_pictures_said_to_be_no_duplicates_are_in_no_group_together(make: Made) 
     assert not {leader.path, other.path} <= {found[0].leader.path, *(each.image.path for each in found[0].members)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", ["equal vectors", "near vectors", "equal hashes"])
 def test_thousands_alike_are_one_group_and_not_millions_of_pairs(make: Made, alike: str) -> None:
     a, _ = unlike(2)

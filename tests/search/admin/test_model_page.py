@@ -196,6 +196,7 @@ def test_the_confined_see_and_change_only_theirs(
     assert (acme.builds.active().count(), globex.builds.active().count()) == (1, 0)
 
 
+@pytest.mark.slow
 def test_many_companies_are_shown_page_by_page(admin_client: Client, db: None) -> None:
     Company.objects.bulk_create(Company(name=f"company-{number:02}") for number in range(51))
     first, second = (text(admin_client.get(f"{PAGE}?page={number}").content.decode()) for number in (1, 2))
@@ -218,6 +219,7 @@ def test_by_hand_it_waits_with_what_changes_until_somebody_uses_it(
     assert "up to date" in row(admin_client, "acme")
 
 
+@pytest.mark.slow
 def test_one_step_back_and_forward_again(admin_client: Client, acme: Company, new_model: FakeEmbedder) -> None:
     confirm(admin_client, for_one("rebuild", acme))
     carry_out_all()
@@ -231,6 +233,7 @@ def test_one_step_back_and_forward_again(admin_client: Client, acme: Company, ne
     assert weights_of(acme) == "new-weights"
 
 
+@pytest.mark.slow
 def test_each_step_is_audited_and_logged(admin_client: Client, acme: Company, new_model: FakeEmbedder) -> None:
     for action in ("rebuild", "back", "use"):
         confirm(admin_client, for_one(action, acme))
@@ -244,6 +247,7 @@ def test_each_step_is_audited_and_logged(admin_client: Client, acme: Company, ne
     ]
 
 
+@pytest.mark.slow
 def test_all_leaves_out_who_went_back(
     admin_client: Client, acme: Company, new_model: FakeEmbedder, make_company: Any, embedder: FakeEmbedder
 ) -> None:

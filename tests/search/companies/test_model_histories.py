@@ -134,6 +134,7 @@ MOST = 40  # histories, each of which takes a third of a second
 STEPS = ("put", "delete", "build", "fold", "work", "configure", "choose", "use", "back", "roll_back")
 
 
+@pytest.mark.slow
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 4)), max_size=30))
 @examples(
     max_examples=min(MOST, examples.default.max_examples),
