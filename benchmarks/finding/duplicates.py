@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 
 from benchmarks.finding.catalogue import Catalogue, at_once, build, name_of, opened
-from benchmarks.finding.edits import EDITS
+from benchmarks.finding.edits import COLLAGE, EDITS
 from search import queries
 from search.engine.index.duplicate_search import find_pairs
 from search.engine.index.duplicates import QUICK, Level
@@ -21,7 +21,7 @@ from search.engine.pictures.second_look import MIN_SIDE
 from tenants.models import Company
 
 _SAME_FILE = "the same file"
-_KINDS = (_SAME_FILE, *EDITS)
+_KINDS = (_SAME_FILE, *(kind for kind in EDITS if kind != COLLAGE))  # a collage is no duplicate of its parts
 _COPIES = "copies"
 _SHOWN = 20  # false pairs that the figures name
 _LEVELS = {"exact": {Level.EXACT}, "same": QUICK, "edited": {*QUICK, Level.EDITED}}
@@ -38,7 +38,13 @@ def figures(catalogue: Catalogue) -> dict[str, Any]:
     pairs = find_pairs(index, open_picture=partial(_open, company))
     seconds = time.process_time() - began
     levels = {name: _figures(groups(pairs, index, levels=levels), kind_of) for name, levels in _LEVELS.items()}
-    return {"pictures": len(index), "cpu_seconds": seconds, "looks": pairs.looks, "levels": levels}
+    return {
+        "pictures": len(index),
+        "cpu_seconds": seconds,
+        "looks": pairs.looks,
+        "unreadable": pairs.unreadable,
+        "levels": levels,
+    }
 
 
 def _with_copies(catalogue: Catalogue) -> tuple[Company, dict[str, str]]:
@@ -65,7 +71,7 @@ def _with_copies(catalogue: Catalogue) -> tuple[Company, dict[str, str]]:
 
 def _open(company: Company, record: ImageRecord) -> Any:
     file = company.image_directory / record.path
-    return open_image(file, name=record.name, max_pixels=settings.MAX_PIXELS, min_side=MIN_SIDE)
+    return open_image(file, name=record.path, max_pixels=settings.MAX_PIXELS, min_side=MIN_SIDE)
 
 
 def _figures(found: list[Group], kind_of: dict[str, str]) -> dict[str, Any]:
@@ -75,7 +81,12 @@ def _figures(found: list[Group], kind_of: dict[str, str]) -> dict[str, Any]:
         paths = {group.leader.path, *(member.image.path for member in group.members)}
         hits.update(kind_of[path] for path in paths & kind_of.keys() if _original(path) in paths)
         false += [
-            {"pictures": [group.leader.path, member.image.path], "level": member.level.word, "score": member.score}
+            {
+                "pictures": [group.leader.path, member.image.path],
+                "edits": [kind_of.get(group.leader.path, ""), kind_of.get(member.image.path, "")],
+                "level": member.level.word,
+                "score": member.score,
+            }
             for member in group.members
             if _original(member.image.path) != _original(group.leader.path)
         ]

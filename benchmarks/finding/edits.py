@@ -211,6 +211,8 @@ def _collage(picture: Picture, rng: Generator, others: Sequence[Picture]) -> byt
     return encoded(collage)
 
 
+COLLAGE = "collage of four"
+
 EDITS: dict[str, Edit] = {
     "saved again, JPEG 95": _file("JPEG", 95),
     "JPEG 50": _file("JPEG", 50),
@@ -247,7 +249,7 @@ EDITS: dict[str, Edit] = {
     "text over it": _edit(_captioned),
     "watermark": _edit(_watermarked),
     "an eighth hidden": _edit(_partly_hidden),
-    "collage of four": _collage,
+    COLLAGE: _collage,
 }
 
 BORDERS = ("white border", "black border", "letterbox", "white telephone screen", "black telephone screen")  # uniform

@@ -7,7 +7,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-_COLOURS = ("tab:blue", "tab:orange", "tab:green")
+_COLOURS = {"photographs": "tab:blue", "shelf": "tab:orange", "mixed": "tab:green"}
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -21,7 +21,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     plot_match(axes["match"], catalogues)
     _duplicates(axes["duplicates"], catalogues)
     crops = {name: _crop_shares(of["crops"]) for name, of in catalogues.items()}
-    _bars(axes["crops"], crops, title="Product that is a part of the picture, found first")
+    _bars(axes["crops"], crops, title="Products in a scene, found first")
     several = {name: _precisions(of["several"]) for name, of in catalogues.items() if of["several"]}
     _bars(axes["several"], several, title="Of the first ten, in the folder looked for")
     machine = results["machine"]
@@ -40,13 +40,13 @@ def plot_reliability(results: dict[str, Any], path: Path) -> None:
 
 def plot_match(axes: Axes, catalogues: dict[str, Any]) -> None:
     axes.plot([0, 100], [0, 100], "--", color="tab:gray", label="as true as it says")
-    for (name, of), colour in zip(catalogues.items(), _COLOURS, strict=False):
+    for name, of in catalogues.items():
         match = of["trust"]["match"]
         if match:
             tenths = [tenth for tenth in match["reliability"] if tenth["results"] >= 10]
             label = f"{_label(name, of)}, off by {100 * match['calibration_error']:.0f} % on average"
             shown, true = ([tenth[key] for tenth in tenths] for key in ("shown", "true"))
-            axes.plot(shown, true, "o-", color=colour, label=label)
+            axes.plot(shown, true, "o-", color=_COLOURS[name], label=label)
     axes.set(xlabel="match of the first result, %", ylabel="was the same picture, %", title="How true match is")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
@@ -54,14 +54,21 @@ def plot_match(axes: Axes, catalogues: dict[str, Any]) -> None:
 
 def _copies(axes: Axes, catalogues: dict[str, Any]) -> None:
     kinds = list(next(iter(catalogues.values()))["copies"]["kinds"])[::-1]
-    for number, ((name, of), colour) in enumerate(zip(catalogues.items(), _COLOURS, strict=False)):
+    for number, (name, of) in enumerate(catalogues.items()):
+        colour = _COLOURS[name]
         places = [place + 0.25 * (1 - number) for place in range(len(kinds))]
         figures = [of["copies"]["kinds"][kind] for kind in kinds]
         axes.plot([100 * each["untrimmed"] for each in figures], places, "o", markerfacecolor="none", color=colour)
         axes.plot([100 * each["found_first"] for each in figures], places, "o", color=colour, label=_label(name, of))
     axes.plot([], [], "o", markerfacecolor="none", color="tab:gray", label="before borders were trimmed")
-    axes.set(yticks=range(len(kinds)), yticklabels=kinds, xlabel="%", title="Edited copies whose original comes first")
-    axes.legend(fontsize=8, loc="lower left")
+    axes.set(
+        yticks=range(len(kinds)),
+        yticklabels=kinds,
+        xlim=(-3, 103),
+        xlabel="%",
+        title="Edited copies whose original comes first",
+    )
+    axes.legend(fontsize=8, loc="upper left")
     axes.grid(alpha=0.3)
 
 
@@ -80,8 +87,8 @@ def _duplicates(axes: Axes, catalogues: dict[str, Any]) -> None:
 
 
 def _crop_shares(crops: dict[str, Any]) -> dict[str, float]:
-    ways = {"without": "no box", "with_box": "box", "with_box_15_percent_off": "box 15 % off"}
-    return {f"{area}, {label}": 100 * of[way] for area, of in crops.items() for way, label in ways.items()}
+    ways = {"without": "no box", "with_box": "box", "with_box_15_percent_off": "15 % off"}
+    return {f"{label}\n{area}": 100 * of[way] for area, of in crops.items() for way, label in ways.items()}
 
 
 def _precisions(several: dict[str, float]) -> dict[str, float]:
@@ -93,13 +100,13 @@ def _bars(axes: Axes, groups: dict[str, dict[str, float]], *, title: str) -> Non
     """Draw percents by name, the catalogues beside each other."""
     names = list(next(iter(groups.values())))
     width = 0.8 / len(groups)
-    for number, ((catalogue, values), colour) in enumerate(zip(groups.items(), _COLOURS, strict=False)):
+    for number, (catalogue, values) in enumerate(groups.items()):
         places = [place + width * (number - (len(groups) - 1) / 2) for place in range(len(names))]
-        drawn = axes.bar(places, [values[name] for name in names], width, color=colour, label=catalogue)
+        drawn = axes.bar(places, [values[name] for name in names], width, color=_COLOURS[catalogue], label=catalogue)
         axes.bar_label(drawn, fmt="%.0f", fontsize=7)
-    axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 4 else 0, fontsize=8)
-    axes.set(ylabel="%", ylim=(0, 108), title=title)
-    axes.legend(fontsize=8)
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set(ylabel="%", ylim=(0, 125), title=title)
+    axes.legend(fontsize=8, loc="upper left", ncols=len(groups))
 
 
 def _label(name: str, of: dict[str, Any]) -> str:

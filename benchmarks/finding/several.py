@@ -21,14 +21,15 @@ def figures(catalogue: Catalogue, *, count: int) -> dict[str, Any] | None:
     """Return P@10 with one and with three pictures of a folder, and of "like" without and with "unlike".
 
     What is searched with is not among the results, of which there are ten in any case. unlike: the first two results
-    of the search before that lie in another folder, which count for neither search. None where folders are small.
+    of the search before that lie in another folder, which count for neither search. None where folders are small, and
+    for drawn catalogues, whose folders say little of what is to be seen.
     """
     folders: dict[Path, list[Path]] = {}
     for picture in catalogue.present:
         folders.setdefault(picture.parent, []).append(picture)
     large = [pictures for pictures in folders.values() if len(pictures) >= _FEWEST]
     chosen = catalogue.some([picture for pictures in large for picture in pictures], count)
-    if len(large) < 2:
+    if catalogue.drawn or len(large) < 2:
         return None
     one, three = np.mean(at_once(lambda picture: _several(catalogue, picture, folders), chosen), axis=0)
     like, unlike = np.mean(at_once(lambda picture: _unlike(catalogue, picture), chosen), axis=0)
