@@ -194,7 +194,8 @@ class _Build:
             published = None
             if not self._is_done_already(rows_by_path[indexed], plan.signatures[indexed]):
                 self._write(plan, workspace, numbers, indexed, writer)
-                fit = partial(self._fit_match, [plan.paths[number] for number in indexed])
+                paths = [plan.paths[number] for number in indexed]
+                fit = partial(self._fit_match, paths, kept=int(np.count_nonzero(plan.rows[indexed] != EMBED)))
                 published = writer.publish(self._info(), publish, given_ids=self._given_ids, fit=fit, beat=self._beat)
             workspace.clear()
         return self._outcome(plan, len(indexed), published)
@@ -496,10 +497,13 @@ class _Build:
             live_sequence=self._live_sequence,
         )
 
-    def _fit_match(self, paths: list[str], vectors: StoredVectors) -> MatchFit | None:
-        """Return how scores become percentages in the index of these vectors; paths: of each row."""
+    def _fit_match(self, paths: list[str], vectors: StoredVectors, *, kept: int) -> MatchFit | None:
+        """Return how scores become percentages in the index of these vectors.
+
+        paths: of each row. kept: how many of the pictures are from the previous index.
+        """
         before = self._kept.info.match if self._kept else None
-        if self._kept and still_serves(before, images=len(paths)):
+        if self._kept and 2 * kept >= len(paths) and still_serves(before, images=len(paths)):
             return before
         pictures = Pictures(self._folder, paths, self._options.max_pixels)
         return fit_match(vectors, pictures, embedder=self._embedder, workers=self._options.workers, beat=self._beat)

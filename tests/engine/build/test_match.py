@@ -204,6 +204,23 @@ def test_builds_keep_the_fit_until_the_index_has_doubled_or_halved(shop: Shop) -
     assert shop.fit == first
 
 
+def test_builds_keep_the_fit_until_most_pictures_are_others(shop: Shop) -> None:
+    shop.paint(0, 8)
+    shop.build()
+    first = shop.fit
+    shop.remove(0, 4)
+    shop.paint(8, 12)
+    shop.build()
+    assert shop.fit == first
+    shop.remove(4, 9)
+    shop.paint(12, 17)
+    shop.build()
+    other = shop.fit
+    assert other is not None
+    assert other.images == 8
+    assert other.nearest_median != first.nearest_median
+
+
 @pytest.mark.slow
 def test_the_thirtieth_picture_makes_a_fit_of_its_own(shop: Shop) -> None:
     shop.paint(0, 29)
