@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from django.db.models import Count, Max
+from django.db.models import Count, Max, QuerySet
 
 from search import publication
 from search.engine import storage
@@ -45,8 +45,11 @@ _lock = threading.Lock()  # guards the table, and nothing slow happens under it
 
 def has_looked(company: Company) -> bool:
     """Return whether a search for the company's duplicates has come to its end, and what it found is still there."""
-    ended = company.duplicate_searches.filter(status=DuplicateSearch.Status.SUCCEEDED)
-    return bool(storage.duplicates_stamp(company.embeddings_directory)) and ended.exists()
+    return bool(storage.duplicates_stamp(company.embeddings_directory)) and _ended(company).exists()
+
+
+def _ended(company: Company) -> QuerySet[DuplicateSearch]:
+    return company.duplicate_searches.filter(status=DuplicateSearch.Status.SUCCEEDED)
 
 
 def groups_of(company: Company, index: ImageIndex, *, levels: Collection[Level] = ALL) -> list[Group]:
@@ -57,22 +60,24 @@ def groups_of(company: Company, index: ImageIndex, *, levels: Collection[Level] 
     if not has_looked(company):
         raise _not_looked(company)
     chosen = frozenset(levels)
+    if chosen == {Level.EDITED} and not _ended(company).filter(edited=True).exists():
+        raise _not_looked(company, copies="edited copies")
     grouped = _of(index)
     with grouped.lock:
         _refresh(grouped, company)
-        if grouped.pairs is None:
+        if grouped.pairs is None or grouped.pairs.fingerprint != index.info.fingerprint:  # another model's vectors
             raise _not_looked(company)
         if chosen not in grouped.groups:
             grouped.groups[chosen] = groups(grouped.pairs, index, levels=chosen, apart=grouped.apart)
         return grouped.groups[chosen]
 
 
-def _not_looked(company: Company) -> NotLookedYet:
+def _not_looked(company: Company, *, copies: str = "duplicates") -> NotLookedYet:
     active = company.duplicate_searches.active().first()
     if active:
-        return NotLookedYet(f"The duplicates of '{company}' are being looked for, {active.percent} % of this stage")
+        return NotLookedYet(f"The {copies} of '{company}' are being looked for, {active.percent} % of this stage")
     return NotLookedYet(
-        f"Nobody has looked for duplicates of '{company}' yet: start the search for them on the company's page in the "
+        f"Nobody has looked for {copies} of '{company}' yet: start the search for them on the company's page in the "
         f"admin, or with manage.py duplicates --company {company} --look"
     )
 

@@ -9,6 +9,6 @@ fold_wanted = Signal()
 # Sent inside the transaction that queues a search for duplicates, with search=DuplicateSearch.
 duplicate_search_queued = Signal()
 
-# Sent when a build or fold has published an index of a company, with company=Company; what is new in it may have
-# duplicates.
+# Sent when a build, a fold or a rollback has published an index of a company, with company=Company; what is new in it
+# may have duplicates.
 index_published = Signal()

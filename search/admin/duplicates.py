@@ -269,7 +269,7 @@ class Duplicates(Pictures):
         self.log_change(request, company, f"Marked {named} as not duplicates.")
         others = "the others of the group" if ticked else "each other"
         text = f"{named} will not be shown as duplicates of {others} again. Undo it under “Not duplicates”."
-        self.message_user(request, text[0].upper() + text[1:], messages.SUCCESS)
+        self.message_user(request, text, messages.SUCCESS)
         return _to_duplicates(company, choice)
 
     def apart_view(self, request: HttpRequest, pk: int) -> HttpResponse:

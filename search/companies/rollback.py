@@ -14,7 +14,7 @@ from search.engine.errors import IndexNotBuilt
 from search.live_vectors import embed_missing
 from tenants import audit
 from tenants.models import Company
-from tenants.signals import fold_wanted
+from tenants.signals import fold_wanted, index_published
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ def roll_back(
     confirm = partial(_noted_without_build, company, target, embed, cancel_build=cancel_build, by=by)
     publication.publish_again(company, target.name, made_from=company.generation, confirm=confirm)
     fold_wanted.send_robust(Company, company=company)
+    index_published.send_robust(Company, company=company)
     return replace(target, published=True)
 
 

@@ -7,6 +7,7 @@ import pytest
 from django.test import Client
 
 from search.admin import duplicates as page
+from search.companies.duplicates import carry_out
 from search.pictures import delete_image, put_image
 from tenants.audit import on_command_line
 from tenants.models import AuditEvent, Company, DuplicateSearch
@@ -75,6 +76,15 @@ def test_before_anybody_has_looked_it_offers_to(admin_client: Client, acme: Comp
 def test_a_search_for_none_but_quick_ones_can_be_asked_for(admin_client: Client, acme: Company) -> None:
     post(admin_client, acme, "look", quick="1")
     assert not DuplicateSearch.objects.get().edited
+
+
+def test_what_nobody_has_looked_for_leaves_the_choice_of_others(admin_client: Client, acme: Company) -> None:
+    search = DuplicateSearch.objects.claim(acme, edited=False, by=on_command_line())
+    assert search
+    carry_out(search)
+    html = show(admin_client, acme, "?level=edited").content.decode()
+    assert "Nobody has looked for these of acme yet" in text(html)
+    assert 'value="exact"' in html
 
 
 def test_a_running_search_shows_how_far_it_is_and_can_be_cancelled(admin_client: Client, acme: Company) -> None:

@@ -2,11 +2,13 @@
 
 import pytest
 
-from search import overlay
+from search import overlay, runtime
 from search.companies.duplicates import carry_out
 from search.companies.removal import delete_company
+from search.companies.rollback import roll_back
 from search.duplicates import NotLookedYet
 from search.engine.errors import IndexNotBuilt
+from search.engine.index.duplicates import Level
 from search.engine.storage.layout import home
 from search.pictures import delete_image, put_image
 from search.stopping import StopRequested
@@ -71,6 +73,41 @@ def test_after_a_build_what_is_new_is_looked_at_without_being_asked(acme: Compan
     assert queued.start()
     carry_out(queued)
     assert sorted(map(sorted, grouped(acme))) == [["a.png", "b.png"], ["c.png", "d.png"]]
+
+
+def test_after_going_back_what_is_new_is_looked_at_without_being_asked(acme: Company) -> None:
+    save(acme, "c.png", drawn(RED))
+    rebuild(acme)
+    look(acme)
+    roll_back(acme, by=on_command_line())
+    assert acme.duplicate_searches.active().exists()
+
+
+def test_what_another_model_has_found_tells_nothing_of_an_index(acme: Company, embedder: FakeEmbedder) -> None:
+    look(acme)
+    runtime.use(FakeEmbedder("e" * 64, weights="new-weights", first=500))
+    runtime.use_also(embedder)
+    rebuild(acme)
+    with pytest.raises(NotLookedYet, match="are being looked for"):
+        grouped(acme)
+    look(acme)
+    assert grouped(acme) == [["a.png", "b.png"]]
+    roll_back(acme, by=on_command_line())
+    with pytest.raises(NotLookedYet, match="are being looked for"):
+        grouped(acme)
+
+
+def test_edited_copies_are_unknown_until_somebody_has_looked_for_them(acme: Company) -> None:
+    quick = DuplicateSearch.objects.claim(acme, edited=False, by=on_command_line())
+    assert quick
+    carry_out(quick)
+    assert grouped(acme) == [["a.png", "b.png"]]
+    with pytest.raises(NotLookedYet, match="Nobody has looked for edited copies"):
+        grouped(acme, {Level.EDITED})
+    search = DuplicateSearch.objects.ask(acme, edited=True)
+    assert search.start()
+    carry_out(search)
+    assert grouped(acme, {Level.EDITED}) == []
 
 
 def test_a_company_that_nobody_has_looked_through_is_left_alone_by_builds(acme: Company) -> None:
