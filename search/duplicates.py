@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from typing import TypeGuard
 from weakref import WeakKeyDictionary
 
 from django.db.models import Count, Max, QuerySet
@@ -65,11 +66,16 @@ def groups_of(company: Company, index: ImageIndex, *, levels: Collection[Level] 
     grouped = _of(index)
     with grouped.lock:
         _refresh(grouped, company)
-        if grouped.pairs is None or grouped.pairs.fingerprint != index.info.fingerprint:  # another model's vectors
+        if not _are_known(grouped.pairs, index):
             raise _not_looked(company)
         if chosen not in grouped.groups:
             grouped.groups[chosen] = groups(grouped.pairs, index, levels=chosen, apart=grouped.apart)
         return grouped.groups[chosen]
+
+
+def _are_known(pairs: DuplicatePairs | None, index: ImageIndex) -> TypeGuard[DuplicatePairs]:
+    """Return whether a search has come to its end with vectors of the model of index."""
+    return pairs is not None and pairs.ended and pairs.fingerprint == index.info.fingerprint
 
 
 def _not_looked(company: Company, *, copies: str = "duplicates") -> NotLookedYet:

@@ -59,7 +59,7 @@ def find_pairs(
     except BaseException:
         keep(search.found())
         raise
-    return search.found()
+    return replace(search.found(), ended=True)
 
 
 class _Search:

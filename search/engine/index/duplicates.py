@@ -45,6 +45,7 @@ class DuplicatePairs:
     looks: int = 0  # second looks so far
     looks_left_out: int = 0  # that were worth one, beyond the most that one search takes
     unreadable: int = 0  # looks for which a picture could not be read
+    ended: bool = False  # a search has come to its end; what is new since then is little
 
     def count(self, levels: Set[Level] = ALL) -> int:
         """Return how many pairs were found at these levels."""

@@ -34,6 +34,7 @@ def write_duplicates(directory: Path, pairs: DuplicatePairs) -> None:
     header = {
         "format": _FORMAT,
         "fingerprint": pairs.fingerprint,
+        "ended": pairs.ended,
         "sizes": {name: len(array) for name, array in arrays.items()},
         "sha256": hashlib.sha256(content).hexdigest(),
         **{name: getattr(pairs, name) for name in _COUNTS},
@@ -79,6 +80,8 @@ def _parse(content: bytes) -> DuplicatePairs:
         raise ValueError("it is of another format, or damaged")
     if header["fingerprint"] is not None and not isinstance(header["fingerprint"], str):
         raise ValueError("its fingerprint is no text")
+    if not isinstance(header["ended"], bool):
+        raise ValueError("it does not say whether the search has come to its end")
     if any(type(header[name]) is not int or not 0 <= header[name] <= _LARGEST for name in _COUNTS):
         raise ValueError("a count is no number of anything")
     arrays, start = {}, 0
@@ -89,7 +92,8 @@ def _parse(content: bytes) -> DuplicatePairs:
         raise ValueError("it is longer than it says")
     _require_sense(arrays)
     counts = {name: header[name] for name in _COUNTS}
-    return DuplicatePairs(header["fingerprint"], arrays["seen"], arrays["pairs"], arrays["waiting"], **counts)
+    found = (arrays["seen"], arrays["pairs"], arrays["waiting"])
+    return DuplicatePairs(header["fingerprint"], *found, **counts, ended=header["ended"])
 
 
 def _require_sense(arrays: dict[str, npt.NDArray[np.void]]) -> None:

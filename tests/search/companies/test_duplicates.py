@@ -9,6 +9,7 @@ from search.companies.rollback import roll_back
 from search.duplicates import NotLookedYet
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.duplicates import Level
+from search.engine.storage.duplicates import drop_duplicates
 from search.engine.storage.layout import home
 from search.pictures import delete_image, put_image
 from search.stopping import StopRequested
@@ -151,6 +152,30 @@ def test_a_search_that_gives_way_goes_on_from_what_it_has_found(acme: Company) -
     assert search.start()
     carry_out(search)
     assert grouped(acme) == [["a.png", "b.png"]]
+
+
+def test_a_search_that_begins_anew_tells_nothing_until_its_end(acme: Company) -> None:
+    look(acme)
+    drop_duplicates(acme.embeddings_directory)
+    search = DuplicateSearch.objects.ask(acme)
+    assert search.start()
+    with pytest.raises(StopRequested):
+        carry_out(search, others_wait=lambda: True)
+    with pytest.raises(NotLookedYet, match="are being looked for"):
+        grouped(acme)
+    assert search.start()
+    carry_out(search)
+    assert grouped(acme) == [["a.png", "b.png"]]
+
+
+def test_new_pictures_that_are_being_looked_at_hide_nothing(acme: Company) -> None:
+    look(acme)
+    put(acme, "d.png", BLUE)
+    search = DuplicateSearch.objects.ask(acme)
+    assert search.start()
+    with pytest.raises(StopRequested):
+        carry_out(search, others_wait=lambda: True)
+    assert ["a.png", "b.png"] in grouped(acme)
 
 
 def test_a_search_that_is_cancelled_keeps_what_it_has_found_to_itself(acme: Company) -> None:
