@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.test import Client
 from PIL import Image
 
-from search import overlay
+from search import overlay, queries
 from search.pictures import delete_image, put_image
 from tenants.audit import on_command_line
 from tenants.models import Company, NotDuplicates
@@ -49,6 +49,13 @@ def test_the_best_of_each_group_is_shown_and_as_many_others_as_are_asked_for(cli
     found = search(client, drawn(RED), top_k=3)
     assert (found[0], set(found[1:])) == ("red/0.png", {"blue.png", "green.png"})
     assert search(client, drawn(RED), top_k=1) == ["red/0.png"]
+
+
+def test_a_search_ends_where_copies_hardly_do(client: Client, either: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "_DEEPEST", 10)
+    assert search(client, drawn(RED), top_k=3) == ["red/0.png"]
+    monkeypatch.setattr(queries, "_DEEPEST", 13)
+    assert len(search(client, drawn(RED), top_k=3)) == 2
 
 
 def test_the_best_that_the_filters_allow_is_shown(client: Client, either: Company) -> None:
