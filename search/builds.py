@@ -69,14 +69,14 @@ def _carry_out(build: IndexBuild, options: BuildOptions, on_progress: Callable[[
 def _record(build: IndexBuild, outcome: BuildOutcome) -> None:
     skipped = (SkippedImage(build=build, path=file.path, reason=file.reason) for file in outcome.skipped_files)
     SkippedImage.objects.bulk_create(skipped, batch_size=1000)
-    Company.objects.filter(pk=build.company_id).forget_stored()  # others may have written to the folder
-    build.succeed(
+    build.succeed(  # before the company's row, as all lock the two
         **counts(outcome.progress),
         total_images=outcome.total_images,
         full_reason=outcome.full_reason,
         neighbours_tried=outcome.neighbours.tried if outcome.neighbours else None,
         neighbours_own=outcome.neighbours.own if outcome.neighbours else None,
     )
+    Company.objects.filter(pk=build.company_id).forget_stored()  # others may have written to the folder
 
 
 def _build(build: IndexBuild, heart: BuildHeart, options: BuildOptions) -> BuildOutcome:

@@ -135,9 +135,8 @@ def use_new(company: Company, *, by: audit.Actor) -> IndexBuild:
     if now.is_current and not now.keeps_own:
         raise NoOtherModel(f"{company} uses the new model already")
     with transaction.atomic():
-        Company.objects.filter(pk=company.pk).update(own_model="")
         audit.record(by, audit.Action.MODEL_CHOSEN, company, f"the new one: {runtime.configured_model()}")
-        return company.queue_build(switch=True, by=by)
+        return _queue_build(company, own_model="", by=by)
 
 
 def step_back(company: Company, *, by: audit.Actor) -> IndexBuild:
@@ -150,9 +149,14 @@ def step_back(company: Company, *, by: audit.Actor) -> IndexBuild:
     if before is None:
         raise NoOtherModel(f"{company} has no model before to go back to")
     with transaction.atomic():
-        Company.objects.filter(pk=company.pk).update(own_model=before.fingerprint)
         audit.record(by, audit.Action.MODEL_CHOSEN, company, f"the one before: {before}")
-        return company.queue_build(switch=True, by=by)
+        return _queue_build(company, own_model=before.fingerprint, by=by)
+
+
+def _queue_build(company: Company, *, own_model: str, by: audit.Actor) -> IndexBuild:
+    build = company.queue_build(switch=True, by=by)  # before the company's row, as builds that publish lock the two
+    Company.objects.filter(pk=company.pk).update(own_model=own_model)
+    return build
 
 
 def look_after_weights() -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ from django.db import close_old_connections, connections
 from django.test import Client
 
 from search import runtime
+from search.builds import run_build
+from search.companies.model_change import step_back, use_new
+from search.engine.build.builder import BuildProgress
 from search.engine.pictures import shelf
 from search.tasks import carry_out_build
+from tenants.audit import on_command_line
 from tenants.models import Company, IndexBuild, LiveChange, SearchUsage
 from tests.conftest import paint, picture
 from tests.search.management.test_check_index import check
@@ -26,6 +31,7 @@ from tests.support.databases import on_postgresql, on_sqlite
 from tests.support.disks import RefusingOs, fill_up
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.processes import Site
+from tests.support.waiting import eventually
 
 BUSY = {
     "success": False,
@@ -239,6 +245,68 @@ def test_a_search_with_a_key_does_not_wait_for_who_changes_the_key_and_its_use_i
     assert paths(search()) == ["red.png", "blue.png"]
     key.refresh_from_db()
     assert key.last_used is not None
+
+
+@on_postgresql
+@pytest.mark.parametrize(("ask", "column"), [(use_new, "own_model"), (step_back, "model_before")])
+def test_who_asks_for_another_model_while_a_build_publishes_waits_for_it(
+    site: Site, embedder: FakeEmbedder, ask: Callable[..., IndexBuild], column: str
+) -> None:
+    company, another = company_of(site), FakeEmbedder("e" * 64)
+    runtime.use_also(another)
+    Company.objects.update(**{column: another.passport.fingerprint})
+    company.refresh_from_db()
+    running = company.queue_build()
+    assert running.start()
+
+    def asked() -> IndexBuild:
+        with closing(connections["default"]):
+            return ask(company, by=on_command_line())
+
+    with psycopg.connect(site.database_url) as build, ThreadPoolExecutor(1) as thread:
+        build.execute("UPDATE tenants_indexbuild SET heartbeat_at = now()")  # as build.hold() does
+        answer = thread.submit(asked)
+        eventually(lambda: _waiting(site), "it waits")
+        build.execute("SET deadlock_timeout = '1ms'")
+        build.execute("SELECT FROM tenants_company FOR UPDATE")
+        build.commit()
+        assert answer.result().pk == running.pk
+    running.refresh_from_db()
+    assert running.follow_up_switch
+
+
+@on_postgresql
+def test_who_deletes_a_company_while_its_build_ends_waits_for_it(site: Site, embedder: FakeEmbedder) -> None:
+    company = company_of(site)
+    Company.objects.update(stored_pictures=2, stored_bytes=200)
+    running = company.queue_build()
+    assert running.start()
+
+    with psycopg.connect(site.database_url) as removal, ThreadPoolExecutor(1) as thread:
+
+        def lock(progress: BuildProgress) -> None:
+            removal.execute("UPDATE tenants_indexbuild SET heartbeat_at = now()")  # as build.cancel() does
+
+        def end() -> None:
+            with closing(connections["default"]):
+                run_build(running, on_progress=lock)
+
+        ended = thread.submit(end)
+        eventually(lambda: _waiting(site), "it waits")
+        removal.execute("SET deadlock_timeout = '1ms'")
+        removal.execute("SELECT FROM tenants_company FOR UPDATE")
+        removal.commit()
+        ended.result()
+    running.refresh_from_db()
+    assert running.status == IndexBuild.Status.SUCCEEDED
+
+
+def _waiting(site: Site) -> bool:
+    with psycopg.connect(site.database_url) as other:
+        row = other.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool((row.fetchone() or [0])[0])
 
 
 def test_a_search_is_counted_and_the_use_of_its_key_noted_on_each_database(site: Site, embedder: FakeEmbedder) -> None:
