@@ -295,8 +295,6 @@ def find_passport(fingerprint: str) -> ModelPassport | None:
     """Return the passport of the weights with this fingerprint if they are on this machine; nothing is loaded."""
     if (loaded := _find_loaded(fingerprint)) is not None:
         return loaded.passport
-    if fingerprint in (copies := kept.kept_passports(_kept_place())):
-        return copies[fingerprint]
     return next((weights.passport for _, weights in _at_hand() if weights.passport.fingerprint == fingerprint), None)
 
 

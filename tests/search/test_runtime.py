@@ -99,3 +99,16 @@ def test_a_worker_keeps_the_weights_that_indexes_need_and_removes_others(configu
     os.utime(stray, (0, 0))
     look_after_companies()
     assert list(kept.glob("*.pth")) == [copy]
+
+
+def test_weights_of_which_only_a_damaged_copy_is_left_are_missing(settings: Any, tmp_path: Path) -> None:
+    settings.WEIGHTS = str(tmp_path / "mine.pth")
+    Path(settings.WEIGHTS).write_bytes(b"weights")
+    passport = runtime.configured_model()
+    assert passport
+    runtime.keep_weights(passport)
+    Path(settings.WEIGHTS).write_bytes(b"other weights")
+    assert runtime.missing_weights(passport) == ""
+    (copy,) = (Path(settings.EMBEDDINGS_DIR) / ".weights").glob("*.pth")
+    copy.write_bytes(b"damaged")
+    assert str(passport) in runtime.missing_weights(passport)
