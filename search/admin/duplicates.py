@@ -32,7 +32,8 @@ from tenants.models import Company, DuplicateSearch, NotDuplicates, Watch
 
 GROUPS_A_PAGE = 20
 SHOWN_OF_A_GROUP = 24  # beside the leader
-TOLD_APART = 200  # of a group, at most, from those that are ticked
+TOLD_APART = 200  # of a group, at least, from each of those that are ticked
+PAIRS_TOLD_APART = 5000  # and as many more as make so many pairs
 DECISIONS_A_PAGE = 20
 SHOWN_OF_A_DECISION = 8
 
@@ -262,7 +263,8 @@ class Duplicates(Pictures):
             self.message_user(request, "Tick those that are no duplicates: the group is large.", messages.WARNING)
             return _to_duplicates(company, choice)
         parted = ticked or images
-        pairs = [*combinations(_ids(parted), 2), *product(_ids(parted), _ids(images[:TOLD_APART]))]
+        counterparts = images[: max(TOLD_APART, PAIRS_TOLD_APART // len(parted))]
+        pairs = [*combinations(_ids(parted), 2), *product(_ids(parted), _ids(counterparts))]
         paths = [image.path for image in parted]
         NotDuplicates.objects.add(company, pairs, paths=paths, by=audit.in_admin(request))
         named = readable(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures"

@@ -215,6 +215,16 @@ def test_of_a_group_only_the_ticked_are_none(admin_client: Client, looked: Compa
     assert looked.not_duplicates.count() == 2
 
 
+def test_the_leader_of_a_large_group_is_told_apart_from_all_of_it(
+    admin_client: Client, looked: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "TOLD_APART", 2)
+    leader = leader_of(looked, "a.png")
+    post(admin_client, looked, "tell_apart", leader=leader, id=[leader])
+    assert sorted(map(len, paths(looked))) == [2, 2]
+    assert leader not in ids(looked, *(path for group in paths(looked) for path in group))
+
+
 def test_a_group_that_has_changed_meanwhile_is_looked_at_again(admin_client: Client, looked: Company) -> None:
     said = post(admin_client, looked, "tell_apart", leader=ids(looked, "f.png")[0])
     assert "has changed meanwhile" in messages(said)
