@@ -10,6 +10,7 @@ from django.test import Client
 
 from search import runtime
 from search.engine.errors import WeightsUnavailable
+from search.engine.model.weights import builtin_weights
 from search.tasks import look_after_companies
 from tenants.models import Company
 from tests.conftest import paint, picture
@@ -112,3 +113,9 @@ def test_weights_of_which_only_a_damaged_copy_is_left_are_missing(settings: Any,
     (copy,) = (Path(settings.EMBEDDINGS_DIR) / ".weights").glob("*.pth")
     copy.write_bytes(b"damaged")
     assert str(passport) in runtime.missing_weights(passport)
+
+
+def test_weights_are_found_where_the_folder_of_downloads_may_not_be_looked_into(settings: Any) -> None:
+    settings.TORCH_HOME = Path(settings.EMBEDDINGS_DIR) / ("x" * 300)  # no disk has it, and root may look everywhere
+    builtin = builtin_weights().passport
+    assert runtime.find_passport(builtin.fingerprint) == builtin

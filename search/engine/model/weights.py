@@ -39,8 +39,8 @@ def find_weights(name: str, *, hub: Path) -> Weights | None:
         return builtin_weights()
     if name in ENTRY_FILES:
         path = entry_path(name, hub=hub)
-        return _weights(path, label=name, transform=TRANSFORMS[name]) if path.is_file() else None
-    if Path(name).is_file():
+        return _weights(path, label=name, transform=TRANSFORMS[name]) if _is_file(path) else None
+    if _is_file(Path(name)):
         return _of_file(Path(name))
     raise WeightsUnavailable(
         f"IMAGESEARCH_WEIGHTS={name!r} is neither a file nor one of {', '.join(NAMES)}: "
@@ -64,8 +64,15 @@ def entry_path(name: str, *, hub: Path) -> Path:
 
 
 def entries_at_hand(*, hub: Path) -> list[str]:
-    """Return the torchvision entries that are already downloaded."""
-    return [name for name in ENTRY_FILES if entry_path(name, hub=hub).is_file()]
+    """Return the torchvision entries that are already downloaded; none where hub may not be looked into."""
+    return [name for name in ENTRY_FILES if _is_file(entry_path(name, hub=hub))]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # it may not be looked for
+        return False
 
 
 def _of_file(path: Path) -> Weights:
