@@ -75,6 +75,14 @@ class Compared:
             contents[built] = self.index.signatures["sha256"][self.places[built]]
         return contents
 
+    def file_sizes(self) -> npt.NDArray[np.int64]:
+        """Return the bytes of each picture's file, [N]: 0 where they are not known."""
+        sizes = np.zeros(len(self), np.int64)
+        if self.index.signatures is not None:
+            built = self.places < len(self.index.records)
+            sizes[built] = self.index.signatures["size"][self.places[built]]
+        return sizes
+
     def records(self, numbers: Places) -> list[ImageRecord]:
         places, rows = self.places[numbers].tolist(), len(self.index.records)
         built = iter(self.index.records.of_rows([place for place in places if place < rows]))

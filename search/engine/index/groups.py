@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.index.compared import Compared, Keys, compared, same_sketches, sketch
+from search.engine.index.compared import Compared, compared, same_sketches, sketch
 from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Level
 from search.engine.index.exact import SCORE_DIGITS
 from search.engine.index.index import ImageIndex
@@ -49,7 +49,7 @@ def groups(
     pictures = compared(index)
     pictures = pictures.among(np.unique(np.concatenate([pairs.pairs["first"], pairs.pairs["second"]])))
     pictures = pictures.among(pictures.keys[_are_as_seen(pairs, pictures)])
-    found = list(_Relations(pairs, pictures.keys, levels).groups(_partners(apart)))
+    found = list(_Relations(pairs, pictures, levels).groups(_partners(apart)))
     numbers = sorted({number for leader, members in found for number in (leader, *(each[0] for each in members))})
     records = dict(zip(numbers, pictures.records(np.array(numbers, np.int64)), strict=True))
     made = [
@@ -96,10 +96,11 @@ class _Relations:
     with the same vector; both go by key, since the first one may be gone.
     """
 
-    def __init__(self, pairs: DuplicatePairs, keys: Keys, levels: Set[Level]) -> None:
+    def __init__(self, pairs: DuplicatePairs, pictures: Compared, levels: Set[Level]) -> None:
         twins = pairs.pairs[pairs.pairs["twin"]]
         file_of, vector_of = (_first_of(twins[twins["level"] == level]) for level in (Level.EXACT, Level.SAME))
-        self._keys, self._levels = keys.tolist(), levels
+        self._keys, self._levels = pictures.keys.tolist(), levels
+        self._bytes = pictures.file_sizes().tolist()
         self._files = [file_of.get(key, key) for key in self._keys]
         self._vectors = [vector_of.get(file, file) for file in self._files]
         self._copies = Counter(self._files)
@@ -115,10 +116,13 @@ class _Relations:
             self._paired[second].append((first, Level(level), score))
 
     def groups(self, apart: dict[int, set[int]]) -> Iterator[tuple[int, list[tuple[int, Level, float]]]]:
-        """Yield leaders with their members, level and score: first those with the most that are like them."""
+        """Yield leaders with their members, level and score: first those with the most that are like them.
+
+        Of several, the largest file leads: it is the original more often than the smaller copy of it.
+        """
         taken = np.zeros(len(self._keys), bool)
         sizes = [self._count(number) for number in range(len(self._keys))]
-        for leader in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        for leader in sorted(range(len(sizes)), key=lambda number: (-sizes[number], -self._bytes[number])):
             if taken[leader]:
                 continue
             members, keys = [], {self._keys[leader]}

@@ -39,16 +39,20 @@ def flipped(hashed: int, bits: int) -> int:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Made:
-    """Return what publishes an index: vectors, hashes and contents by path."""
+    """Return what publishes an index: vectors, hashes, contents and file sizes by path."""
 
     def make(
-        vectors: dict[str, Vector], hashes: dict[str, int] | None = None, contents: dict[str, int] | None = None
+        vectors: dict[str, Vector],
+        hashes: dict[str, int] | None = None,
+        contents: dict[str, int] | None = None,
+        sizes: dict[str, int] | None = None,
     ) -> ImageIndex:
         paths = sorted(vectors)
         rng = np.random.default_rng(5)
         signatures = np.zeros(len(paths), storage.SIGNATURE)
         signatures["sha256"] = rng.integers(1, 256, size=(len(paths), 32))
         for row, path in enumerate(paths):
+            signatures["size"][row] = (sizes or {}).get(path, 0)
             if path in (contents or {}):
                 signatures["sha256"][row] = (contents or {})[path]
         given = rng.integers(1, 2**64, size=len(paths), dtype=np.uint64).tolist()
@@ -104,6 +108,12 @@ def test_pictures_are_the_same_from_a_cosine_of_0_985_on(make: Made, cosine: flo
     assert shown(groups(pairs, index)) == ({"a.png": {"b.png": "same"}} if found else {})
     if found:
         assert groups(pairs, index)[0].members[0].score == pytest.approx(cosine, abs=1e-5)
+
+
+def test_the_largest_file_of_a_group_leads_it(make: Made) -> None:
+    a, _ = unlike(2)
+    index = make({"half.png": a, "p1.png": like(a, 0.99)}, sizes={"half.png": 4_000, "p1.png": 90_000})
+    assert shown(groups(quick(index), index)) == {"p1.png": {"half.png": "same"}}
 
 
 @pytest.mark.parametrize(("bits", "cosine", "found"), [(4, 0.51, True), (5, 0.51, False), (4, 0.49, False)])
