@@ -222,7 +222,7 @@ def test_a_newcomer_opens_the_printed_address_and_finds_the_family_of_a_picture(
     watch = Watch(page, address.rstrip("/"))
     page.goto(address)
     page.get_by_role("link", name="Try it with demo").click()
-    page.get_by_label("Choose a picture").set_input_files(service.data / "media/demo/Shapes/Star/star-03.jpg")
+    page.get_by_label("Choose pictures").set_input_files(service.data / "media/demo/Shapes/Star/star-03.jpg")
     names = page.locator("[data-results] .name")
     expect(names.first).to_have_text("star-03")
     assert all(name.startswith("star-") for name in names.all_inner_texts()[:5])

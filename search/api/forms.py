@@ -40,6 +40,7 @@ class LocationField(serializers.CharField):
         return str(super().to_internal_value(data)).strip("/")
 
 
+@extend_schema_field({"type": "string", "format": "crop"})
 class CropField(serializers.CharField):
     """A part of a picture, as fractions of it."""
 
