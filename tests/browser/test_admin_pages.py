@@ -40,6 +40,7 @@ def acme(make_company: MakeCompany, sign_in: SignIn) -> Company:
     return acme
 
 
+@pytest.mark.slow
 def test_no_column_of_a_list_is_cut_off_on_a_laptop(page: Page, acme: Company) -> None:
     cut_off = []
     for page_url in (COMPANIES, BUILDS, KEYS, AUDIT):

@@ -124,6 +124,7 @@ def test_a_build_whose_worker_is_killed_is_finished_by_another_that_runs(site: S
     assert_same_index(index_of(acme), undisturbed_index(acme, tmp_path))
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_a_build_whose_only_worker_is_killed_is_finished_by_the_next_that_starts(site: Site) -> None:
     acme = company_with(2 * BATCH)
@@ -299,6 +300,7 @@ def _has_begun(company: Company) -> bool:
     return company.builds.filter(status=Status.RUNNING, heartbeat_at__gt=Now() - timedelta(minutes=1)).exists()
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_ctrl_c_leaves_a_build_that_goes_on_and_says_so(site: Site, tmp_path: Path) -> None:
     acme = company_with(40)

@@ -62,6 +62,7 @@ def over(outage: Outage) -> Iterator[None]:
     close_old_connections()
 
 
+@pytest.mark.slow
 def test_a_worker_waits_for_a_database_that_is_away_when_it_starts(site: Site, outage: Outage) -> None:
     build = company_with(2).queue_build()
     with over(outage):
@@ -71,6 +72,7 @@ def test_a_worker_waits_for_a_database_that_is_away_when_it_starts(site: Site, o
     assert_told_once(worker)
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_nothing_to_do_waits_and_goes_on(site: Site, outage: Outage) -> None:
     acme = company_with(2)
     worker = site.worker()

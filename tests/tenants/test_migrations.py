@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
@@ -15,6 +16,7 @@ def migrate(name: str) -> Any:
     return executor.migrate([("tenants", name)]).apps
 
 
+@pytest.mark.slow
 def test_what_was_to_follow_a_build_is_kept(site: Site) -> None:
     models = migrate("0004_generation")
     user = models.get_model("auth", "User").objects.create(username="ann")
@@ -35,6 +37,7 @@ def test_what_was_to_follow_a_build_is_kept(site: Site) -> None:
     assert dict(builds.values_list("company__name", "repeat")) == asked
 
 
+@pytest.mark.slow
 def test_events_are_those_of_the_company_that_had_the_name_then(site: Site) -> None:
     models = migrate("0005_follow_ups")
     events = models.get_model("tenants", "AuditEvent").objects

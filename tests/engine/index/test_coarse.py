@@ -319,6 +319,7 @@ def test_codes_that_do_not_lead_to_each_picture_once_are_not_used(tmp_path: Path
     require_exact_scan(tmp_path / "acme", vectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["rotation", "centres"])
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
 def test_codes_of_numbers_that_cannot_be_are_not_used(tmp_path: Path, part: str, number: float) -> None:

@@ -34,6 +34,7 @@ def two_families(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "FAMILIES", {name: FAMILIES[name] for name in names})
 
 
+@pytest.mark.slow
 def test_a_few_hundred_pictures_lie_in_one_folder_per_family(drawn: Path) -> None:
     per_folder = Counter(str(Path(name).parent) for name in _files(drawn))
 

@@ -61,6 +61,7 @@ def servers(request: pytest.FixtureRequest, site: Site) -> Iterator[list[Server]
         server.stop()
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_neither_of_two_servers_answers_with_anything_of_the_first(
     site: Site, servers: list[Server], embedder: FakeEmbedder

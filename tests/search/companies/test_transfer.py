@@ -546,6 +546,7 @@ def require_import(site: Site, name: str, archive: Path, source: Company) -> Non
         assert not list(site.directory.glob(f"embeddings/.generations/{name}/.writing-*"))
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_of_two_imports_of_a_company_the_second_is_refused(site: Site, source: Company, tmp_path: Path) -> None:
     archive = str(tmp_path / "acme.tar")
@@ -566,6 +567,7 @@ def test_of_two_imports_of_a_company_the_second_is_refused(site: Site, source: C
     assert not list(site.directory.glob("media/.importing-*"))
 
 
+@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("held", [0, 3])
 def test_a_picture_put_while_an_import_is_verified_stays(
@@ -618,6 +620,7 @@ def test_an_import_killed_after_any_step_is_repeated(site: Site, source: Company
         require_import(site, f"copy{turn}", tmp_path / "acme.tar", source)
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_an_export_killed_after_any_step_leaves_the_archive_before(site: Site, source: Company, tmp_path: Path) -> None:
     target = tmp_path / "acme.tar"
