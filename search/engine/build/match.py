@@ -129,6 +129,7 @@ def _embed_copies_of(pictures: Pictures, row: int, embedder: Embedder) -> Vector
     try:
         with open_picture(pictures.folder, path) as file:
             image = open_image(file, name=path, max_pixels=pictures.max_pixels, min_side=MIN_SIDE)
+        image.thumbnail((2 * MIN_SIDE, MIN_SIDE) if image.width > image.height else (MIN_SIDE, 2 * MIN_SIDE))
         copies = [altered_copy(image, seed=f"{path} {number}") for number in range(_COPIES)]
         # As a query is read: what JPEG does to it is part of the alteration.
         pixels = [read_prepared(embedder, copy, name="copy.jpg", max_pixels=LONGEST_SIDE**2) for copy in copies]

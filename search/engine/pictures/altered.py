@@ -6,8 +6,8 @@ from io import BytesIO
 
 from PIL import Image, ImageEnhance
 
-MIN_SIDE = 512  # of the picture that copies are made from, as open_image is told; a copy is no larger than this
-LONGEST_SIDE = 500
+MIN_SIDE = 512  # of the picture that copies are made from, as open_image is told
+LONGEST_SIDE = 500  # of a copy
 
 _LEAST_AREA = 0.4
 _MOST_DEGREES = 10
@@ -37,7 +37,7 @@ def altered_copy(image: Image.Image, *, seed: str) -> BytesIO:
 
 def _turned(image: Image.Image, degrees: float) -> Image.Image:
     """Return the picture turned, without the corners that turning leaves empty."""
-    turned = image.rotate(degrees, Image.Resampling.BICUBIC)
+    turned = image.rotate(degrees, Image.Resampling.BILINEAR)
     sine, cosine = math.sin(math.radians(abs(degrees))), math.cos(math.radians(degrees))
     width, height = image.size
     # The largest picture of the same shape that a turned one of this size holds.
