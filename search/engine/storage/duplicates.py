@@ -67,11 +67,6 @@ def duplicates_stamp(directory: Path) -> str:
     return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
 
 
-def drop_duplicates(directory: Path) -> None:
-    """Forget what was found. Raises OSError."""
-    duplicates_file(directory).unlink(missing_ok=True)
-
-
 def _parse(content: bytes) -> DuplicatePairs:
     """Raises ValueError, and whatever else a crafted file can cause."""
     line, _, body = content.partition(b"\n")

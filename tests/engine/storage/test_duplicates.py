@@ -6,7 +6,8 @@ import pytest
 
 from search.engine import storage
 from search.engine.index.duplicates import PAIR, SEEN, DuplicatePairs, Level
-from search.engine.storage.duplicates import drop_duplicates, duplicates_stamp, read_duplicates, write_duplicates
+from search.engine.storage.duplicates import duplicates_stamp, read_duplicates, write_duplicates
+from search.engine.storage.layout import duplicates_file
 from tests.support.damage import at_random
 from tests.support.indexes import generations, hidden_home, publish, some_records, some_vectors
 
@@ -49,10 +50,9 @@ def test_it_outlives_generations_and_goes_with_the_index(tmp_path: Path) -> None
     assert read_duplicates(directory) is None
 
 
-def test_it_can_be_forgotten(tmp_path: Path) -> None:
+def test_a_file_that_is_gone_has_no_stamp(tmp_path: Path) -> None:
     write_duplicates(tmp_path / "acme", some_pairs(2))
-    drop_duplicates(tmp_path / "acme")
-    drop_duplicates(tmp_path / "acme")
+    duplicates_file(tmp_path / "acme").unlink()
     assert duplicates_stamp(tmp_path / "acme") == ""
 
 

@@ -9,8 +9,7 @@ from search.companies.rollback import roll_back
 from search.duplicates import NotLookedYet
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.duplicates import Level
-from search.engine.storage.duplicates import drop_duplicates
-from search.engine.storage.layout import home
+from search.engine.storage.layout import duplicates_file, home
 from search.pictures import delete_image, put_image
 from search.stopping import StopRequested
 from tenants.audit import on_command_line
@@ -156,7 +155,7 @@ def test_a_search_that_gives_way_goes_on_from_what_it_has_found(acme: Company) -
 
 def test_a_search_that_begins_anew_tells_nothing_until_its_end(acme: Company) -> None:
     look(acme)
-    drop_duplicates(acme.embeddings_directory)
+    duplicates_file(acme.embeddings_directory).unlink()
     search = DuplicateSearch.objects.ask(acme)
     assert search.start()
     with pytest.raises(StopRequested):
