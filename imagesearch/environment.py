@@ -96,6 +96,21 @@ def paths(text: str) -> list[Path]:
     return [path(item) for item in comma_separated(text)]
 
 
+def store(text: str) -> str:
+    """Return the URL of an object store's bucket and prefix without a slash at its end; "" for none."""
+    url = text.rstrip("/")
+    if url and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*", url):
+        raise ValueError(text)
+    return url
+
+
+def endpoint(text: str) -> str:
+    url = text.rstrip("/")
+    if url and not re.fullmatch(r"https?://[^/?#@*\s]+", url):
+        raise ValueError(text)
+    return url
+
+
 def database(text: str) -> dict[str, Any]:
     if urlsplit(text).scheme not in {"sqlite", "postgres", "postgresql"}:
         raise ValueError(text)

@@ -13,6 +13,7 @@ from imagesearch.environment import (
     cache,
     comma_separated,
     database,
+    endpoint,
     hosts,
     listen_address,
     mail,
@@ -23,6 +24,7 @@ from imagesearch.environment import (
     rate,
     read,
     secret_key,
+    store,
     token,
     user_cache,
     weights,
@@ -139,6 +141,10 @@ CACHE_BYTES = read(
     whole_number(0),
     "a whole number of bytes of at least 0",
 )
+
+# Past one machine
+STORE = read("IMAGESEARCH_STORE", "", store, "a bucket and a prefix such as s3://bucket/prefix")
+STORE_ENDPOINT = read("IMAGESEARCH_STORE_ENDPOINT", "", endpoint, "an address such as https://s3.example.com:9000")
 
 # Model
 WEIGHTS = read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", weights, "IMAGENET1K_V1, IMAGENET1K_V2, builtin or a path")

@@ -21,6 +21,7 @@ from tenants.models import Company, unwritten
 from tests.support.checkout import copy_code
 from tests.support.companies import BuiltCompanies
 from tests.support.fakes import FakeEmbedder
+from tests.support.object_store import KEYS, StoreServer
 from tests.support.postgres import Cluster, binaries
 from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
 
@@ -167,6 +168,19 @@ def postgres(django_db_blocker: Any) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[StoreServer]:
+    """The test run's own S3 server; each test makes a bucket in it. This process may use it as well."""
+    server = StoreServer()
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in KEYS.items():
+                environment.setenv(name, value)
+            yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

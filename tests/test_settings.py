@@ -55,6 +55,8 @@ WRONG_VALUES = {
     "IMAGESEARCH_BUILD_LEASE_SECONDS": ["0"],
     "IMAGESEARCH_FOLD_SECONDS": ["0"],
     "IMAGESEARCH_CACHE_BYTES": ["-1", "2GB"],
+    "IMAGESEARCH_STORE": ["bucket", "https://bucket", "s3://", "s3://bucket//indexes", "s3://bucket/../other"],
+    "IMAGESEARCH_STORE_ENDPOINT": ["s3.example.com", "https://user@s3.example.com", "https://s3.example.com/bucket"],
     "IMAGESEARCH_WEIGHTS": ["IMAGENET1K_V3", "/nowhere/weights.pth"],
     "IMAGESEARCH_DEVICE": ["gpu"],
     "IMAGESEARCH_CACHE_DIR": ["~nobody-at-all/cache"],

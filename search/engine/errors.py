@@ -14,6 +14,9 @@ EngineError
 ├── DimensionMismatch    a vector of the wrong length
 ├── PublishRefused       a target directory that holds something other than an index
 ├── ArchiveRefused       an archive that is damaged, hostile or not ours, or that must not be written
+├── StoreUnavailable     the object store does not answer, or refuses
+├── StoreUnsuitable      an object store that lacks something which we rely on
+├── ObjectChanged        an object that somebody else has replaced meanwhile
 └── IndexUnusable        this index cannot answer
     ├── IndexNotBuilt    there is none yet
     ├── IndexCorrupt     its files disagree or cannot be read
@@ -92,6 +95,18 @@ class PublishRefused(EngineError):
 
 class ArchiveRefused(EngineError):
     """An archive that cannot be read whole, or a file that must not become one."""
+
+
+class StoreUnavailable(EngineError):
+    """The object store does not answer, or refuses what was asked of it."""
+
+
+class StoreUnsuitable(EngineError):
+    """An object store that lacks something which we rely on."""
+
+
+class ObjectChanged(EngineError):
+    """Somebody else has replaced an object meanwhile."""
 
 
 class IndexUnusable(EngineError):

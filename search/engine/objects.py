@@ -1,0 +1,202 @@
+"""Objects in a store that speaks S3. The one module that knows obstore, which few need and which is imported late."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from search.engine.errors import ObjectChanged, StoreUnavailable, StoreUnsuitable
+
+_RANGE_BYTES = 16 << 20  # of a download at a time: each request has a time limit of its own
+_PART_BYTES = 8 << 20
+_MAX_PARTS = 9000  # of an upload; S3 allows 10,000
+_CLIENT: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}  # of a request
+_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+_DELETED_AT_A_TIME = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    key: str  # below the prefix of its store
+    size: int  # bytes
+    modified_at: datetime  # UTC, in whole seconds
+    etag: str  # another one as soon as the object is replaced
+
+
+class ObjectStore:
+    """What lies below one prefix of a bucket. Many threads may use it.
+
+    Keys are relative to the prefix; segments may hold anything but control characters, and are not empty, "." or "..":
+    such keys raise ValueError. Methods raise FileNotFoundError where an object is missing, and StoreUnavailable where
+    the store does not answer or refuses.
+    """
+
+    def __init__(self, url: str, *, endpoint: str = "") -> None:
+        """url: s3://bucket/prefix. endpoint: of another store than Amazon's, such as http://127.0.0.1:9000.
+
+        Keys and region come from the usual AWS variables.
+        """
+        from obstore.store import S3Store
+
+        self.url, self.endpoint = url.rstrip("/"), endpoint
+        parts = urlsplit(self.url)
+        options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+        self._store = S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            client_options={**_CLIENT, "allow_http": endpoint.startswith("http://")},
+            retry_config=_RETRIES,
+            **options,
+        )
+
+    def below(self, folder: str) -> "ObjectStore":
+        """Return what lies below a folder of this store."""
+        return open_store(f"{self.url}/{folder}", self.endpoint)
+
+    def stat(self, key: str) -> StoredObject:
+        import obstore
+
+        with self._errors():
+            return _stored(obstore.head(self._store, key))
+
+    def read(self, key: str, *, limit: int) -> bytes:
+        """Return the content of an object. Raises ValueError where it has more than limit bytes."""
+        import obstore
+
+        with self._errors():
+            found = obstore.get(self._store, key)
+            if found.meta["size"] > limit:
+                raise ValueError(f"{self.url}/{key} has {found.meta['size']} bytes, more than {limit}")
+            return bytes(found.bytes())
+
+    def write(self, key: str, content: bytes, *, only_new: bool = False, instead_of: str | None = None) -> str:
+        """Write an object, whole for every reader, and return its etag.
+
+        only_new: raises FileExistsError where there is one. instead_of: the etag of the one that is replaced; raises
+        ObjectChanged where there is another.
+        """
+        import obstore
+
+        mode: Any = "create" if only_new else {"e_tag": instead_of} if instead_of else "overwrite"
+        with self._errors():
+            return str(obstore.put(self._store, key, content, mode=mode)["e_tag"])
+
+    def upload(self, file: Path, key: str) -> None:
+        """Write an object from a file of any size."""
+        import obstore
+
+        part = max(_PART_BYTES, -(-file.stat().st_size // _MAX_PARTS))
+        with self._errors():
+            obstore.put(self._store, key, file, chunk_size=part, max_concurrency=4)
+
+    def download(self, key: str, file: Path, *, beat: Callable[[], None] = lambda: None) -> bytes:
+        """Write an object of any size into a file and return its SHA-256, 32 bytes. beat is called now and then.
+
+        Raises ObjectChanged where it is replaced meanwhile, and OSError.
+        """
+        import obstore
+
+        found, digest = self.stat(key), hashlib.sha256()
+        with file.open("wb") as opened:
+            for start in range(0, found.size, _RANGE_BYTES):
+                options: Any = {
+                    "range": (start, min(start + _RANGE_BYTES, found.size)),
+                    "if_match": found.etag,
+                }
+                with self._errors():
+                    block = obstore.get(self._store, key, options=options).bytes()
+                digest.update(block)
+                opened.write(block)
+                beat()
+        return digest.digest()
+
+    def listing(self, folder: str = "", *, after: str = "") -> Iterator[StoredObject]:
+        """Yield all objects below a folder, sorted by key as UTF-8, page by page.
+
+        after: only those whose keys sort behind this one.
+        """
+        import obstore
+
+        with self._errors():
+            for page in obstore.list(self._store, prefix=folder or None, offset=after or None):
+                yield from map(_stored, page)
+
+    def children(self, folder: str = "") -> tuple[list[str], list[StoredObject]]:
+        """Return the folders, as keys, and the objects that lie directly in a folder."""
+        import obstore
+
+        with self._errors():
+            found = obstore.list_with_delimiter(self._store, folder or None)
+        return list(found["common_prefixes"]), list(map(_stored, found["objects"]))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects, whether they are there or not."""
+        import obstore
+
+        remaining = list(keys)
+        with self._errors():
+            while remaining:
+                obstore.delete(self._store, remaining[:_DELETED_AT_A_TIME])
+                del remaining[:_DELETED_AT_A_TIME]
+
+    def require_conditional_writes(self) -> None:
+        """Raise StoreUnsuitable where the store overwrites what write() is not to; it writes and removes an object."""
+        key = f".probe-{secrets.token_hex(8)}"
+        try:
+            etag = self.write(key, b"1", only_new=True)
+            with suppress(FileExistsError):
+                self.write(key, b"2", only_new=True)
+                raise self._unsuitable("If-None-Match")
+            self.write(key, b"3", instead_of=etag)
+            with suppress(ObjectChanged):
+                self.write(key, b"4", instead_of=etag)
+                raise self._unsuitable("If-Match")
+        finally:
+            with suppress(StoreUnavailable):
+                self.delete([key])
+
+    def _unsuitable(self, header: str) -> StoreUnsuitable:
+        return StoreUnsuitable(
+            f"The store {self.url} ignores {header} and overwrites objects that others have written: use one that "
+            "knows conditional writes"
+        )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from obstore import exceptions
+
+        try:
+            yield
+        except exceptions.AlreadyExistsError as error:
+            raise FileExistsError(_first_words(error)) from error
+        except exceptions.PreconditionError as error:
+            raise ObjectChanged(_first_words(error)) from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.url}: {_first_words(error)}") from error
+        except exceptions.BaseError as error:
+            raise StoreUnavailable(
+                f"The store {self.url} cannot be used ({_first_words(error)}): check that it runs, "
+                "IMAGESEARCH_STORE_ENDPOINT and the AWS variables"
+            ) from error
+
+
+@cache
+def open_store(url: str, endpoint: str) -> ObjectStore:
+    """Return the store of a URL, one for the whole process; nothing is asked of it yet."""
+    return ObjectStore(url, endpoint=endpoint)
+
+
+def _stored(found: Any) -> StoredObject:
+    return StoredObject(found["path"], found["size"], found["last_modified"], found["e_tag"])
+
+
+def _first_words(error: Exception) -> str:
+    """Return what an error of obstore says before it repeats the request, and what it knows of it, over many lines."""
+    first = str(error).partition("\n")[0]
+    return first.partition(": <?xml")[0][:300]
