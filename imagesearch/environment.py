@@ -7,7 +7,9 @@ A value that cannot be read is recorded in ERRORS and its default used instead, 
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,6 +96,20 @@ def path(text: str) -> Path:
 
 def paths(text: str) -> list[Path]:
     return [path(item) for item in comma_separated(text)]
+
+
+def disk_bytes(directory: Path) -> int:
+    """Return the size of the disk on which a directory lies, or will once it is made."""
+    return shutil.disk_usage(existing(directory)).total
+
+
+def existing(directory: Path) -> Path:
+    """Return the directory, or what there is above it."""
+    for each in (directory, *directory.parents):
+        with suppress(PermissionError):
+            if each.is_dir():
+                return each
+    return Path(directory.anchor)
 
 
 def store(text: str) -> str:

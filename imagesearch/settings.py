@@ -13,6 +13,7 @@ from imagesearch.environment import (
     cache,
     comma_separated,
     database,
+    disk_bytes,
     endpoint,
     hosts,
     listen_address,
@@ -154,6 +155,16 @@ THUMBNAIL_BYTES = read(
     "IMAGESEARCH_THUMBNAIL_BYTES", "1000000000", whole_number(0), "a whole number of bytes of at least 0"
 )
 TORCH_HOME = read("TORCH_HOME", f"{user_cache()}/torch", path, "a directory")
+
+# Local copies of what lies in the store
+REPLICA_DIR = read("IMAGESEARCH_REPLICA_DIR", str(CACHE_DIR / "replica"), path, "a directory")
+REPLICA_BYTES = read(
+    "IMAGESEARCH_REPLICA_BYTES",
+    str(disk_bytes(REPLICA_DIR) // 2),
+    whole_number(0),
+    "a whole number of bytes of at least 0",
+)
+INDEX_DIR = REPLICA_DIR if STORE else EMBEDDINGS_DIR  # where indexes lie on this machine
 
 DATABASES = {
     "default": read(

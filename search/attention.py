@@ -124,7 +124,7 @@ def _disks() -> Iterator[Concern]:
 def _directories() -> dict[str, Path]:
     """Return one directory of each disk and, in words, all that lies on it. A database server's is not ours to see."""
     directories = {
-        "indexes": Path(settings.EMBEDDINGS_DIR),
+        "indexes": Path(settings.INDEX_DIR),
         "pictures": Path(settings.MEDIA_ROOT),
         "cache": Path(settings.CACHE_DIR),
     }

@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from imagesearch.environment import existing
 from search.engine.model.names import NAMES
 
 SETTINGS = "settings"  # the tag of what an operator can set wrong
@@ -75,6 +76,9 @@ def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         "IMAGESEARCH_EMBEDDINGS_DIR": settings.EMBEDDINGS_DIR,
         "IMAGESEARCH_MEDIA_DIR": settings.MEDIA_ROOT,
     }
+    if settings.STORE:
+        del directories["IMAGESEARCH_EMBEDDINGS_DIR"]
+        directories["IMAGESEARCH_REPLICA_DIR"] = existing(settings.REPLICA_DIR)  # it is made with the first copy
     database = settings.DATABASES["default"]
     if database["ENGINE"] == "django.db.backends.sqlite3":
         directories["DATABASE_URL"] = Path(str(database["NAME"])).parent  # SQLite keeps its log next to the file

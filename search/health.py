@@ -49,9 +49,11 @@ def _database() -> str:
 
 def _embeddings() -> str:
     try:
-        with os.scandir(settings.EMBEDDINGS_DIR) as entries:
+        with os.scandir(settings.INDEX_DIR) as entries:
             next(entries, None)
     except OSError as error:
+        if settings.STORE and isinstance(error, FileNotFoundError):  # made with the first copy
+            return OK
         logger.warning("The embeddings cannot be read: %s", error)
         return f"The directory cannot be read: {error.strerror}"
     return OK

@@ -384,7 +384,7 @@ def _file_of(name: str) -> Path:
 
 
 def _kept_place() -> Path:
-    return Path(settings.EMBEDDINGS_DIR) / ".weights"
+    return Path(settings.INDEX_DIR) / ".weights"
 
 
 def embedders_at_hand() -> list[Embedder]:

@@ -63,6 +63,7 @@ def _own_directories(settings: Any, tmp_path: Path) -> Iterator[None]:
         directory = tmp_path / name.split("_")[0].lower()
         directory.mkdir()
         setattr(settings, name, directory)
+    settings.INDEX_DIR = settings.EMBEDDINGS_DIR
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one takes a second
     settings.USAGE_SECONDS = 0  # each request writes what it has counted
     settings.WHITENOISE_AUTOREFRESH = True  # looks for a file when it is asked for, not for all with each client

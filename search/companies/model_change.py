@@ -162,7 +162,7 @@ def _queue_build(company: Company, *, own_model: str, by: audit.Actor) -> IndexB
 def look_after_weights() -> None:
     """Keep copies of the weights that indexes need and that are at hand, and remove those that nothing needs."""
     try:
-        passports = {info.passport for info in storage.infos_of_all(Path(settings.EMBEDDINGS_DIR))}
+        passports = {info.passport for info in storage.infos_of_all(Path(settings.INDEX_DIR))}
         for passport in filter(None, passports):
             runtime.keep_weights(passport)
         runtime.drop_kept_weights({passport.fingerprint for passport in filter(None, passports)} | _expected())

@@ -125,7 +125,7 @@ def finish_removals() -> None:
     """Remove what a killed process, or one on another machine, left of deleted companies, or log why not."""
     thumbnails.forget_unknown()
     try:
-        storage.empty_graves(Path(settings.EMBEDDINGS_DIR))
+        storage.empty_graves(Path(settings.INDEX_DIR))
         for left in Path(settings.MEDIA_ROOT).glob(f"{_REMOVED}*"):
             _remove(left)
     except OSError:
@@ -143,7 +143,7 @@ def _remove(pictures: Path) -> None:
 def index_directory(company: Company) -> Path:
     """Return the directory of the company's index, to be removed. Raises RemovalRefused."""
     if not NAME_PATTERN.fullmatch(company.name):
-        raise RemovalRefused(f"{company.name!r} is not a valid directory name in {settings.EMBEDDINGS_DIR}.")
+        raise RemovalRefused(f"{company.name!r} is not a valid directory name in {settings.INDEX_DIR}.")
     return company.embeddings_directory
 
 
@@ -162,8 +162,8 @@ def pictures_directory(company: Company) -> Path:
     for root in settings.IMAGE_ROOTS:
         if root.resolve().is_relative_to(lexical):
             raise RemovalRefused(f"{folder} contains {root}, one of IMAGESEARCH_IMAGE_ROOTS.")
-    if _overlap(lexical, Path(settings.EMBEDDINGS_DIR).resolve()):
-        raise RemovalRefused(f"{folder} and {settings.EMBEDDINGS_DIR} overlap.")
+    if _overlap(lexical, Path(settings.INDEX_DIR).resolve()):
+        raise RemovalRefused(f"{folder} and {settings.INDEX_DIR} overlap.")
     for other in Company.objects.exclude(pk=company.pk):
         if _overlap(lexical, other.image_directory.resolve()):
             raise RemovalRefused(f"{folder} overlaps with the image folder of another company.")

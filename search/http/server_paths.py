@@ -20,6 +20,13 @@ def without_server_paths(text: str, *more: str) -> str:
 
 
 def _places() -> set[str]:
-    ours = [settings.EMBEDDINGS_DIR, settings.MEDIA_ROOT, settings.CACHE_DIR, settings.TORCH_HOME, settings.BASE_DIR]
+    ours = [
+        settings.INDEX_DIR,
+        settings.EMBEDDINGS_DIR,
+        settings.MEDIA_ROOT,
+        settings.CACHE_DIR,
+        settings.TORCH_HOME,
+        settings.BASE_DIR,
+    ]
     places = [place for path in [*ours, *settings.IMAGE_ROOTS] for place in (Path(path), Path(path).resolve())]
     return {str(place) for place in places if len(place.parts) > 1}

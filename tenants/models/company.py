@@ -226,8 +226,8 @@ class Company(models.Model):
         below = [folder.relative_to(root).parts for root in roots if folder.is_relative_to(root)]
         if any(part.startswith(".") for part in min(below, key=len, default=())):
             return f"{folder} is hidden: names of folders must not start with a dot."
-        if _overlap(folder, _resolved(Path(settings.EMBEDDINGS_DIR))):
-            return f"{folder} and the folder of the indexes, {settings.EMBEDDINGS_DIR}, overlap."
+        if _overlap(folder, _resolved(Path(settings.INDEX_DIR))):
+            return f"{folder} and the folder of the indexes, {settings.INDEX_DIR}, overlap."
         for other in Company.objects.exclude(pk=self.pk).only("name", "image_folder"):
             if _overlap(folder, _resolved(other.image_directory)):
                 named = other if naming else "another company"
@@ -258,7 +258,7 @@ class Company(models.Model):
 
     @property
     def embeddings_directory(self) -> Path:
-        return Path(settings.EMBEDDINGS_DIR) / self.name
+        return Path(settings.INDEX_DIR) / self.name
 
     def queue_build(
         self,

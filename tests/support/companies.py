@@ -65,7 +65,8 @@ class BuiltCompanies:
             built.write_rows(company)
         else:
             directory = self._directory / str(len(self._built))
-            with override_settings(**{place: directory / place for place in _PLACES}):
+            places = {place: directory / place for place in _PLACES}
+            with override_settings(**places, INDEX_DIR=places["EMBEDDINGS_DIR"]):
                 build()
             self._built[key] = _read(company, pictures, directory)
         self._built[key].copy_files()

@@ -301,7 +301,8 @@ def _configured(order: dict[str, Any], desk: Path) -> Iterator[None]:
     from search import runtime
     from search.engine.build import builder
 
-    settings.EMBEDDINGS_DIR, settings.MEDIA_ROOT = Path(order["embeddings"]), Path(order["media"])
+    settings.INDEX_DIR = settings.EMBEDDINGS_DIR = Path(order["embeddings"])
+    settings.MEDIA_ROOT = Path(order["media"])
     settings.BUILD_LEASE_SECONDS = order["lease_seconds"]
     if order["die_after"]:
         _after(order["die_after"], lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -189,13 +189,13 @@ def _how_to_create(name: str, input_dir: Path | None) -> str:
 
 def _is_published(output_dir: Path) -> bool:
     """Return whether the directory is, or lies in, one that a company's link leads to."""
-    return output_dir.absolute().parent.resolve().is_relative_to(generations_of_all(settings.EMBEDDINGS_DIR).resolve())
+    return output_dir.absolute().parent.resolve().is_relative_to(generations_of_all(settings.INDEX_DIR).resolve())
 
 
 def _owner(output_dir: Path) -> Company | None:
     """Return the company whose own directory this is: its row tells which index serves, not the directory."""
     directory = output_dir.absolute()
-    if not directory.parent.exists() or not directory.parent.samefile(settings.EMBEDDINGS_DIR):
+    if not directory.parent.exists() or not directory.parent.samefile(settings.INDEX_DIR):
         return None
     return Company.objects.filter(name=directory.name).first()
 

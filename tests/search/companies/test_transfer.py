@@ -56,6 +56,7 @@ def elsewhere(settings: Any, tmp_path: Path) -> Callable[[], None]:
             directory = tmp_path / "elsewhere" / name
             directory.mkdir(parents=True)
             setattr(settings, name, directory)
+        settings.INDEX_DIR = settings.EMBEDDINGS_DIR
 
     return move
 
