@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from search.engine.errors import ObjectChanged, StoreUnavailable, StoreUnsuitable
@@ -16,6 +16,7 @@ from search.engine.errors import ObjectChanged, StoreUnavailable, StoreUnsuitabl
 _RANGE_BYTES = 16 << 20  # of a download at a time: each request has a time limit of its own
 _PART_BYTES = 8 << 20
 _MAX_PARTS = 9000  # of an upload; S3 allows 10,000
+_PARTS_AT_A_TIME = 4
 _CLIENT: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}  # of a request
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 _DELETED_AT_A_TIME = 1000
@@ -87,34 +88,56 @@ class ObjectStore:
         with self._errors():
             return str(obstore.put(self._store, key, content, mode=mode)["e_tag"])
 
-    def upload(self, file: Path, key: str) -> None:
-        """Write an object from a file of any size."""
+    def upload(self, file: Path, key: str, *, beat: Callable[[], None] = lambda: None) -> bytes:
+        """Write an object from a file of any size, and return the SHA-256 of what has arrived, 32 bytes.
+
+        beat is called now and then; where it raises, nothing is written. What has arrived is told by the MD5 sums in
+        the ETag; a store that makes ETags of something else is read. Raises StoreUnavailable where something else did.
+        """
         import obstore
 
-        part = max(_PART_BYTES, -(-file.stat().st_size // _MAX_PARTS))
-        with self._errors():
-            obstore.put(self._store, key, file, chunk_size=part, max_concurrency=4)
+        size = file.stat().st_size
+        part = max(_PART_BYTES, -(-size // _MAX_PARTS))
+        sent = _Sent(part)
+        with self._errors(), file.open("rb", buffering=0) as opened:
+            blocks = sent.blocks(opened, beat)
+            content: Any = blocks if size > part else b"".join(blocks)
+            written = obstore.put(self._store, key, content, chunk_size=part, max_concurrency=_PARTS_AT_A_TIME)
+        if written["e_tag"] != sent.etag and self._digest(key, beat) != sent.sha256:
+            raise StoreUnavailable(f"{self.url}/{key} did not arrive in the store as it was sent: try again")
+        return sent.sha256
 
     def download(self, key: str, file: Path, *, beat: Callable[[], None] = lambda: None) -> bytes:
         """Write an object of any size into a file and return its SHA-256, 32 bytes. beat is called now and then.
 
         Raises ObjectChanged where it is replaced meanwhile, and OSError.
         """
-        import obstore
-
-        found, digest = self.stat(key), hashlib.sha256()
+        digest = hashlib.sha256()
         with file.open("wb") as opened:
-            for start in range(0, found.size, _RANGE_BYTES):
-                options: Any = {
-                    "range": (start, min(start + _RANGE_BYTES, found.size)),
-                    "if_match": found.etag,
-                }
-                with self._errors():
-                    block = obstore.get(self._store, key, options=options).bytes()
+            for block in self._blocks(key):
                 digest.update(block)
                 opened.write(block)
                 beat()
         return digest.digest()
+
+    def _digest(self, key: str, beat: Callable[[], None]) -> bytes:
+        digest = hashlib.sha256()
+        for block in self._blocks(key):
+            digest.update(block)
+            beat()
+        return digest.digest()
+
+    def _blocks(self, key: str) -> Iterator[Any]:
+        import obstore
+
+        found = self.stat(key)
+        for start in range(0, found.size, _RANGE_BYTES):
+            options: Any = {
+                "range": (start, min(start + _RANGE_BYTES, found.size)),
+                "if_match": found.etag,
+            }
+            with self._errors():
+                yield obstore.get(self._store, key, options=options).bytes()
 
     def listing(self, folder: str = "", *, after: str = "") -> Iterator[StoredObject]:
         """Yield all objects below a folder, sorted by key as UTF-8, page by page.
@@ -144,6 +167,16 @@ class ObjectStore:
             while remaining:
                 obstore.delete(self._store, remaining[:_DELETED_AT_A_TIME])
                 del remaining[:_DELETED_AT_A_TIME]
+
+    def now(self) -> datetime:
+        """Return what time it is by the store's clock, UTC, in whole seconds; it writes and removes an object."""
+        key = f".clock-{secrets.token_hex(8)}"
+        try:
+            self.write(key, b"")
+            return self.stat(key).modified_at
+        finally:
+            with suppress(StoreUnavailable):
+                self.delete([key])
 
     def require_conditional_writes(self) -> None:
         """Raise StoreUnsuitable where the store overwrites what write() is not to; it writes and removes an object."""
@@ -184,6 +217,33 @@ class ObjectStore:
                 f"The store {self.url} cannot be used ({_first_words(error)}): check that it runs, "
                 "IMAGESEARCH_STORE_ENDPOINT and the AWS variables"
             ) from error
+
+
+class _Sent:
+    """What is read of a file to be sent: its SHA-256, and the ETag that most stores give it."""
+
+    def __init__(self, part: int) -> None:
+        """part: bytes, of an object that is sent in several."""
+        self._part = part
+        self._digest = hashlib.sha256()
+        self._parts: list[bytes] = []  # MD5 sums
+
+    def blocks(self, file: IO[bytes], beat: Callable[[], None]) -> Iterator[bytes]:
+        while block := file.read(self._part):
+            self._digest.update(block)
+            self._parts.append(hashlib.md5(block, usedforsecurity=False).digest())
+            beat()
+            yield block
+
+    @property
+    def sha256(self) -> bytes:
+        return self._digest.digest()
+
+    @property
+    def etag(self) -> str:
+        if len(self._parts) > 1:
+            return f'"{hashlib.md5(b"".join(self._parts), usedforsecurity=False).hexdigest()}-{len(self._parts)}"'
+        return f'"{self._parts[0].hex() if self._parts else hashlib.md5(usedforsecurity=False).hexdigest()}"'
 
 
 @cache

@@ -39,8 +39,7 @@ def test_a_file_of_many_parts_comes_back_as_it_was(store: ObjectStore, tmp_path:
     content = bytes(range(256)) * 100_000  # 25.6 MB: several parts up, several ranges down
     (tmp_path / "up").write_bytes(content)
 
-    store.upload(tmp_path / "up", "large")
-
+    assert store.upload(tmp_path / "up", "large") == hashlib.sha256(content).digest()
     assert store.download("large", tmp_path / "down") == hashlib.sha256(content).digest()
     assert (tmp_path / "down").read_bytes() == content
 

@@ -15,6 +15,7 @@
         SHA256SUMS             of all the others, for `sha256sum --check` as well; that of perceptual_hashes.npy stands
                                in index_info.json, because releases before refuse a list with names they do not know
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
+    <parent>/.generations/AOF/.fetching-<generation>/ one that is being fetched from a store, see remote.py
     <parent>/.generations/AOF/.link-<hex>            the link, about to be moved into its place
     <parent>/.generations/AOF/.lock                  held by whoever publishes
     <parent>/.generations/AOF/.importing.lock        held by the import of an archive
@@ -62,7 +63,7 @@ FORMAT = 3
 
 _GENERATIONS = ".generations"
 _MOMENT = "%Y%m%dT%H%M%S%f"  # a generation's name begins with when it was published
-_DRAFT, _LINK, _REMOVED = ".writing-", ".link-", ".removed-"
+_DRAFT, _FETCHING, _LINK, _REMOVED = ".writing-", ".fetching-", ".link-", ".removed-"
 _BUILDING = ".building"
 
 SIGNATURE = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,))])
@@ -157,6 +158,11 @@ def publication_moment(generation: str) -> datetime:
 def new_draft(directory: Path) -> Path:
     """Return where a generation can be written."""
     return home(directory) / f"{_DRAFT}{secrets.token_hex(8)}"
+
+
+def fetched_draft(generation: Path) -> Path:
+    """Return where a copy of a generation is fetched from a store before it has its name."""
+    return generation.with_name(f"{_FETCHING}{generation.name}")
 
 
 def drafts(directory: Path) -> Iterator[Path]:

@@ -252,7 +252,7 @@ def read_info(generation: Path) -> tuple[IndexInfo, bool]:
     card = parts.read_card(path)
     with DamageNamed(path):
         entries = parts.parse_object(card)
-        index_info = _parse_info(entries, IndexInfo(count, dimension))
+        index_info = parse_info(entries, IndexInfo(count, dimension))
     if (count, dimension) != (index_info.total_images, index_info.embedding_dimension):
         raise IndexCorrupt(
             f"{INFO} says {index_info.total_images} vectors of {index_info.embedding_dimension} numbers, "
@@ -262,7 +262,7 @@ def read_info(generation: Path) -> tuple[IndexInfo, bool]:
     return index_info, ours or "format" in entries
 
 
-def _parse_info(entries: dict[str, Any], missing: IndexInfo) -> IndexInfo:
+def parse_info(entries: dict[str, Any], missing: IndexInfo) -> IndexInfo:
     """Return what index_info.json says. Raises ValueError and TypeError where something else was never written there.
 
     missing: says what the file does not.

@@ -27,17 +27,27 @@ def read_sums(generation: Path) -> dict[str, str] | None:
         return None
     content = parts.read_card(path)
     with DamageNamed(path):
-        lines = content.decode("ascii").splitlines(keepends=True)
-        sums = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
-        if len(sums) != len(lines) or not sums.keys() <= PARTS:
-            raise ValueError("it is not a list of checksums")
+        sums = parse_sums(content)
     card = _card(generation)
     return {name: str(card[key]) for name, key in _IN_INFO.items() if key in card} | sums
 
 
+def parse_sums(content: bytes) -> dict[str, str]:
+    """Return what SHA256SUMS says. Raises ValueError."""
+    lines = content.decode("ascii").splitlines(keepends=True)
+    sums = {match[2]: match[1] for line in lines if (match := _SUM_LINE.fullmatch(line))}
+    if len(sums) != len(lines) or not sums.keys() <= PARTS:
+        raise ValueError("it is not a list of checksums")
+    return sums
+
+
+def sums_content(sums: dict[str, str]) -> bytes:
+    """Return what SHA256SUMS is to say."""
+    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
+
+
 def write_sums(generation: Path, sums: dict[str, str]) -> None:
-    listed = sorted(sums.keys() - _IN_INFO)
-    durable.write(generation / SUMS, "".join(f"{sums[name]}  {name}\n" for name in listed).encode())
+    durable.write(generation / SUMS, sums_content({name: sums[name] for name in sums.keys() - _IN_INFO}))
 
 
 def sums_in_info(generation: Path, *, beat: Callable[[], None] = lambda: None) -> dict[str, str]:
