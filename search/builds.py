@@ -21,6 +21,8 @@ from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
 from search.engine.model.passport import ModelPassport
 from search.engine.pictures.folder import SkippedFile
+from search.engine.pictures.folders import DiskFolder, PictureFolder
+from search.folders import folder_of
 from search.heartbeat import BuildHeart, counts
 from search.jobs import outcome_recorded
 from search.live_vectors import embed_missing
@@ -158,7 +160,7 @@ def _run(
     with suppress(IndexUnusable):  # a damaged one is made anew
         company.live_sequence = max(company.live_sequence, publication.holds_changes_to(company))
     return build_index(
-        _image_directory(build),
+        pictures_of(build),
         company.embeddings_directory,
         embedder=embedder,
         options=options,
@@ -338,11 +340,12 @@ def build_options(build: IndexBuild, **chosen: Any) -> BuildOptions:
     )
 
 
-def _image_directory(build: IndexBuild) -> Path:
+def pictures_of(build: IndexBuild) -> PictureFolder:
+    """Return where the pictures lie that a build is of. Raises ValidationError."""
     if build.image_folder:  # an operator named it on the command line
-        return Path(build.image_folder)
+        return DiskFolder(Path(build.image_folder))
     build.company.clean()  # the folder may have become a link that leads out of the allowed roots
-    return build.company.image_directory
+    return folder_of(build.company)
 
 
 def next_embedder(company: Company) -> Embedder:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from search.engine.errors import ObjectChanged, StoreUnavailable, StoreUnsuitable
@@ -114,30 +114,49 @@ class ObjectStore:
         """
         digest = hashlib.sha256()
         with file.open("wb") as opened:
-            for block in self._blocks(key):
+            for block in self._blocks(self.stat(key)):
                 digest.update(block)
                 opened.write(block)
                 beat()
         return digest.digest()
 
+    def fetch(self, key: str, file: BinaryIO, *, limit: int, etag: str = "") -> StoredObject:
+        """Write an object into a file and return what it was; a small one takes one request.
+
+        etag: the object's, if known. Raises ObjectChanged where it is another or is replaced meanwhile, and ValueError
+        where it has more than limit bytes.
+        """
+        import obstore
+
+        options: Any = {"if_match": etag} if etag else {}
+        with self._errors():
+            answer = obstore.get(self._store, key, options=options)
+            found = _stored(answer.meta)
+            if found.size > limit:
+                raise ValueError(f"{self.url}/{key} has {found.size} bytes, more than {limit}")
+            if found.size <= _RANGE_BYTES:
+                file.write(answer.bytes())
+                return found
+            del answer  # nothing of its body has been fetched
+        for block in self._blocks(found):
+            file.write(block)
+        return found
+
     def _digest(self, key: str, beat: Callable[[], None]) -> bytes:
         digest = hashlib.sha256()
-        for block in self._blocks(key):
+        for block in self._blocks(self.stat(key)):
             digest.update(block)
             beat()
         return digest.digest()
 
-    def _blocks(self, key: str) -> Iterator[Any]:
+    def _blocks(self, found: StoredObject) -> Iterator[Any]:
         import obstore
 
-        found = self.stat(key)
         for start in range(0, found.size, _RANGE_BYTES):
-            options: Any = {
-                "range": (start, min(start + _RANGE_BYTES, found.size)),
-                "if_match": found.etag,
-            }
+            options: Any = {"range": (start, min(start + _RANGE_BYTES, found.size)), "if_match": found.etag}
             with self._errors():
-                yield obstore.get(self._store, key, options=options).bytes()
+                block = obstore.get(self._store, found.key, options=options).bytes()
+            yield block
 
     def listing(self, folder: str = "", *, after: str = "") -> Iterator[StoredObject]:
         """Yield all objects below a folder, sorted by key as UTF-8, page by page.

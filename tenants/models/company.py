@@ -18,6 +18,8 @@ from tenants.models.keys import ApiKey
 # A folder's name and a URL's segment on every system: no separator, no leading dot, nothing to escape.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 
+STORE_SCHEME = "s3://"  # an image_folder that begins like this lies in an object store
+
 
 class CompanyQuerySet(models.QuerySet["Company"]):
     def active(self) -> "CompanyQuerySet":
@@ -252,8 +254,20 @@ class Company(models.Model):
         return self.max_pictures is not None or self.max_bytes is not None
 
     @property
+    def has_stored_pictures(self) -> bool:
+        """Whether its pictures lie in an object store, not in a folder on a disk."""
+        return self.image_folder.startswith(STORE_SCHEME)
+
+    @property
+    def image_place(self) -> str:
+        """Where its pictures lie: the path of image_directory, or a URL, s3://bucket/prefix. See search/folders.py."""
+        return self.image_folder if self.has_stored_pictures else str(self.image_directory)
+
+    @property
     def image_directory(self) -> Path:
-        """The folder with its pictures; a relative image_folder is below the media directory."""
+        """The folder with its pictures; a relative image_folder is below the media directory. A disk's only."""
+        if self.has_stored_pictures:
+            raise ValueError(f"The pictures of {self} lie in {self.image_folder}, on no disk")
         return Path(settings.MEDIA_ROOT) / (self.image_folder or self.name)
 
     @property

@@ -18,7 +18,14 @@ from search.engine import durable, storage
 from search.engine.build.match import Pictures, fit_match
 from search.engine.build.plan import EMBED, TIME_GRAIN_NS, Plan, make_plan
 from search.engine.build.workspace import Workspace
-from search.engine.errors import ImageUnreadable, IndexNotBuilt, IndexUnusable, NotEnoughSpace, NothingToIndex
+from search.engine.errors import (
+    ImageUnreadable,
+    IndexNotBuilt,
+    IndexUnusable,
+    NotEnoughSpace,
+    NothingToIndex,
+    StoreUnavailable,
+)
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match_fit import MatchFit, still_serves
 from search.engine.index.neighbours import Neighbours
@@ -26,9 +33,9 @@ from search.engine.index.records import ImageRecord, image_id
 from search.engine.index.thresholds import thresholds_of
 from search.engine.index.vector_file import StoredVectors
 from search.engine.model.embedder import Embedder, Hashed, read_hashed
-from search.engine.pictures.folder import SkippedFile, modified_ns, other_types
+from search.engine.pictures.folder import SkippedFile
+from search.engine.pictures.folders import PictureFolder, as_folder
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS
-from search.engine.pictures.shelf import open_picture
 from search.engine.storage import SIGNATURE
 from search.engine.vectors import DIMENSION, Vector
 
@@ -80,7 +87,7 @@ class BuildOptions:
 
 
 def build_index(
-    folder: Path,
+    folder: Path | PictureFolder,
     target: Path,
     *,
     embedder: Embedder,
@@ -102,7 +109,7 @@ def build_index(
     publish: makes the finished files the index, by default by a link at target.
     report is called after each batch and during long steps; an exception from it, or from publish, ends the build and
     leaves the old index.
-    Raises NothingToIndex where no picture could be indexed, NotEnoughSpace and PublishRefused.
+    Raises NothingToIndex where no picture could be indexed, NotEnoughSpace, PublishRefused and StoreUnavailable.
     """
     build = _Build(folder, target, embedder, options, live_sequence, report, company, owner, before)
     return build.run(publish or partial(storage.publish_by_link, target, keep=options.keep_generations))
@@ -117,7 +124,12 @@ class BuildEstimate:
 
 
 def estimate_build(
-    folder: Path, target: Path, *, embedder: Embedder, options: BuildOptions, before: Path | None = None
+    folder: Path | PictureFolder,
+    target: Path,
+    *,
+    embedder: Embedder,
+    options: BuildOptions,
+    before: Path | None = None,
 ) -> BuildEstimate:
     """Return what build_index would do, and how long it would take, from trying a few pictures; nothing is written."""
     build = _Build(folder, target, embedder, options, None, lambda progress: None, before=before)
@@ -145,7 +157,7 @@ class _Read:
 class _Build:
     def __init__(
         self,
-        folder: Path,
+        folder: Path | PictureFolder,
         target: Path,
         embedder: Embedder,
         options: BuildOptions,
@@ -155,7 +167,7 @@ class _Build:
         owner: str = "",
         before: Path | None = None,
     ) -> None:
-        self._folder, self._target, self._files_before = folder, target, before or target
+        self._folder, self._target, self._files_before = as_folder(folder), target, before or target
         self._workspace = storage.workspace(target, owner)
         self._embedder, self._options = embedder, options
         self._live_sequence = live_sequence
@@ -272,7 +284,7 @@ class _Build:
         for row in np.linspace(0, len(before.records) - 1, num=min(_SAMPLES, len(before.records)), dtype=int):
             try:
                 path = before.records[int(row)].path
-                with open_picture(self._folder, path) as file:
+                with self._folder.open(path) as file:
                     if durable.sha256(file) != before.signatures[row]["sha256"].tobytes():
                         continue
                     hashed = self._read_hashed(file, path)
@@ -303,7 +315,7 @@ class _Build:
     def _require_pictures(self, plan: Plan) -> None:
         if plan.found or self._options.allow_empty:
             return
-        others = other_types(self._folder)
+        others = self._folder.other_types()
         there = f", only other files ({others}; allowed are {', '.join(ALLOWED_EXTENSIONS)})" if others else ""
         raise NothingToIndex(
             f"The image folder {self._folder} contains no pictures{there}: "
@@ -418,22 +430,24 @@ class _Build:
     def _read(self, path: str, number: int, workspace: Workspace | None) -> _Read:
         signature = np.zeros((), SIGNATURE)
         try:
-            with open_picture(self._folder, path) as file:
-                stat = os.fstat(file.fileno())
+            with self._folder.open(path) as file:
+                look = self._folder.look(file)
                 sha256 = durable.sha256(file)
-                signature["size"], signature["mtime_ns"] = stat.st_size, modified_ns(stat)
+                signature["size"], signature["mtime_ns"] = look.size, look.mtime_ns
                 signature["sha256"] = np.frombuffer(sha256, np.uint8)
                 if (row := self._rows_by_content.find(sha256)) is not None:
                     return _Read(number, signature, known_row=row)
                 if workspace and (known := workspace.find_content(sha256)) is not None:
                     return _Read(number, signature, known_number=known)
                 hashed = self._read_hashed(file, path)
-                after = os.fstat(file.fileno())
-                if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+                after = self._folder.look(file)
+                if (after.size, after.mtime_ns) != (look.size, look.mtime_ns):
                     signature["sha256"] = 0  # it was written meanwhile: nobody knows the hash of what was decoded
                 return _Read(number, signature, hashed=hashed)
         except ImageUnreadable as error:
             return _Read(number, signature, reason=str(error))
+        except StoreUnavailable:  # nothing is known of the picture: an index without it would lose it
+            raise
         except Exception as error:  # whatever one file does, the others are indexed
             why = getattr(error, "strerror", None) or type(error).__name__
             return _Read(number, signature, reason=f"The file cannot be read: {why}")
@@ -558,6 +572,6 @@ def _first_of(waiting: deque[Future[list[_Read]]]) -> list[_Read]:
     return reads
 
 
-def _why_nothing(folder: Path, skipped: list[SkippedFile]) -> str:
+def _why_nothing(folder: PictureFolder, skipped: list[SkippedFile]) -> str:
     first = skipped[0]
     return f"None of the {len(skipped)} pictures in {folder} could be read; the first, {first.path}: {first.reason}"

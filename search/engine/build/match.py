@@ -7,12 +7,11 @@ original in the index, where the first result should be that one, and with it le
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.errors import EngineError
+from search.engine.errors import EngineError, StoreUnavailable
 from search.engine.index.match_fit import (
     MIN_ALTERED,
     MIN_IMAGES,
@@ -29,7 +28,7 @@ from search.engine.index.vector_file import StoredVectors
 from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.pictures.altered import LONGEST_SIDE, MIN_SIDE, altered_copy
 from search.engine.pictures.decode import open_image
-from search.engine.pictures.shelf import open_picture
+from search.engine.pictures.folders import PictureFolder
 from search.engine.vectors import DIMENSION, Vectors
 
 _SEED = 12
@@ -46,7 +45,7 @@ _DIGITS = 4  # behind these, two builds may differ by rounding
 class Pictures:
     """The files of an index's pictures."""
 
-    folder: Path
+    folder: PictureFolder
     paths: Sequence[str]  # below folder, by row
     max_pixels: int
 
@@ -83,7 +82,7 @@ def fit_match(
     """Return the fit of an index that has these vectors, None where they are too few; for the same pictures the same.
 
     pictures: those of the vectors; one that cannot be read any more is passed over. workers: threads that alter and
-    embed. beat: called now and then; an exception from it ends the fit.
+    embed. beat: called now and then; an exception from it ends the fit. Raises StoreUnavailable.
     """
     if len(vectors) < MIN_IMAGES:
         return None
@@ -127,12 +126,14 @@ def _embed_copies_of(pictures: Pictures, row: int, embedder: Embedder) -> Vector
     """Return the vectors of a picture's copies, float32 [_COPIES, 960]; of one that cannot be read, [0, 960]."""
     path = pictures.paths[row]
     try:
-        with open_picture(pictures.folder, path) as file:
+        with pictures.folder.open(path) as file:
             image = open_image(file, name=path, max_pixels=pictures.max_pixels, min_side=MIN_SIDE)
         image.thumbnail((2 * MIN_SIDE, MIN_SIDE) if image.width > image.height else (MIN_SIDE, 2 * MIN_SIDE))
         copies = [altered_copy(image, seed=f"{path} {number}") for number in range(_COPIES)]
         # As a query is read: what JPEG does to it is part of the alteration.
         pixels = [read_prepared(embedder, copy, name="copy.jpg", max_pixels=LONGEST_SIDE**2) for copy in copies]
+    except StoreUnavailable:  # with another fit the same pictures would make another index
+        raise
     except (OSError, EngineError):
         return np.empty((0, DIMENSION), np.float32)
     return embedder.embed(pixels)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from search.engine import durable
 from search.engine.errors import NothingToIndex
 from search.engine.index.index import ImageIndex
-from search.engine.pictures.folder import ImageFile, SkippedFile, find_images
-from search.engine.pictures.shelf import open_picture
+from search.engine.pictures.folder import ImageFile, SkippedFile
+from search.engine.pictures.folders import PictureFolder, as_folder
 from search.engine.storage import SIGNATURE
 
 EMBED = -1
@@ -43,7 +43,7 @@ class Plan:
 
 
 def make_plan(
-    folder: Path,
+    folder: Path | PictureFolder,
     before: ImageIndex | None,
     *,
     keep: bool,
@@ -55,16 +55,17 @@ def make_plan(
     before: the index before, or None. keep: its vectors may be kept, and it has signatures. checksum: contents are
     always compared.
     beat is called about twice a second with the number of files found so far. Raises NothingToIndex where folder cannot
-    be read, and IndexCorrupt where an entry of the index before is damaged.
+    be read, StoreUnavailable, and IndexCorrupt where an entry of the index before is damaged.
     """
     paths: list[str] = []
     seen = array("q")  # size and mtime_ns of each picture in turn
     rows = array("q")
     skipped: list[SkippedFile] = []
+    folder = as_folder(folder)
     comparison = _Comparison(folder, before, keep=keep, checksum=checksum)
     beat_at = time.monotonic()
     try:
-        for entry in find_images(folder):
+        for entry in folder.find():
             if time.monotonic() - beat_at > _BEAT_SECONDS:  # hashing a thousand large files takes minutes
                 beat(len(paths))
                 beat_at = time.monotonic()
@@ -88,7 +89,7 @@ def make_plan(
 class _Comparison:
     """Walks through the index before beside the folder: both are sorted by path."""
 
-    def __init__(self, folder: Path, before: ImageIndex | None, *, keep: bool, checksum: bool) -> None:
+    def __init__(self, folder: PictureFolder, before: ImageIndex | None, *, keep: bool, checksum: bool) -> None:
         self._folder = folder
         self._before = before
         self._keep = keep
@@ -121,7 +122,7 @@ class _Comparison:
         if signature["mtime_ns"] == file.mtime_ns and settled and not self._checksum:
             return True
         try:
-            with open_picture(self._folder, file.path) as opened:
+            with self._folder.open(file.path) as opened:
                 return durable.sha256(opened) == signature["sha256"].tobytes()
         except OSError:
             return False  # reading it again will tell why

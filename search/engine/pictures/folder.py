@@ -18,7 +18,7 @@ from search.engine.pictures.paths import (
     require_path,
 )
 
-_COUNTED = 100_000  # files of other types: enough to tell what lies there
+COUNTED = 100_000  # files of other types: enough to tell what lies there
 _LATEST_NS = 2**63 - 1  # what an index holds of a time: the year 2262
 
 
@@ -37,6 +37,15 @@ class SkippedFile:
 
     path: str  # printable: bytes that are not UTF-8 stand as \\xff
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What tells a picture's file from what becomes of it when somebody changes it."""
+
+    size: int  # bytes
+    mtime_ns: int  # as in ImageFile
+    version: str  # another one as soon as the file is replaced or changed
 
 
 def modified_ns(found: os.stat_result) -> int:
@@ -75,7 +84,7 @@ def other_types(folder: Path) -> str:
     """Return in words which files, that are not named like pictures, lie below folder; "" where there are none."""
     found: Counter[str] = Counter()
     pending = [folder]
-    while pending and found.total() < _COUNTED:
+    while pending and found.total() < COUNTED:
         with suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
@@ -84,7 +93,12 @@ def other_types(folder: Path) -> str:
                     found[extension(entry.name)] += not has_allowed_extension(entry.name)
                 elif not is_system_folder(entry.name):
                     pending.append(Path(entry.path))
-    shown = {f".{kind}" if kind.isalnum() else "of no type": count for kind, count in found.most_common(5) if count}
+    return in_words(found)
+
+
+def in_words(kinds: Counter[str]) -> str:
+    """Return in words how many files there are of the most frequent types, by their extensions."""
+    shown = {f".{kind}" if kind.isalnum() else "of no type": count for kind, count in kinds.most_common(5) if count}
     return ", ".join(f"{count} {kind}" for kind, count in shown.items())
 
 

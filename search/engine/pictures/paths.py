@@ -72,6 +72,11 @@ def has_allowed_extension(name: str) -> bool:
     return extension(name) in FORMATS
 
 
+def has_control_characters(path: str) -> bool:
+    """Return whether path holds what no store can name, and no new picture's path may hold."""
+    return bool(_CONTROL.search(path))
+
+
 def is_system_folder(name: str) -> bool:
     """Return whether a folder of this name holds what a system keeps beside people's pictures, and no pictures."""
     return name.lower() in _SYSTEM_FOLDERS

@@ -13,6 +13,7 @@ from search.engine.index.exact import ROUNDING, best_scores
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import LineRecords
 from search.engine.index.vector_file import StoredVectors
+from search.engine.pictures.folders import PictureFolder
 from search.engine.storage.checksums import damaged_files, has_checksums
 from search.engine.storage.layout import CODES, FAISS_INDEX, ID_KEYS, METADATA
 from search.engine.storage.reading import load
@@ -36,7 +37,7 @@ class Checkup:
     pictures_missing: int  # of the sample, in the folder of pictures
 
 
-def examine(directory: Path, *, pictures: Path | None = None) -> Checkup:
+def examine(directory: Path, *, pictures: PictureFolder | None = None) -> Checkup:
     """Look over the index in directory. Raises IndexNotBuilt.
 
     pictures: the folder that the index's paths are relative to, to look for a sample's files.
@@ -48,7 +49,7 @@ def examine(directory: Path, *, pictures: Path | None = None) -> Checkup:
         return Checkup(0, has_checksums(directory), problems, None, 0, 0)
 
 
-def _examine(directory: Path, index: ImageIndex, pictures: Path | None) -> Checkup:
+def _examine(directory: Path, index: ImageIndex, pictures: PictureFolder | None) -> Checkup:
     """Raises IndexCorrupt where vectors cannot be read."""
     sample = np.unique(np.linspace(0, len(index.vectors) - 1, num=min(_SAMPLES, len(index.vectors)), dtype=int))
     problems = [*damaged_files(directory), *_code_problems(index), *_record_problems(index)]
@@ -133,12 +134,5 @@ def _search_problems(recall: float, lost: int) -> Iterator[str]:
         yield f"{CODES}: searches find {recall:.4f} of the true neighbours, less than {MIN_RECALL}"
 
 
-def _missing(index: ImageIndex, sample: npt.NDArray[np.int64], pictures: Path) -> int:
-    return sum(not _is_there(pictures / index.records[row].path) for row in sample.tolist())
-
-
-def _is_there(picture: Path) -> bool:
-    try:
-        return picture.is_file()
-    except PermissionError:
-        return False
+def _missing(index: ImageIndex, sample: npt.NDArray[np.int64], pictures: PictureFolder) -> int:
+    return pictures.missing([index.records[row].path for row in sample.tolist()])

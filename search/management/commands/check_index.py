@@ -8,6 +8,7 @@ from search import publication
 from search.companies.consistency import disagreements, older_index
 from search.engine.errors import IndexNotBuilt
 from search.engine.storage.checkup import Checkup, examine
+from search.folders import folder_of
 from search.management.companies import find_company
 from search.management.operator_command import OperatorCommand
 from tenants.models import Company
@@ -63,7 +64,7 @@ def _look_over(company: Company) -> tuple[list[str], str]:
     """Return what is wrong with the index that serves the company, and a summary where nothing is."""
     while True:
         try:
-            checkup = examine(publication.index_directory(company), pictures=company.image_directory)
+            checkup = examine(publication.index_directory(company), pictures=folder_of(company))
             problems, summary = checkup.problems, f"ok, {_summary(checkup)}"
         except IndexNotBuilt as error:
             problems, summary = ([str(error)] if company.generation else []), "no index yet"
