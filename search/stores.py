@@ -1,0 +1,17 @@
+"""What lies in the object store of the indexes, where IMAGESEARCH_STORE names one."""
+
+from django.conf import settings
+
+from search.engine.objects import ObjectStore, open_store
+from tenants.models import Company
+
+
+def root() -> ObjectStore | None:
+    """Return the store of all indexes; None where they lie in a folder alone."""
+    return open_store(settings.STORE, settings.STORE_ENDPOINT) if settings.STORE else None
+
+
+def of(company: Company) -> ObjectStore | None:
+    """Return where the company's generations lie, and what belongs to them; None where that is a folder."""
+    store = root()
+    return store.below(company.name) if store else None
