@@ -5,8 +5,9 @@ from tenants.models.builds import BuildRunning, IndexBuild, SkippedImage
 from tenants.models.company import NAME_PATTERN, Company, CompanyQuerySet
 from tenants.models.confinement import Confinement, is_confined
 from tenants.models.duplicates import DuplicateSearch, NotDuplicates
-from tenants.models.jobs import Job, JobCancelled, JobStopped, LeaseLost
+from tenants.models.jobs import Job, JobCancelled
 from tenants.models.keys import ApiKey, ApiKeyQuerySet
+from tenants.models.leases import JobStopped, Leased, LeaseLost
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
 from tenants.models.searches import DailySearches, SearchChannel, SearchOutcome
 from tenants.models.usage import SearchUsage
@@ -29,6 +30,7 @@ __all__ = [
     "JobCancelled",
     "JobStopped",
     "LeaseLost",
+    "Leased",
     "LiveChange",
     "LiveChangeQuerySet",
     "NotDuplicates",

@@ -1,43 +1,25 @@
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from django.conf import settings
 from django.db import models, transaction
 from django.db.models.functions import Coalesce, Now
 
 from tenants.models.audit import Actor, AuditEvent, record
-from tenants.models.rows import SavedOnce
-
-
-class JobStopped(Exception):
-    """The job is no longer the caller's to carry out."""
+from tenants.models.leases import JobStopped, Leased, LeasedQuerySet, LeaseLost
 
 
 class JobCancelled(JobStopped):
     """Somebody cancelled the job."""
 
 
-class LeaseLost(JobStopped):
-    """The job was without heartbeat for too long, and another worker has taken it over."""
-
-
 AnyJob = TypeVar("AnyJob", bound="Job")
 
 
-class JobQuerySet(models.QuerySet[AnyJob]):
+class JobQuerySet(LeasedQuerySet[AnyJob]):
     def active(self) -> Self:
         return self.filter(status__in=Job.ACTIVE)
-
-    def claimable(self) -> Self:
-        """The queued, and the running whose worker has not been heard of for the length of a lease."""
-        # The database's clock, because the workers' may differ.
-        expired = Now() - timedelta(seconds=settings.BUILD_LEASE_SECONDS)
-        return self.filter(
-            models.Q(status=Job.Status.QUEUED) | models.Q(status=Job.Status.RUNNING, heartbeat_at__lt=expired)
-        )
 
     def queue(self, **values: Any) -> AnyJob:
         """Hand a new job to the workers. Raises IntegrityError where the company has an active one, or is deleted."""
@@ -47,38 +29,24 @@ class JobQuerySet(models.QuerySet[AnyJob]):
         return job
 
 
-class Job(SavedOnce):
-    """What workers do for a company, from the wish to its outcome; one kind has a table and one active row a company.
+class Job(Leased):
+    """What workers do for a company, from the wish to its outcome.
 
-    A worker owns a running job through its lease: every write of the worker names the lease, so that one which
-    was only asleep, and whose job another has taken over, changes nothing any more.
+    One kind has a table, and one active row a company.
     """
 
-    class Status(models.TextChoices):
-        QUEUED = "queued"
-        RUNNING = "running"
-        SUCCEEDED = "succeeded"
-        FAILED = "failed"
-        CANCELLED = "cancelled"
-
-    ACTIVE = (Status.QUEUED, Status.RUNNING)
-    MAX_ATTEMPTS = 3
+    ACTIVE = (Leased.Status.QUEUED, Leased.Status.RUNNING)
     KIND = "job"  # in the words of messages, "a new {KIND} goes on"
     CANCELLATION: AuditEvent.Action  # what the audit says of a cancelled one
 
     company: models.ForeignKey[Any, Any]
-    status = models.CharField(max_length=10, choices=Status.choices, default=Status.QUEUED)
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
     queued_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    heartbeat_at = models.DateTimeField(null=True)
-    lease = models.CharField(max_length=32, blank=True)
-    attempts = models.PositiveSmallIntegerField(default=0)
     seconds_left = models.FloatField(null=True)
-    error = models.TextField(blank=True)
 
     class Meta:
         abstract = True
@@ -102,31 +70,10 @@ class Job(SavedOnce):
         """Queue what was asked for while the job ran, in the transaction that ends it."""
         raise NotImplementedError
 
-    def start(self) -> bool:
-        """Claim the job for the caller, who holds its lease from now on; False where it is not to be had.
+    def started(self) -> dict[str, Any]:
+        return {"started_at": Coalesce("started_at", Now()), **self.taken_up()}
 
-        A job whose workers were lost MAX_ATTEMPTS times fails here instead of being tried again.
-        """
-        lease = secrets.token_hex(16)
-        claimed = (
-            self._rows()
-            .claimable()
-            .filter(pk=self.pk, attempts__lt=self.MAX_ATTEMPTS)
-            .update(
-                status=self.Status.RUNNING,
-                lease=lease,
-                attempts=models.F("attempts") + 1,
-                started_at=Coalesce("started_at", Now()),
-                heartbeat_at=Now(),
-                **self.taken_up(),
-            )
-        )
-        if not claimed:
-            self._give_up()
-        self.refresh_from_db()
-        return bool(claimed) and self.lease == lease
-
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Fail a job whose workers were lost too often; what was asked for meanwhile follows."""
         with transaction.atomic():
             lost = self._rows().claimable().filter(pk=self.pk, attempts__gte=self.MAX_ATTEMPTS)
@@ -138,10 +85,6 @@ class Job(SavedOnce):
             )
             if given_up:
                 self.queue_follow_up()
-
-    def beat(self, **values: Any) -> None:
-        """Write values and say that the worker lives. Raises JobCancelled and LeaseLost."""
-        self._write(heartbeat_at=Now(), **values)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -189,11 +132,7 @@ class Job(SavedOnce):
     def cancel_follow_up(self) -> None:
         """Say what was to follow a job that was just cancelled, in the same transaction."""
 
-    def _write(self, **values: Any) -> None:
-        """Write values if the job is still the caller's: heartbeat, progress, fencing and cancel check in one."""
-        written = self._rows().filter(pk=self.pk, lease=self.lease, status=self.Status.RUNNING).update(**values)
-        if written:
-            return
+    def _refuse(self) -> NoReturn:
         status = self._rows().filter(pk=self.pk).values_list("status", flat=True).first()
         if status == self.Status.CANCELLED:
             raise JobCancelled(f"The {self.KIND} of {self.company} was cancelled")
