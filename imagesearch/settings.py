@@ -135,6 +135,7 @@ FOLD_SECONDS = read("IMAGESEARCH_FOLD_SECONDS", "600", whole_number(1), "a whole
 BUILD_LEASE_SECONDS = read(
     "IMAGESEARCH_BUILD_LEASE_SECONDS", "60", whole_number(1), "a whole number of seconds of at least 1"
 )
+UNIT_PICTURES = read("IMAGESEARCH_UNIT_PICTURES", "5000", whole_number(1), "a whole number of pictures of at least 1")
 
 CACHE_BYTES = read(
     "IMAGESEARCH_CACHE_BYTES",

@@ -53,6 +53,7 @@ WRONG_VALUES = {
     "IMAGESEARCH_MODEL_SWITCH": ["sometimes"],
     "IMAGESEARCH_WRITE_EMBEDDINGS_NPY": ["maybe"],
     "IMAGESEARCH_BUILD_LEASE_SECONDS": ["0"],
+    "IMAGESEARCH_UNIT_PICTURES": ["0", "many"],
     "IMAGESEARCH_FOLD_SECONDS": ["0"],
     "IMAGESEARCH_CACHE_BYTES": ["-1", "2GB"],
     "IMAGESEARCH_STORE": ["bucket", "https://bucket", "s3://", "s3://bucket//indexes", "s3://bucket/../other"],

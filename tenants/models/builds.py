@@ -75,6 +75,10 @@ class IndexBuild(Job):
     )
     neighbours_tried_before = models.PositiveIntegerField(null=True, default=None, db_default=None)
     neighbours_own_before = models.PositiveIntegerField(null=True, default=None, db_default=None)
+    # Where workers share it:
+    units_total = models.PositiveIntegerField(default=0, db_default=0, help_text="Parts that workers embed.")
+    units_done = models.PositiveIntegerField(default=0, db_default=0)
+    units_running = models.PositiveIntegerField(default=0, db_default=0, help_text="Parts that a worker has in hand.")
     full_reason = models.TextField(blank=True, help_text="Why all pictures were processed.")
 
     objects = IndexBuildQuerySet.as_manager()
@@ -150,6 +154,9 @@ class IndexBuild(Job):
             detail = f"after build {self.pk}: {self.follow_up_description}"
             record(by, AuditEvent.Action.BUILD_ASKED, self.company, detail)
         return bool(queued or running)
+
+    def clear_up(self) -> None:
+        self.units.all().delete()
 
     def queue_follow_up(self) -> None:
         ended = IndexBuild.objects.select_related("follow_up_requested_by").get(pk=self.pk)

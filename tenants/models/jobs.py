@@ -70,6 +70,9 @@ class Job(Leased):
         """Queue what was asked for while the job ran, in the transaction that ends it."""
         raise NotImplementedError
 
+    def clear_up(self) -> None:
+        """Remove the rows that only an active job needs, in the transaction that ends it."""
+
     def started(self) -> dict[str, Any]:
         return {"started_at": Coalesce("started_at", Now()), **self.taken_up()}
 
@@ -84,6 +87,7 @@ class Job(Leased):
                 f"a new {self.KIND} goes on where this one stopped.",
             )
             if given_up:
+                self.clear_up()
                 self.queue_follow_up()
 
     @contextmanager
@@ -110,6 +114,7 @@ class Job(Leased):
         """End the caller's job and queue what was asked for meanwhile: both happen, or neither."""
         with transaction.atomic():
             self._write(finished_at=Now(), seconds_left=None, **values)
+            self.clear_up()
             self.queue_follow_up()
 
     def hand_back(self) -> None:
@@ -125,6 +130,7 @@ class Job(Leased):
             cancelled = active.update(status=self.Status.CANCELLED, finished_at=Now(), seconds_left=None)
             self.refresh_from_db()
             if cancelled:
+                self.clear_up()
                 self.cancel_follow_up()
                 record(by, self.CANCELLATION, self.company, f"{self.KIND} {self.pk}")
         return bool(cancelled)
