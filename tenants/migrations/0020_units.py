@@ -33,6 +33,7 @@ class Migration(migrations.Migration):
                 ('lease', models.CharField(blank=True, max_length=32)),
                 ('attempts', models.PositiveSmallIntegerField(default=0)),
                 ('error', models.TextField(blank=True)),
+                ('number', models.PositiveIntegerField(help_text='Those that come first are embedded first.')),
                 ('name', models.CharField(help_text='The same for the same pictures.', max_length=64)),
                 ('fingerprint', models.CharField(help_text='That of the model that embeds them.', max_length=64)),
                 ('pictures', models.PositiveIntegerField()),
@@ -44,7 +45,7 @@ class Migration(migrations.Migration):
                 ('build', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='units', to='tenants.indexbuild')),
             ],
             options={
-                'indexes': [models.Index(fields=['build', 'status', 'id'], name='units_to_claim')],
+                'indexes': [models.Index(fields=['build', 'status', 'number'], name='units_to_claim')],
                 'constraints': [models.UniqueConstraint(fields=('build', 'name'), name='unit_of_a_build_once')],
             },
         ),

@@ -21,8 +21,8 @@ class BuildUnitQuerySet(LeasedQuerySet["BuildUnit"]):
         for start in range(0, len(obsolete), _ROWS_A_STATEMENT):
             self.filter(pk__in=obsolete[start : start + _ROWS_A_STATEMENT]).delete()
         fresh = (
-            BuildUnit(build=build, name=name, pictures=pictures, fingerprint=fingerprint)
-            for name, pictures in units.items()
+            BuildUnit(build=build, number=number, name=name, pictures=pictures, fingerprint=fingerprint)
+            for number, (name, pictures) in enumerate(units.items())
             if name not in known
         )
         self.bulk_create(fresh, batch_size=_ROWS_A_STATEMENT)
@@ -46,7 +46,7 @@ class BuildUnitQuerySet(LeasedQuerySet["BuildUnit"]):
         for rows in (mine.filter(status=BuildUnit.Status.QUEUED), mine.expired()):
             # The lock only chooses, so that many who claim at once do not all try the same one; start() decides.
             with transaction.atomic():
-                unit = rows.order_by("pk").select_for_update(skip_locked=True).first()
+                unit = rows.order_by("number").select_for_update(skip_locked=True).first()
                 if unit and unit.start():
                     return unit
         return None
@@ -68,6 +68,7 @@ class BuildUnit(Leased):
         db_index=False,
         db_constraint=False,
     )
+    number = models.PositiveIntegerField(help_text="Those that come first are embedded first.")
     name = models.CharField(max_length=64, help_text="The same for the same pictures.")
     fingerprint = models.CharField(max_length=64, help_text="That of the model that embeds them.")
     pictures = models.PositiveIntegerField()
@@ -81,7 +82,7 @@ class BuildUnit(Leased):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["build", "name"], name="unit_of_a_build_once")]
-        indexes = [models.Index(fields=["build", "status", "id"], name="units_to_claim")]
+        indexes = [models.Index(fields=["build", "status", "number"], name="units_to_claim")]
 
     def __str__(self) -> str:
         return f"{self.name} of build {self.build_id}"

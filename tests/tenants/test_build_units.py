@@ -131,7 +131,7 @@ def test_offering_again_keeps_what_is_done_and_in_hand(build: IndexBuild) -> Non
     offer(build, "acme0", "acme1", "fresh")
     in_hand.beat()
     assert row(done).status == Status.SUCCEEDED
-    assert [unit.name for unit in BuildUnit.objects.order_by("pk")] == ["acme0", "acme1", "fresh"]
+    assert [unit.name for unit in BuildUnit.objects.order_by("name")] == ["acme0", "acme1", "fresh"]
 
 
 def test_a_unit_that_is_offered_no_more_is_no_longer_its_workers(build: IndexBuild) -> None:
