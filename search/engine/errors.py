@@ -102,7 +102,7 @@ class StoreUnavailable(EngineError):
 
 
 class StoreUnsuitable(EngineError):
-    """An object store that lacks something which we rely on."""
+    """An object store that lacks something which we rely on, or holds an object beside which nothing can be listed."""
 
 
 class ObjectChanged(EngineError):

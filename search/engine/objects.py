@@ -231,6 +231,11 @@ class ObjectStore:
             raise ObjectChanged(_first_words(error)) from error
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.url}: {_first_words(error)}") from error
+        except exceptions.InvalidPathError as error:
+            raise StoreUnsuitable(
+                f"The store {self.url} cannot be listed: another program has put an object there whose key is no path. "
+                f"Rename or remove it ({_first_words(error)!r})"
+            ) from error
         except exceptions.BaseError as error:
             raise StoreUnavailable(
                 f"The store {self.url} cannot be used ({_first_words(error)}): check that it runs, "

@@ -1,5 +1,6 @@
 """An S3 server of the test run's own: moto's, in a process beside the tests."""
 
+import os
 import secrets
 import socket
 import subprocess
@@ -14,13 +15,18 @@ KEYS = {"AWS_ACCESS_KEY_ID": "imagesearch", "AWS_SECRET_ACCESS_KEY": "imagesearc
 class StoreServer:
     """Runs from its making until stop(), and forgets everything then; listens on 127.0.0.1 alone."""
 
+    PAGE = 10  # objects of a listing that come with one answer
+
     def __init__(self) -> None:
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
             port = chosen.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        pages = {"MOTO_S3_DEFAULT_MAX_KEYS": str(self.PAGE)}
+        self._process = subprocess.Popen(
+            command, env=os.environ | pages, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         eventually(self._answers, "the S3 server answers")
 
     def make_bucket(self) -> str:

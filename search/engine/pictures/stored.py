@@ -17,7 +17,7 @@ from tempfile import SpooledTemporaryFile
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
-from search.engine.errors import ObjectChanged, PathRefused
+from search.engine.errors import ObjectChanged, PathRefused, StoreUnsuitable
 from search.engine.objects import ObjectStore, StoredObject
 from search.engine.pictures.folder import COUNTED, ImageFile, Look, SkippedFile, in_words
 from search.engine.pictures.paths import (
@@ -31,6 +31,7 @@ from search.engine.pictures.paths import (
 
 MAX_BYTES = 1 << 30  # of a picture: more is not fetched
 _IN_MEMORY = 32 << 20  # of an open picture; the rest of a larger one lies in a temporary file
+_MAX_KEY_BYTES = 1024  # in every store
 _LOOKS_AT_ONCE = 16
 _SECOND_NS = 10**9
 
@@ -53,7 +54,13 @@ class StoredFolder:
         pass
 
     def find(self) -> Iterator[ImageFile | SkippedFile]:
+        before = ""
         for found in self._listing():
+            if found.key < before:  # builds walk through the index before beside it
+                raise StoreUnsuitable(
+                    f"The store {self} lists {found.key!r} after {before!r}: use one that lists in order"
+                )
+            before = found.key
             if has_allowed_extension(found.key):
                 yield _examine(found)
 
@@ -62,9 +69,7 @@ class StoredFolder:
         return in_words(Counter(islice(kinds, COUNTED)))
 
     def exists(self) -> bool:
-        with suppress(FileNotFoundError):
-            return any(True for _ in self._store.listing())
-        return False
+        return any(True for _ in self._store.listing())
 
     def create(self) -> None:
         """Do nothing: a prefix is there with its first object."""
@@ -121,11 +126,10 @@ class StoredFolder:
 
     def _listing(self) -> Iterator[StoredObject]:
         """Yield what is not hidden and does not lie in a folder of a system's own."""
-        with _named(self._store.url):
-            for found in self._store.listing():
-                *folders, name = found.key.split("/")
-                if not any(map(_is_hidden, (*folders, name))) and not any(map(is_system_folder, folders)):
-                    yield found
+        for found in self._store.listing():
+            *folders, name = found.key.split("/")
+            if not any(map(_is_hidden, (*folders, name))) and not any(map(is_system_folder, folders)):
+                yield found
 
 
 class StagedObject:
@@ -144,12 +148,18 @@ class StagedObject:
             there = self._is_there(path)
             if there and not replace:
                 raise _taken(path)
+            self._require_short(path)
             self.file.seek(0)
             try:
                 self._store.write(path, self.file.read(), only_new=not replace)
             except FileExistsError as error:
                 raise _taken(path) from error
         return there
+
+    def _require_short(self, path: str) -> None:
+        folder = self._store.url.removeprefix("s3://").partition("/")[2]
+        if len(f"{folder}/{path}".encode()) > _MAX_KEY_BYTES:
+            raise PathRefused(path, f"The path is longer than {_MAX_KEY_BYTES} bytes with its folder: shorten it")
 
     def _is_there(self, path: str) -> bool:
         try:
@@ -218,6 +228,7 @@ def _examine(found: StoredObject) -> ImageFile | SkippedFile:
 
 
 def _require_key(path: str) -> None:
+    """Raise PathRefused where no object below a prefix can have this path."""
     require_path(path)
     if has_control_characters(path):
         raise PathRefused(path, CONTROL)
