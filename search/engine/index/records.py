@@ -8,7 +8,7 @@ import uuid
 from abc import abstractmethod
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,10 @@ class Records(Sequence[ImageRecord]):
     @abstractmethod
     def rows_of_path(self, path: str) -> list[int]:
         """Return the rows of the pictures of this path, in order: one or none, save where Flask has listed it twice."""
+
+    def rows_of_paths(self, paths: Collection[str]) -> list[int]:
+        """Return the rows of the pictures of any of these paths, in any order."""
+        return [row for path in paths for row in self.rows_of_path(path)]
 
     @abstractmethod
     def rows_of_id(self, image_id: str) -> list[int]:
@@ -173,7 +177,39 @@ class _Rows:
         return [self._first[text], *self._others.get(text, [])] if text in self._first else []
 
 
-class LineRecords(Records):
+class SortedRecords(Records):
+    """Records sorted by path, so that those of a folder follow each other."""
+
+    def rows_below(self, location: str) -> Rows:
+        if not location:
+            return slice(0, len(self))
+        found = [self._rows_of_folder(folder) for folder in self._spellings(location)]
+        return (
+            found[0]
+            if len(found) == 1
+            else np.sort(np.concatenate([np.arange(rows.start, rows.stop) for rows in found]))
+        )
+
+    def _rows_of_folder(self, folder: str) -> slice:
+        return slice(self._first_row_from(f"{folder}/"), self._first_row_from(folder + chr(ord("/") + 1)))
+
+    def _spellings(self, location: str) -> list[str]:
+        """Return the ways in which the folder is written in the index; location where it is not there."""
+        folders = [location]
+        if not location.isascii():
+            folders = [""]
+            for part in location.split("/"):
+                forms = {part, *(unicodedata.normalize(form, part) for form in FORMS)}
+                folders = [f"{above}/{form}".lstrip("/") for above in folders for form in sorted(forms)]
+                rows = [self._rows_of_folder(folder) for folder in folders]
+                folders = [folder for folder, below in zip(folders, rows, strict=True) if below.start < below.stop]
+        return folders or [location]
+
+    def _first_row_from(self, path: str) -> int:
+        return bisect_left(range(len(self)), path, key=lambda row: self.at(row).path)
+
+
+class LineRecords(SortedRecords):
     """Records in a JSON list of one entry a line, sorted by path; an entry is read and parsed when it is asked for.
 
     path: of the file. offsets: int64 [N + 1], where each line begins. id_keys: ID_KEY [N], sorted by key.
@@ -221,12 +257,6 @@ class LineRecords(Records):
         start, stop = (int(np.searchsorted(self._id_keys["key"], key, side=side)) for side in ("left", "right"))
         rows = sorted(self._id_keys["row"][start:stop].tolist())
         return [row for row in rows if self.at(row).id == image_id]
-
-    def rows_below(self, location: str) -> Rows:
-        if not location:
-            return slice(0, len(self))
-        found = [self._rows_of_folder(folder) for folder in self._spellings(location)]
-        return found[0] if len(found) == 1 else np.sort(np.concatenate([np.arange(len(self))[rows] for rows in found]))
 
     def id_keys(self) -> npt.NDArray[np.uint64]:
         keys = np.zeros(len(self), np.uint64)
@@ -280,24 +310,6 @@ class LineRecords(Records):
             if len(records) == len(block.rows):
                 return records
         return [self._parse(block, row) for row in block.rows]
-
-    def _rows_of_folder(self, folder: str) -> slice:
-        return slice(self._first_row_from(f"{folder}/"), self._first_row_from(folder + chr(ord("/") + 1)))
-
-    def _spellings(self, location: str) -> list[str]:
-        """Return the ways in which the folder is written in the index; location where it is not there."""
-        folders = [location]
-        if not location.isascii():
-            folders = [""]
-            for part in location.split("/"):
-                forms = {part, *(unicodedata.normalize(form, part) for form in FORMS)}
-                folders = [f"{above}/{form}".lstrip("/") for above in folders for form in sorted(forms)]
-                rows = [self._rows_of_folder(folder) for folder in folders]
-                folders = [folder for folder, below in zip(folders, rows, strict=True) if below.start < below.stop]
-        return folders or [location]
-
-    def _first_row_from(self, path: str) -> int:
-        return bisect_left(range(len(self)), path, key=lambda row: self.at(row).path)
 
 
 @dataclass(frozen=True, slots=True)
