@@ -199,7 +199,8 @@ def _looked_for(index: ImageIndex, folder: Path) -> tuple[int, int]:
     """Return how many of the index's pictures were looked for in folder, and how many of them are not there."""
     hidden = set(index.hidden.tolist())
     rows = np.unique(np.linspace(0, len(index.records) - 1, num=min(_LOOKED_FOR, len(index.records)), dtype=int))
-    paths = [index.records[row].path for row in rows.tolist() if row not in hidden]
+    looked_for = index.records.of_rows([row for row in rows.tolist() if row not in hidden])
+    paths = [record.path for record in looked_for]
     return len(paths), sum(not (folder / path).is_file() for path in paths)
 
 

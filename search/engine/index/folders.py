@@ -41,7 +41,7 @@ def folders_of(index: ImageIndex, built: Counter[str]) -> list[Folder]:
     for location, count in built.items():
         counts[composed(location)] += count
     counts.update(composed(record.location) for record in index.added)
-    counts.subtract(composed(index.records[row].location) for row in index.hidden.tolist())
+    counts.subtract(composed(record.location) for record in index.records.of_rows(index.hidden.tolist()))
     below = Counter[str]()
     for location, count in counts.items():
         for each in _with_those_above(location):

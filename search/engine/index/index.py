@@ -114,7 +114,7 @@ class ImageIndex:
             for record, vector, hashed in zip(self.added, self.added_vectors, self.added_hashes, strict=True)
         }
         added = [change for _, change in sorted((live | changed).items()) if change.vector is not None]
-        rows = {row for path in changed for row in self.records.rows_of_path(path)}
+        rows = set(self.records.rows_of_paths(changed))
         return replace(
             self,
             added=tuple(change.record for change in added),
@@ -168,10 +168,14 @@ class ImageIndex:
 
     def file_sha256(self, record: ImageRecord) -> bytes | None:
         """Return the SHA-256 of the file that a build made the image from; None where it is not recorded."""
-        if self.signatures is None or record in self.added:
+        if record in self.added:
             return None
         rows = self._visible(self.records.rows_of_path(record.path))
-        return bytes(self.signatures[rows[0]]["sha256"]) if rows else None
+        return self._sha256_of(rows[0]) if rows else None
+
+    def hash_of(self, row: int) -> int | None:
+        """Return the perceptual hash of a row; None where nobody recorded it. Raises IndexCorrupt."""
+        return None if self.hashes is None else int(self.hashes[row])
 
     def find_vector(self, image_id: str) -> Vector | None:
         """Return the vector, float32 [960], of the image with this id, or None."""
@@ -186,14 +190,18 @@ class ImageIndex:
         location: only images in this folder and those below it.
         """
         below = self.records.rows_below(location)
-        rows, hidden = np.arange(len(self.records))[below], self._hidden_places(below)
         new = {record.path: record for record in self.added if record.lies_below(location)}
-        paths = {row: self.records[row].path for row in rows[hidden].tolist()}
-        replaced = {row: new.pop(path) for row, path in paths.items() if path in new}  # these keep their places
-        rows = np.delete(rows, hidden[~np.isin(rows[hidden], list(replaced))])
-        built = [replaced.get(row) or self.records[row] for row in rows[start:stop].tolist()]
-        added = list(new.values())[max(0, start - len(rows)) : max(0, stop - len(rows))]
-        return built + added, len(rows) + len(new)
+        hidden = self._hidden_places(below)
+        records = self.records.of_rows(_rows_at(below, hidden))
+        paths = dict(zip(hidden.tolist(), (record.path for record in records), strict=True))
+        replaced = {place: new.pop(path) for place, path in paths.items() if path in new}  # these keep their places
+        gone = np.array([place for place in hidden.tolist() if place not in replaced], np.int64)
+        count = _count(below) - len(gone)
+        places = _places_without(gone, np.arange(min(start, count), min(stop, count)))
+        rows = self.records.of_rows(_rows_at(below, places))
+        built = [replaced.get(place, record) for place, record in zip(places.tolist(), rows, strict=True)]
+        added = list(new.values())[max(0, start - count) : max(0, stop - count)]
+        return built + added, count + len(new)
 
     def named(self, text: str, *, location: str = "") -> Iterator[ImageRecord]:
         """Yield the images whose names contain text, whatever its case and however its accents are written.
@@ -212,11 +220,13 @@ class ImageIndex:
     def spread(self, count: int) -> list[ImageRecord]:
         """Return at most count images from all over the index, in its order, so that they differ."""
         places = np.linspace(0, len(self), num=min(count, len(self)), endpoint=False, dtype=np.int64)
-        rows = np.delete(np.arange(len(self.records)), self.hidden)
-        return [
-            self.records[int(rows[place])] if place < len(rows) else self.added[int(place) - len(rows)]
-            for place in places
-        ]
+        visible = len(self.records) - len(self.hidden)
+        rows = _places_without(self.hidden, places[places < visible])
+        live = places[places >= visible] - visible
+        return self.records.of_rows(rows.tolist()) + [self.added[place] for place in live.tolist()]
+
+    def _sha256_of(self, row: int) -> bytes | None:
+        return None if self.signatures is None else bytes(self.signatures[row]["sha256"])
 
     def _search_built(self, vector: Vector, top_k: int, location: str) -> list[Match]:
         if self.coarse is not None and not location:
@@ -290,6 +300,17 @@ class ImageIndex:
 
 def _count(rows: Rows) -> int:
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
+def _rows_at(rows: Rows, places: npt.NDArray[np.int64]) -> list[int]:
+    """Return the rows at these places among rows."""
+    found: list[int] = (places + rows.start if isinstance(rows, slice) else rows[places]).tolist()
+    return found
+
+
+def _places_without(gone: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where places stood before those gone, which ascend, were taken out."""
+    return places + np.searchsorted(gone - np.arange(len(gone)), places, side="right")
 
 
 def _depths(top_k: int, *, rows: int, images: int) -> Iterator[int]:

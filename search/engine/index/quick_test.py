@@ -51,4 +51,4 @@ class QuickTest:
         row = next((row for row in index.records.rows_of_id(image_id) if row not in index.hidden), None)
         if row is None:
             return None
-        return _Picture(index.vectors.at(row), None if index.hashes is None else int(index.hashes[row]))
+        return _Picture(index.vectors.at(row), index.hash_of(row))
