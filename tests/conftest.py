@@ -21,6 +21,7 @@ from tenants.models import Company, unwritten
 from tests.support.checkout import copy_code
 from tests.support.companies import BuiltCompanies
 from tests.support.fakes import FakeEmbedder
+from tests.support.milvus_server import MilvusServer
 from tests.support.object_store import KEYS, StoreServer
 from tests.support.postgres import Cluster, binaries
 from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
@@ -169,6 +170,16 @@ def postgres(django_db_blocker: Any) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def milvus_server() -> Iterator[MilvusServer]:
+    """The test run's own Milvus; each test names its collections by itself."""
+    server = MilvusServer()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ EngineError
 ├── StoreUnavailable     the object store does not answer, or refuses
 ├── StoreUnsuitable      an object store that lacks something which we rely on
 ├── ObjectChanged        an object that somebody else has replaced meanwhile
+├── EngineUnavailable    the server that searches a company's pictures does not answer
 └── IndexUnusable        this index cannot answer
     ├── IndexNotBuilt    there is none yet
     ├── IndexCorrupt     its files disagree or cannot be read
@@ -107,6 +108,13 @@ class StoreUnsuitable(EngineError):
 
 class ObjectChanged(EngineError):
     """Somebody else has replaced an object meanwhile."""
+
+
+class EngineUnavailable(EngineError):
+    """The server that searches a company's pictures does not answer; the caller may come again after retry_after
+    seconds."""
+
+    retry_after = 5
 
 
 class IndexUnusable(EngineError):
