@@ -147,6 +147,8 @@ CACHE_BYTES = read(
 # Past one machine
 STORE = read("IMAGESEARCH_STORE", "", store, "a bucket and a prefix such as s3://bucket/prefix")
 STORE_ENDPOINT = read("IMAGESEARCH_STORE_ENDPOINT", "", endpoint, "an address such as https://s3.example.com:9000")
+READ_ONLY = read("IMAGESEARCH_READ_ONLY", "false", boolean, "true or false")
+WRITE_URL = read("IMAGESEARCH_WRITE_URL", "", endpoint, "an address such as https://admin.example.com")
 
 # Model
 WEIGHTS = read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", weights, "IMAGENET1K_V1, IMAGENET1K_V2, builtin or a path")
@@ -217,6 +219,7 @@ MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "search.http.return_paths.return_to_the_form",
+    "search.http.read_only.RefuseWrites",
     "search.http.logins.limit_wrong_logins",
     "search.http.bodies.bound_bodies",
     "django.middleware.csrf.CsrfViewMiddleware",

@@ -9,6 +9,8 @@ from typing import TextIO, cast
 
 from supervisor import supervisord
 
+from imagesearch import settings
+
 _CONFIGURATION = Path(__file__).with_name("supervisord.conf")
 
 
@@ -42,7 +44,7 @@ def _name_of_output() -> str:
 
 
 def main() -> None:
-    os.environ.update(OUTPUT=_name_of_output())
+    os.environ.update(OUTPUT=_name_of_output(), HAS_WORKER=str(not settings.READ_ONLY))
     sys.stderr = cast(TextIO, _LastingErrors(sys.stderr))
     as_root = ["--user", "root"] if os.geteuid() == 0 else []  # named, it is no longer warned of
     supervisord.main(["--configuration", str(_CONFIGURATION), *as_root])

@@ -72,13 +72,13 @@ def _secret_files() -> list[Path]:
 
 @register(SETTINGS)
 def directories_are_writable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    directories = {
-        "IMAGESEARCH_EMBEDDINGS_DIR": settings.EMBEDDINGS_DIR,
-        "IMAGESEARCH_MEDIA_DIR": settings.MEDIA_ROOT,
-    }
+    directories = {}
     if settings.STORE:
-        del directories["IMAGESEARCH_EMBEDDINGS_DIR"]
         directories["IMAGESEARCH_REPLICA_DIR"] = existing(settings.REPLICA_DIR)  # it is made with the first copy
+    elif not settings.READ_ONLY:
+        directories["IMAGESEARCH_EMBEDDINGS_DIR"] = settings.EMBEDDINGS_DIR
+    if not settings.READ_ONLY:
+        directories["IMAGESEARCH_MEDIA_DIR"] = settings.MEDIA_ROOT
     database = settings.DATABASES["default"]
     if database["ENGINE"] == "django.db.backends.sqlite3":
         directories["DATABASE_URL"] = Path(str(database["NAME"])).parent  # SQLite keeps its log next to the file
@@ -102,5 +102,5 @@ def image_roots_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             id="search.E004",
         )
         for root in settings.IMAGE_ROOTS
-        if not root.is_dir()
+        if not (settings.READ_ONLY or root.is_dir())
     ]

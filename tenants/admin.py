@@ -22,6 +22,7 @@ from tenants import audit
 from tenants import users_admin as users_admin
 from tenants.confined_admin import CompanyFilter, OfCompanies
 from tenants.models import ApiKey, AuditEvent, Company, is_confined
+from tenants.read_only_admin import WrittenElsewhere
 
 
 class Style:
@@ -29,7 +30,7 @@ class Style:
     js = [Script("search/lists.js", defer=True)]
 
 
-class PlainTitles(admin.ModelAdmin):
+class PlainTitles(WrittenElsewhere):
     """Pages that are called as what they show: Companies, boutique."""
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -139,7 +140,7 @@ class ApiKeyAdmin(OfCompanies, UnchangedAdmin):
         return super().add_view(request, form_url, {**one_button, **(extra_context or {})})
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("tenants.change_apikey")
+        return not settings.READ_ONLY and request.user.has_perm("tenants.change_apikey")
 
     def get_urls(self) -> list[URLPattern]:
         revoke = self.admin_site.admin_view(require_POST(self.revoke_view))

@@ -8,6 +8,7 @@ from django.forms import ModelChoiceField
 from django.http import HttpRequest
 
 from tenants.models import Company, is_confined
+from tenants.read_only_admin import WrittenElsewhere
 
 
 class OfCompanies(admin.ModelAdmin):
@@ -35,7 +36,7 @@ class CompanyFilter(admin.RelatedFieldListFilter):
         return [(str(company.pk), company.name) for company in companies.only("name")]
 
 
-class ForTheUnconfined(admin.ModelAdmin):
+class ForTheUnconfined(WrittenElsewhere):
     """Rows that a confined user neither sees nor changes, whatever permissions the user has."""
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.admin import AdminSite, autodiscover
 from django.contrib.admin.apps import SimpleAdminConfig
 from django.contrib.admin.checks import check_admin_app, check_dependencies
@@ -9,6 +10,8 @@ from django.core import checks
 from django.db.models import CharField, Q, QuerySet
 from django.db.models.functions import Cast
 from django.http import HttpRequest
+
+from tenants.read_only import where_to_write
 
 
 class ConfiningSite(AdminSite):
@@ -21,6 +24,11 @@ class ConfiningSite(AdminSite):
         """Return the pages; no row has a page elsewhere that Django's short cut could lead to."""
         autodiscover()
         return [each for each in super().get_urls() if getattr(each, "name", None) != "view_on_site"]
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Return what all pages show; on a read-only machine their head says that it is one, and where to write."""
+        context = super().each_context(request)
+        return context | ({"site_header": f"{self.site_header}. {where_to_write()}"} if settings.READ_ONLY else {})
 
     def get_log_entries(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the recent actions of the home page: of the confined only those on what they can see now."""

@@ -60,6 +60,8 @@ WRONG_VALUES = {
     "IMAGESEARCH_STORE_ENDPOINT": ["s3.example.com", "https://user@s3.example.com", "https://s3.example.com/bucket"],
     "IMAGESEARCH_REPLICA_DIR": ["~nobody-at-all/replica"],
     "IMAGESEARCH_REPLICA_BYTES": ["-1", "2GB"],
+    "IMAGESEARCH_READ_ONLY": ["never"],
+    "IMAGESEARCH_WRITE_URL": ["admin.example.com", "https://admin.example.com/admin"],
     "IMAGESEARCH_WEIGHTS": ["IMAGENET1K_V3", "/nowhere/weights.pth"],
     "IMAGESEARCH_DEVICE": ["gpu"],
     "IMAGESEARCH_CACHE_DIR": ["~nobody-at-all/cache"],

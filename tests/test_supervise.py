@@ -97,7 +97,7 @@ def start(checkout: Path) -> Iterator[Callable[..., Run]]:
     """Return what starts the supervisor over scripts: start(web="exit 1", worker="exec sleep 1000")."""
     runs: list[Run] = []
 
-    def started(*, user: int | None = None, **commands: str) -> Run:
+    def started(*, user: int | None = None, awaited: tuple[str, ...] = tuple(SCRIPTS), **commands: str) -> Run:
         for name, path in SCRIPTS.items():
             script = checkout / path
             script.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def start(checkout: Path) -> Iterator[Callable[..., Run]]:
             script.chmod(0o755)
         run = Run(checkout, user=user)
         runs.append(run)
-        eventually(lambda: (run.starts("web") and run.starts("worker")) or not is_alive(run.pid), "both have started")
+        eventually(lambda: all(map(run.starts, awaited)) or not is_alive(run.pid), "all have started")
         assert is_alive(run.pid), run.output
         return run
 
@@ -136,6 +136,14 @@ def test_a_process_that_ends_at_once_is_never_given_up_and_started_ever_more_sel
     pauses = [later - earlier for earlier, later in pairwise(moments)]
     assert pauses[-1] > pauses[0] + 1
     assert len(run.starts("worker")) >= 4
+
+
+def test_a_read_only_machine_runs_no_worker(start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGESEARCH_READ_ONLY", "true")
+    run = start(awaited=("web",))
+    os.kill(run.starts("web")[0], signal.SIGKILL)
+    eventually(lambda: len(run.starts("web")) == 2, "web is started again")
+    assert run.starts("worker") == []
 
 
 def test_ctrl_c_ends_everything(start: Callable[..., Run]) -> None:

@@ -1,5 +1,6 @@
 """Who may see a company in the admin, and who may change which index it has."""
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -21,7 +22,8 @@ class CompanyAccess(PlainTitles):
         return not is_confined(request.user) and super().has_add_permission(request)
 
     def has_reindex_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("tenants.reindex_company") and self.has_view_permission(request)
+        may_reindex = request.user.has_perm("tenants.reindex_company") and self.has_view_permission(request)
+        return may_reindex and not settings.READ_ONLY
 
     def viewed(self, request: HttpRequest, pk: int) -> Company:
         """Return the company that the request shows. Raises PermissionDenied and Http404."""

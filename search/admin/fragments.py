@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -122,11 +123,11 @@ def _live_answer(overviews: list[Overview], fragments: dict[str, str]) -> JsonRe
 
 
 def _keys(request: HttpRequest, company: Company) -> dict[str, Any]:
-    user = request.user
+    user, writes = request.user, not settings.READ_ONLY
     return {
         "may_view_keys": user.has_perm("tenants.view_apikey"),
-        "may_make_keys": user.has_perm("tenants.add_apikey"),
-        "may_revoke_keys": user.has_perm("tenants.change_apikey"),
+        "may_make_keys": writes and user.has_perm("tenants.add_apikey"),
+        "may_revoke_keys": writes and user.has_perm("tenants.change_apikey"),
         "api_keys": company.api_keys.select_related("created_by"),
     }
 

@@ -201,6 +201,8 @@ def _wait_for_model(told: set[str], look_again_seconds: float) -> None:
     def wait() -> None:
         while not _warms_up(told):
             time.sleep(look_again_seconds)
+        if settings.READ_ONLY:
+            return
         try:
             move_demo()
         except DatabaseError:

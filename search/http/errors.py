@@ -35,6 +35,7 @@ from search.pictures import FolderUnusable
 from search.queries import CompanyNotFound, ImageNotFound
 from search.storage_limits import PictureLimitReached, SpaceLimitReached
 from tenants.models import Company
+from tenants.read_only import ReadOnly
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ KINDS: dict[type[Exception], Kind] = {
     NotLookedYet: Kind(409, "duplicates_unknown"),
     PictureGone: Kind(404, "picture_gone"),
     LinkRefused: Kind(403, "link_refused"),
+    ReadOnly: Kind(403, "read_only"),
     PathRefused: Kind(400, "path_refused"),
     ImageUnreadable: Kind(400, "image_unreadable"),
     CropRefused: Kind(400, "crop_invalid"),

@@ -39,7 +39,7 @@ def _for_staff(request: HttpRequest, user: User) -> dict[str, Any]:
         "number_of_concerns": len(concerns),
         "cards": cards(page.object_list, viewer=Viewer(user=user.pk)),
         "page": page,
-        "may_add": user.has_perm("tenants.add_company") and not is_confined(user),
+        "may_add": user.has_perm("tenants.add_company") and not is_confined(user) and not settings.READ_ONLY,
     }
 
 

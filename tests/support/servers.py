@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import requests
@@ -72,10 +73,11 @@ class Gunicorn(Server):
 
     CONFIGURATION = "tests/support/gunicorn_conf.py"
 
-    def __init__(self, site: Site, number: int = 0, **environment: str) -> None:
+    def __init__(self, site: Site, number: int = 0, *, bound: Sequence[str] = (), **environment: str) -> None:
+        """bound: a command that runs another one, with less rights."""
         self.log = site.directory / f"server-{number}.log"
         options = ["--config", self.CONFIGURATION, "--bind", "127.0.0.1:0"]
-        command = [sys.executable, "-m", "gunicorn", *options, "imagesearch.asgi"]
+        command = [*bound, sys.executable, "-m", "gunicorn", *options, "imagesearch.asgi"]
         with self.log.open("wb") as stderr:
             self._master = subprocess.Popen(
                 command, cwd=ROOT, env={**environment_of(site), **environment}, stderr=stderr
@@ -115,6 +117,15 @@ class Browser:
         client.force_login(User.objects.get_or_create(username=name, is_staff=True, is_superuser=True)[0])
         self._session = requests.Session()
         self._session.cookies.set("sessionid", client.cookies["sessionid"].value)
+
+    def status(self, page: str) -> int:
+        return self._session.get(self._server.url + page, timeout=_SECONDS).status_code
+
+    def press(self, address: str) -> int:
+        """Post to an address as a page's button does, and return the status."""
+        token = self._session.cookies.get("csrftoken") or ""
+        form = {"csrfmiddlewaretoken": token}
+        return self._session.post(self._server.url + address, form, timeout=_SECONDS).status_code
 
     def submit(self, page: str, **form: str) -> str:
         """Fill in the form of a page, what is ticked in it included, and return the page that it leads to."""

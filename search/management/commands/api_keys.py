@@ -9,6 +9,7 @@ from tenants.models import ApiKey
 
 class Command(OperatorCommand):
     help = "List API keys with their company, status and permissions."
+    only_reads = True
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--company", help="only keys of this company")

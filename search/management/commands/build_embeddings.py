@@ -61,6 +61,9 @@ class Command(OperatorCommand):
         what.add_argument("--enqueue", action="store_true", help="queue the build for the worker")
         what.add_argument("--dry-run", action="store_true", help="show what would be done and how long it would take")
 
+    def changes_nothing(self, options: dict[str, Any]) -> bool:
+        return bool(options["dry_run"])
+
     def handle(self, *, company: str | None, input_dir: Path | None, output_dir: Path | None, **options: Any) -> None:
         if not company and not (input_dir and output_dir):
             raise CommandError("Give --company, or both --input_dir and --output_dir")

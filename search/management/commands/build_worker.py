@@ -1,4 +1,8 @@
+from typing import Any
+
+from django.conf import settings
 from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError
 from django_tasks_db.management.commands import db_worker
 
@@ -7,6 +11,7 @@ from search.checks import SETTINGS
 from search.heartbeat import beating
 from search.outages import outage, outlast
 from search.tasks import look_after_companies
+from tenants.read_only import ReadOnly
 
 
 class Worker(db_worker.Worker):
@@ -42,3 +47,8 @@ db_worker.Worker = Worker  # type: ignore[misc]  # the library's command asks no
 class Command(db_worker.Command):
     help = "Run queued builds: the worker of django-tasks-db, which first recovers what a crash left unfinished."
     requires_system_checks = [SETTINGS]
+
+    def handle(self, **options: Any) -> None:
+        if settings.READ_ONLY:
+            raise CommandError(str(ReadOnly()))
+        super().handle(**options)

@@ -8,6 +8,7 @@ from tenants.models import IndexBuild
 
 class Command(OperatorCommand):
     help = "List queued and running builds."
+    only_reads = True
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--all", action="store_true", help="also list finished builds, newest first")

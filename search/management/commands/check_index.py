@@ -21,6 +21,7 @@ class Command(OperatorCommand):
         "Check indexes, every file and every vector; the exit status is 1 if one is damaged. "
         "Also reports where files and database do not agree."
     )
+    only_reads = True
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("companies", nargs="*", metavar="company", help="companies to check")

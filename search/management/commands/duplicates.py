@@ -37,6 +37,9 @@ class Command(OperatorCommand):
             "--quick", action="store_true", help="with --look: not for edited copies, which reads pictures"
         )
 
+    def changes_nothing(self, options: dict[str, Any]) -> bool:
+        return not options["look"]
+
     def handle(
         self, *, company: str, level: list[str] | None, csv: bool, look: bool, quick: bool, **options: Any
     ) -> None:

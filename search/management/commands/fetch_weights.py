@@ -12,6 +12,7 @@ from search.management.operator_command import OperatorCommand
 
 class Command(OperatorCommand):
     help = "Download the model's weights ahead of time and check them, or say where they belong."
+    only_reads = True
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(

@@ -26,6 +26,9 @@ class Command(OperatorCommand):
                 f"--{action.name}", dest="action", action="store_const", const=action, help=f"{action.label.lower()}"
             )
 
+    def changes_nothing(self, options: dict[str, Any]) -> bool:
+        return options["action"] is None
+
     def handle(self, *, companies: list[str], action: Action | None, **options: Any) -> None:
         if action and bool(companies) == options["all"]:
             raise CommandError(f"Which companies? Name them, or say --all: model_change --{action.name} --all")

@@ -12,12 +12,17 @@ from search.companies.model_change import is_demo_outdated
 from search.management.operator_command import OperatorCommand
 from tenants import audit
 from tenants.models import Company
+from tenants.read_only import where_to_write
 
 
 class Command(OperatorCommand):
     help = "Prepare a checkout to start: migrate, adopt indexes, create the demo and a superuser. Safe to repeat."
+    only_reads = True  # on a read-only machine
 
     def handle(self, **options: Any) -> None:
+        if settings.READ_ONLY:
+            self.stdout.write(f"{where_to_write()}. Nothing is prepared, and no build worker is started.")
+            return
         call_command("migrate", verbosity=0)
         for company in adopt_companies(by=audit.on_command_line()):
             self.stdout.write(f"Adopted the index of {company}")

@@ -17,6 +17,7 @@ from search.management.operator_command import OperatorCommand
 
 class Command(OperatorCommand):
     help = "Print the pictures most similar to a given one as a JSON object in the format of the API."
+    only_reads = True
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.error = self._fail_usage  # type: ignore[method-assign]  # in JSON as well

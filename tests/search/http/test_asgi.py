@@ -309,6 +309,23 @@ async def test_a_body_that_is_declared_too_long_is_never_asked_for(wsgi: Applica
     assert wsgi.environs[0]["CONTENT_LENGTH"] == "1001"
 
 
+async def test_no_body_is_asked_for_of_a_request_that_is_refused_anyway(wsgi: Application) -> None:
+    refusing = BufferedApplication(
+        Refusing(), threads=1, max_body=MAX_BODY, large_bodies=re.compile(UPLOAD), unread_methods={"PUT"}
+    )
+    client = Client(refusing, method="PUT", length=10)
+    assert (await client.answer())[0] == 403
+    assert client.asked == 0
+
+
+class Refusing:
+    """A WSGI application that reads nothing."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"no"]
+
+
 async def test_a_body_of_no_declared_length_is_read_no_further_than_it_may(wsgi: Application) -> None:
     client = Client(over(wsgi), headers=[(b"transfer-encoding", b"chunked")])
     for _ in range(10):

@@ -1,0 +1,48 @@
+"""A read-only machine refuses every request that would change something, before anything of it is read.
+
+What it answers is listed here, so that whatever is added elsewhere is refused too: what reads by its method, searches,
+and logging in and out, which write a session and nothing else.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from search.http.counted import CountedSearchView
+from search.http.errors import refusal
+from tenants.read_only import ReadOnly
+
+WRITING_METHODS = frozenset({"PUT", "PATCH", "DELETE"})  # nothing that reads has one of these
+
+_READING_METHODS = {"GET", "HEAD", "OPTIONS"}
+_SESSIONS = {"admin:login", "admin:logout"}
+
+
+class RefuseWrites:
+    """Middleware: with IMAGESEARCH_READ_ONLY it stands before all views, and before what reads their bodies."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self._get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
+    ) -> HttpResponse | None:
+        if not settings.READ_ONLY or _only_reads(request, view):
+            return None
+        return refusal(request, ReadOnly())
+
+
+def _only_reads(request: HttpRequest, view: Callable[..., Any]) -> bool:
+    if request.method in WRITING_METHODS:
+        return False
+    match = request.resolver_match
+    return (
+        request.method in _READING_METHODS
+        or issubclass(getattr(view, "cls", object), CountedSearchView)
+        or bool(match and match.view_name in _SESSIONS)
+    )
