@@ -8,6 +8,7 @@ written before their lines: a line without a vector cannot be, and what follows 
 """
 
 import contextlib
+import hashlib
 import json
 import secrets
 import shutil
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine import durable
+from search.engine.build.contents import Contents
 from search.engine.storage import SIGNATURE
 from search.engine.vectors import DIMENSION, Vectors
 
@@ -28,8 +30,14 @@ _ROW_BYTES = 4 * DIMENSION
 _SHA256_BYTES = 32
 
 
+_PATH = np.dtype([("begin", "<u8"), ("end", "<u8")])  # of a hash of the path
+_FOUND = np.dtype([("path", _PATH), ("signature", SIGNATURE), ("hash", "<u8")])
+
+
 class Workspace:
     """The pictures that builds with the same model have embedded. Pictures are numbered: first those found here.
+
+    Of these 104 bytes are in memory each, of others the perceptual hash.
 
     One thread writes; find() and find_content() are safe to call from others meanwhile.
     """
@@ -40,13 +48,17 @@ class Workspace:
         self._header = json.dumps(made_by, sort_keys=True)
         self._found: list[Vectors] = []  # a segment each
         self._segment_starts: list[int] = []
-        self._signatures = np.empty(0, SIGNATURE)  # of the pictures found
         self._hashes = array("Q")  # of all, also those added
-        self._by_path: dict[str, int] = {}
-        self._by_content: dict[bytes, int] = {}
+        segments: list[npt.NDArray[np.void]] = []  # _FOUND
         directory.mkdir(parents=True, exist_ok=True)
         for lines in sorted(directory.glob("*.jsonl")):
-            self._read_segment(lines)
+            segments += self._read_segment(lines)
+        found = np.concatenate([np.empty(0, _FOUND), *segments])
+        self._signatures, self._contents = found["signature"], Contents(found["signature"])
+        self._paths = found["path"]
+        self._path_order = np.argsort(self._paths["begin"], kind="stable")
+        self._path_begins = self._paths["begin"][self._path_order]
+        self._hashes.frombytes(found["hash"].tobytes())
         name = secrets.token_hex(8)
         self._lines = (directory / f"{name}.jsonl").open("wb", buffering=0)
         self._floats = (directory / f"{name}.f32").open("w+b", buffering=0)
@@ -62,23 +74,34 @@ class Workspace:
         self._lines.close()
         self._floats.close()
 
+    def __len__(self) -> int:
+        """Return how many pictures were found here."""
+        return len(self._signatures)
+
+    @property
+    def begins(self) -> npt.NDArray[np.uint64]:
+        """The beginnings of the contents found here; see Contents."""
+        return self._contents.begins
+
     def signature(self, number: int) -> Any:
         """Return the SIGNATURE of a picture found here."""
         return self._signatures[number]
 
     def find(self, path: str, size: int, mtime_ns: int) -> int | None:
         """Return the number of the picture found under this path, if its file looks the same."""
-        number = self._by_path.get(path)
-        if number is None or (self._signatures[number]["size"], self._signatures[number]["mtime_ns"]) != (
-            size,
-            mtime_ns,
-        ):
-            return None
-        return number
+        key = _path_key(path)
+        place = int(np.searchsorted(self._path_begins, key["begin"]))
+        while place < len(self) and self._path_begins[place] == key["begin"]:
+            number = int(self._path_order[place])
+            looks = self._signatures[number]
+            if self._paths[number] == key and (looks["size"], looks["mtime_ns"]) == (size, mtime_ns):
+                return number
+            place += 1
+        return None
 
     def find_content(self, sha256: bytes) -> int | None:
         """Return the number of a picture found here with this content."""
-        return self._by_content.get(sha256)
+        return self._contents.find(sha256)
 
     def add(self, paths: Sequence[str], signatures: np.ndarray, hashes: Sequence[int], vectors: Vectors) -> range:
         """Keep what was embedded, safe from a crash, and return the pictures' numbers.
@@ -114,38 +137,38 @@ class Workspace:
         """Remove all work: it has become an index. A build that still writes here loses nothing but its work."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _read_segment(self, path: Path) -> None:
+    def _read_segment(self, path: Path) -> list[npt.NDArray[np.void]]:
+        """Return the pictures of a segment, _FOUND [N], in one array, or in none where it holds none of this model."""
         floats = path.with_suffix(".f32")
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines(keepends=True)
-        if not lines or lines[0].rstrip("\n") != self._header or not floats.exists():
-            for file in (path, floats):
-                file.unlink(missing_ok=True)
-            return
-        entries = _whole_entries(lines[1:])[: floats.stat().st_size // _ROW_BYTES]
-        if not entries:
-            return
-        first = len(self._signatures)
-        signatures = np.empty(len(entries), SIGNATURE)
-        for row, (image, size, mtime_ns, sha256, hashed) in enumerate(entries):
-            signatures[row] = size, mtime_ns, np.frombuffer(sha256, np.uint8)
-            self._by_path[image] = first + row
-            self._by_content[sha256] = first + row
-            self._hashes.append(hashed)
-        self._signatures = np.concatenate([self._signatures, signatures])
-        self._segment_starts.append(first)
+        with path.open("rb") as lines:
+            if lines.readline().rstrip(b"\n") != self._header.encode() or not floats.exists():
+                for file in (path, floats):
+                    file.unlink(missing_ok=True)
+                return []
+            found = _whole_entries(lines)[: floats.stat().st_size // _ROW_BYTES]
+        if not len(found):
+            return []
+        self._segment_starts.append(sum(map(len, self._found)))
         with floats.open("rb") as opened:
-            self._found.append(_map(opened, len(entries)))
+            self._found.append(_map(opened, len(found)))
+        return [found]
 
 
-def _whole_entries(lines: list[str]) -> list[tuple[str, int, int, bytes, int]]:
-    """Return the entries up to the first line that a crash has torn."""
-    entries = []
-    with contextlib.suppress(ValueError, TypeError):
+def _whole_entries(lines: IO[bytes]) -> npt.NDArray[np.void]:
+    """Return the entries, _FOUND [N], up to the first line that a crash has torn."""
+    entries = bytearray()
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         for line in lines:
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 break
-            entries.append(_parse(line))
-    return entries
+            entries += _parse(line).tobytes()
+    return np.frombuffer(entries, _FOUND)
+
+
+def _path_key(path: str) -> Any:
+    """Return 128 bits that stand for a path, a _PATH."""
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=_PATH.itemsize).digest()
+    return np.frombuffer(digest, _PATH)[0]
 
 
 def _line(path: str, signature: Any, hashed: int) -> str:
@@ -153,14 +176,21 @@ def _line(path: str, signature: Any, hashed: int) -> str:
     return f"{json.dumps(entry)}\n"
 
 
-def _parse(line: str) -> tuple[str, int, int, bytes, int]:
-    """Raises ValueError and TypeError; for a line of a release before, too, which kept no perceptual hash."""
-    path, size, mtime_ns, sha256, hashed = json.loads(line)
+def _parse(line: bytes) -> Any:
+    """Return a _FOUND.
+
+    Raises ValueError and TypeError; for a line of a release before, too, which kept no perceptual hash.
+    """
+    path, size, mtime_ns, sha256, hashed = json.loads(line.decode("ascii"))
     if len(bytes.fromhex(sha256)) != _SHA256_BYTES:
         raise ValueError(sha256)
     if not 0 <= int(hashed) < 2**64:
         raise ValueError(hashed)
-    return path, int(size), int(mtime_ns), bytes.fromhex(sha256), int(hashed)
+    found = np.zeros((), _FOUND)
+    found["path"] = _path_key(path)
+    found["signature"] = int(size), int(mtime_ns), np.frombuffer(bytes.fromhex(sha256), np.uint8)
+    found["hash"] = int(hashed)
+    return found
 
 
 def _map(file: IO[bytes], rows: int) -> Vectors:
