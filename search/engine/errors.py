@@ -18,6 +18,8 @@ EngineError
 ├── StoreUnsuitable      an object store that lacks something which we rely on
 ├── ObjectChanged        an object that somebody else has replaced meanwhile
 ├── EngineUnavailable    the server that searches a company's pictures does not answer
+├── MachineDiffers       a part of a build that this machine would embed otherwise than the others
+├── UnitRefused          a file of a build's part that is not what was written
 └── IndexUnusable        this index cannot answer
     ├── IndexNotBuilt    there is none yet
     ├── IndexCorrupt     its files disagree or cannot be read
@@ -115,6 +117,14 @@ class EngineUnavailable(EngineError):
     seconds."""
 
     retry_after = 5
+
+
+class MachineDiffers(EngineError):
+    """This machine's model or libraries are not those that the rest of a build is embedded with."""
+
+
+class UnitRefused(EngineError):
+    """A part of a build, or what a worker made of it, is not what was written."""
 
 
 class IndexUnusable(EngineError):

@@ -4,19 +4,47 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import PIL
 
 from search.engine import durable, storage
-from search.engine.build.match import Pictures, fit_match
-from search.engine.build.plan import EMBED, TIME_GRAIN_NS, Plan, make_plan
+from search.engine.build.contents import Contents
+from search.engine.build.embedding import Chunk, Embedding, PictureReader, Read, chunk_size, libraries_of, made_by
+from search.engine.build.match import Pictures as Files
+from search.engine.build.match import fit_match
+from search.engine.build.plan import (
+    EMBED,
+    SKIPPED,
+    TIME_GRAIN_NS,
+    PathsOfRows,
+    Pictures,
+    Places,
+    Plan,
+    is_indexed,
+    is_to_embed,
+    make_plan,
+)
+from search.engine.build.units import (
+    EMBEDDED,
+    LEFT,
+    UNREADABLE,
+    Embedded,
+    Place,
+    Report,
+    Unit,
+    UnitOrders,
+    UnitResult,
+    Units,
+    embed_unit,
+    read_result,
+    write_known,
+)
 from search.engine.build.workspace import Workspace
 from search.engine.errors import (
     ImageUnreadable,
@@ -24,7 +52,7 @@ from search.engine.errors import (
     IndexUnusable,
     NotEnoughSpace,
     NothingToIndex,
-    StoreUnavailable,
+    UnitRefused,
 )
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.index.match_fit import MatchFit, still_serves
@@ -32,23 +60,23 @@ from search.engine.index.neighbours import Neighbours
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.index.thresholds import thresholds_of
 from search.engine.index.vector_file import StoredVectors
-from search.engine.model.embedder import Embedder, Hashed, read_hashed
+from search.engine.model.embedder import Embedder
 from search.engine.pictures.folder import SkippedFile
 from search.engine.pictures.folders import PictureFolder, as_folder
 from search.engine.pictures.paths import ALLOWED_EXTENSIONS
 from search.engine.storage import SIGNATURE
-from search.engine.vectors import DIMENSION, Vector
+from search.engine.vectors import DIMENSION, Vectors
 
 _SAME_VECTOR = 1e-5  # of each number; what a full rebuild may differ from an incremental one
 _SAMPLES = 8
-_ROWS_A_BLOCK = 1024
 _FLUSH_SECONDS = 5.0  # of work that a killed build may lose
 _FLUSH_PICTURES = 4096
-_CHUNKS_AHEAD = 4  # for each thread: while a large picture is decoded, the others go on with those behind it
 _DAMAGED = "The previous index is damaged"
 _IN_DOUBT = -1  # for the time of a file
 _VECTOR_BYTES = 4 * DIMENSION
 _OTHER_BYTES = 512  # of a picture, in the rest of the index
+_NOTED = ("signature", "number")
+_NOTHING: Any = (np.empty((0, DIMENSION), np.float32), [], np.empty(0, SIGNATURE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +124,7 @@ def build_index(
     company: str = "",
     owner: str = "",
     before: Path | None = None,
+    units: Units | None = None,
     publish: storage.Publish | None = None,
     report: Callable[[BuildProgress], None] = lambda progress: None,
 ) -> BuildOutcome:
@@ -106,12 +135,13 @@ def build_index(
     named in the outcome. live_sequence: the last live change whose picture lies in folder.
     company: whose pictures' ids they get, by default the one that target is named after. owner: see
     storage.workspace. before: where the files of the previous index are, by default those that target leads to.
+    units: who hands out parts of a large build to other workers; the vectors are those that this process alone makes.
     publish: makes the finished files the index, by default by a link at target.
     report is called after each batch and during long steps; an exception from it, or from publish, ends the build and
     leaves the old index.
     Raises NothingToIndex where no picture could be indexed, NotEnoughSpace, PublishRefused and StoreUnavailable.
     """
-    build = _Build(folder, target, embedder, options, live_sequence, report, company, owner, before)
+    build = _Build(folder, target, embedder, options, live_sequence, report, company, owner, before, units)
     return build.run(publish or partial(storage.publish_by_link, target, keep=options.keep_generations))
 
 
@@ -134,24 +164,9 @@ def estimate_build(
     """Return what build_index would do, and how long it would take, from trying a few pictures; nothing is written."""
     build = _Build(folder, target, embedder, options, None, lambda progress: None, before=before)
     plan = build.make_plan()
-    to_embed = np.flatnonzero(plan.rows == EMBED)
-    tried = to_embed[np.linspace(0, len(to_embed) - 1, num=min(2 * options.batch_size, len(to_embed)), dtype=int)]
-    seconds = build.time_embedding(plan, tried)
-    return BuildEstimate(plan, build.full_reason, len(to_embed), None if seconds is None else seconds * len(to_embed))
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A picture file that was read: now embedded, or of known content, or unreadable."""
-
-    number: int  # in the plan
-    signature: Any  # SIGNATURE
-    hashed: Hashed | None = None  # until it is embedded
-    vector: Vector | None = None
-    perceptual_hash: int = 0
-    known_row: int | None = None  # of the previous index
-    known_number: int | None = None  # in the workspace
-    reason: str = ""
+    to_embed = plan.to_embed
+    seconds = build.time_embedding(plan, to_embed)
+    return BuildEstimate(plan, build.full_reason, to_embed, None if seconds is None else seconds * to_embed)
 
 
 class _Build:
@@ -166,29 +181,30 @@ class _Build:
         company: str = "",
         owner: str = "",
         before: Path | None = None,
+        units: Units | None = None,
     ) -> None:
         self._folder, self._target, self._files_before = as_folder(folder), target, before or target
+        self._units = units
         self._workspace = storage.workspace(target, owner)
         self._embedder, self._options = embedder, options
         self._live_sequence = live_sequence
         self._report = report
         self._progress = BuildProgress()
-        self._libraries = {"pillow": PIL.__version__, **embedder.libraries}
+        self._libraries = libraries_of(embedder)
         self._scanned_at_ns = time.time_ns()
         self._company = company or target.name
         self._given_ids = storage.given_ids(target, self._company, self._files_before)
         self._before, self._why_unusable = self._load_before()
         self.full_reason = self._why_full()
         self._kept = None if self.full_reason else self._before
-        self._rows_by_content = _RowsByContent(self._kept)
+        self._rows_by_content = _contents_of(self._kept)
 
     def run(self, publish: storage.Publish) -> BuildOutcome:
-        plan = self.make_plan()
+        plan = self.make_plan(_existing_parent(self._target))
         self._require_pictures(plan)
         self._advance(found=plan.found, reused=plan.kept, removed=plan.removed, skipped=len(plan.skipped))
-        rows_by_path = plan.rows.copy()
-        if self._is_done_already(rows_by_path, plan.signatures):
-            return self._outcome(plan, len(plan.paths), None)
+        if self._is_done_already(plan):
+            return self._outcome(plan, len(plan), None)
         self._require_space(plan)
         with (
             storage.IndexWriter(
@@ -198,35 +214,38 @@ class _Build:
             ) as writer,
             self._open_workspace() as workspace,
         ):
-            numbers = self._embed(plan, workspace)
-            indexed = np.flatnonzero((plan.rows != EMBED) | (numbers != EMBED))
-            if not len(indexed) and plan.found:
+            kept = plan.kept
+            self._embed(plan, workspace)
+            indexed = plan.indexed
+            if not indexed and plan.found:
                 raise NothingToIndex(_why_nothing(self._folder, plan.skipped))
             # What was tried may all have been unreadable.
             published = None
-            if not self._is_done_already(rows_by_path[indexed], plan.signatures[indexed]):
-                self._write(plan, workspace, numbers, indexed, writer)
-                paths = [plan.paths[number] for number in indexed]
-                fit = partial(self._fit_match, paths, kept=int(np.count_nonzero(plan.rows[indexed] != EMBED)))
+            if indexed > kept or not self._is_done_already(plan):
+                paths = self._write(plan, workspace, writer)
+                fit = partial(self._fit_match, paths, kept=plan.kept)
                 published = writer.publish(self._info(), publish, given_ids=self._given_ids, fit=fit, beat=self._beat)
             workspace.clear()
-        return self._outcome(plan, len(indexed), published)
+        return self._outcome(plan, indexed, published)
 
-    def make_plan(self) -> Plan:
-        """Return what is to be done; a previous index of which something may be kept has been compared by then."""
+    def make_plan(self, directory: Path | None = None) -> Plan:
+        """Return what is to be done; a previous index of which something may be kept has been compared by then.
+
+        directory: see Plan.
+        """
         try:
-            plan = self._compare()
+            plan = self._compare(directory)
             if self._kept is not None:
                 # What is kept from it gets checksums of its own: damage must not be handed on as sound.
                 storage.require_undamaged(self._files_before, copy=False, beat=self._beat)
         except IndexUnusable:
             self.full_reason = self.full_reason or _DAMAGED
             self._before = self._kept = None
-            self._rows_by_content = _RowsByContent(None)
-            plan = self._compare()
+            self._rows_by_content = _contents_of(None)
+            plan = self._compare(directory)
         return plan
 
-    def _compare(self) -> Plan:
+    def _compare(self, directory: Path | None) -> Plan:
         in_order = self._before is not None and self._before.signatures is not None  # as builds write them
         return make_plan(
             self._folder,
@@ -234,16 +253,20 @@ class _Build:
             keep=self._kept is not None,
             checksum=self._options.checksum,
             beat=lambda found: self._advance(found=found),
+            directory=directory,
         )
 
-    def time_embedding(self, plan: Plan, numbers: np.ndarray) -> float | None:
-        """Return the seconds that a picture takes, from embedding those with these numbers in the plan."""
-        if not len(numbers):
+    def time_embedding(self, plan: Plan, to_embed: int) -> float | None:
+        """Return the seconds that a picture takes, from embedding a few of those that are to be embedded."""
+        few = min(2 * self._options.batch_size, to_embed)
+        if not few:
             return None
+        chosen = set(np.linspace(0, to_embed - 1, num=few, dtype=int).tolist())
+        tried = [picture for number, picture in enumerate(_to_embed(plan)) if number in chosen]
         started = time.perf_counter()
-        with self._threads() as threads:
-            deque(threads.map(lambda chunk: self._embed_chunk(chunk, plan, None), self._chunks(numbers)), maxlen=0)
-        return (time.perf_counter() - started) / len(numbers)
+        with Embedding(self._reader(None), workers=self._options.workers) as embedding:
+            deque(embedding.in_order(self._chunks(tried, few)), maxlen=0)
+        return (time.perf_counter() - started) / few
 
     # What can be kept
 
@@ -281,13 +304,14 @@ class _Build:
     def _vectors_differ(self, before: ImageIndex) -> bool:
         """Return whether a few of the pictures get other vectors today, or none is there to tell."""
         compared = 0
+        reader = self._reader(None)
         for row in np.linspace(0, len(before.records) - 1, num=min(_SAMPLES, len(before.records)), dtype=int):
             try:
                 path = before.records[int(row)].path
                 with self._folder.open(path) as file:
                     if durable.sha256(file) != before.signatures[row]["sha256"].tobytes():
                         continue
-                    hashed = self._read_hashed(file, path)
+                    hashed = reader.hashed(file, path)
             except (OSError, ImageUnreadable, IndexUnusable):
                 continue
             today = self._embedder.embed([hashed.pixels])[0]
@@ -296,12 +320,11 @@ class _Build:
             compared += 1
         return not compared
 
-    def _is_done_already(self, rows_by_path: np.ndarray, signatures: np.ndarray) -> bool:
-        """Return whether the previous index is what these pictures make; rows by content may be of other paths."""
+    def _is_done_already(self, plan: Plan) -> bool:
+        """Return whether the previous index is what the pictures make that the plan finds unchanged."""
         return (
             self._kept is not None
-            and np.array_equal(rows_by_path, np.arange(len(self._kept.records)))
-            and np.array_equal(signatures, self._kept.signatures)
+            and self._has_these_rows(self._kept, plan)
             and self._kept.info.libraries == self._libraries
             and self._kept.info.live_sequence == self._live_sequence
             and still_serves(self._kept.info.match, images=len(self._kept.records))
@@ -309,6 +332,18 @@ class _Build:
                 self._files_before, wanted=self._options.embeddings_npy, beat=self._beat
             )  # at last: it takes long
         )
+
+    def _has_these_rows(self, kept: ImageIndex, plan: Plan) -> bool:
+        """Return whether the pictures, those apart that cannot be read, are the rows of an index, one after another."""
+        row = 0
+        for _, pictures in plan.blocks():
+            pictures = pictures[pictures["number"] != SKIPPED]
+            stop = row + len(pictures)
+            same = np.array_equal(pictures["row"], np.arange(row, stop))
+            if not same or not np.array_equal(pictures["signature"], kept.signatures[row:stop]):
+                return False
+            row = stop
+        return row == len(kept.records)
 
     # Refusals before anything is written
 
@@ -323,177 +358,212 @@ class _Build:
         )
 
     def _require_space(self, plan: Plan) -> None:
-        to_embed = len(plan.paths) - plan.kept
+        to_embed = len(plan) - plan.kept
         copies = 2 if self._options.embeddings_npy else 1
-        needed = len(plan.paths) * (copies * _VECTOR_BYTES + _OTHER_BYTES) + to_embed * _VECTOR_BYTES
-        place = next(parent for parent in self._target.absolute().parents if parent.exists())
+        needed = len(plan) * (copies * _VECTOR_BYTES + _OTHER_BYTES) + to_embed * _VECTOR_BYTES
+        place = _existing_parent(self._target)
         free = shutil.disk_usage(place).free
         if free < needed:
             raise NotEnoughSpace(
-                f"The index of {len(plan.paths)} pictures needs {needed / 2**20:.0f} MB, "
+                f"The index of {len(plan)} pictures needs {needed / 2**20:.0f} MB, "
                 f"{place} has {free / 2**20:.0f} MB left: free up space, or lower IMAGESEARCH_KEEP_GENERATIONS"
             )
 
     # Embedding
 
     def _open_workspace(self) -> Workspace:
-        made_by = {
-            "fingerprint": self._embedder.passport.fingerprint,
-            "preparation": self._embedder.preparation,
-            "libraries": self._libraries,
-        }
-        return Workspace(self._workspace, made_by=made_by)
+        return Workspace(self._workspace, made_by=made_by(self._embedder))
 
-    def _embed(self, plan: Plan, workspace: Workspace) -> np.ndarray:
-        """Embed what the plan says; return, for each of its pictures, the number in the workspace or EMBED."""
-        numbers = np.full(len(plan.paths), EMBED, np.int64)
-        self._find_again(plan, workspace, numbers)
-        todo = np.flatnonzero((plan.rows == EMBED) & (numbers == EMBED))
-        pending: list[_Read] = []  # embedded, but not in the workspace yet
+    def _embed(self, plan: Plan, workspace: Workspace) -> None:
+        """Embed what the plan says, and note in it where the vectors are."""
+        skipped = len(plan.skipped)
+        self._find_again(plan, workspace)
+        if self._units and plan.to_embed > self._units.pictures:
+            self._embed_in_units(self._units, plan, workspace)
+        self._embed_here(plan, workspace)
+        plan.skipped[skipped:] = sorted(plan.skipped[skipped:], key=lambda file: file.path)
+
+    def _embed_here(self, plan: Plan, workspace: Workspace) -> None:
+        pending: list[Read] = []  # embedded, but not in the workspace yet
         flushed_at = time.monotonic()
-        waiting: deque[Future[list[_Read]]] = deque()
-        with self._threads() as threads:
+        with Embedding(self._reader(workspace), workers=self._options.workers) as embedding:
             try:
-                for reads in self._embed_in_order(todo, plan, workspace, threads, waiting):
-                    pending += self._take_in(reads, plan, numbers)
+                for reads in embedding.in_order(self._chunks(_to_embed(plan), plan.to_embed)):
+                    done = self._take_in(reads, plan, workspace)
+                    pending += _embedded(reads)
                     if time.monotonic() - flushed_at > _FLUSH_SECONDS or len(pending) >= _FLUSH_PICTURES:
-                        self._flush(pending, plan, workspace, numbers)
+                        self._flush(pending, plan, workspace)
                         flushed_at = time.monotonic()
-                    self._count(reads, plan)
+                    self._count(done)
             finally:  # a build that is stopped keeps all its work
-                threads.shutdown(cancel_futures=True)
-                for future in waiting:
-                    if not future.cancelled() and not future.exception():
-                        pending += self._take_in(future.result(), plan, numbers)
-                self._flush(pending, plan, workspace, numbers)
-        return numbers
+                for reads in embedding.left_over():
+                    self._take_in(reads, plan, workspace)
+                    pending += _embedded(reads)
+                self._flush(pending, plan, workspace)
 
-    def _flush(self, pending: list[_Read], plan: Plan, workspace: Workspace, numbers: np.ndarray) -> None:
+    def _flush(self, pending: list[Read], plan: Plan, workspace: Workspace) -> None:
         """Move what was embedded to the workspace."""
         if pending:
             vectors = np.stack([read.vector for read in pending if read.vector is not None])  # [pending, 960]
-            signatures = np.array([read.signature for read in pending], SIGNATURE)
-            # Of a file this young size and time prove nothing: the next build finds it by its content.
-            signatures["mtime_ns"][signatures["mtime_ns"] >= self._scanned_at_ns - TIME_GRAIN_NS] = _IN_DOUBT
-            paths, hashes = zip(*((plan.paths[read.number], read.perceptual_hash) for read in pending), strict=True)
-            added = workspace.add(paths, signatures, hashes, vectors)
-            numbers[[read.number for read in pending]] = added
+            hashes = np.array([read.perceptual_hash for read in pending], np.uint64)
+            self._keep(_places(pending), _signatures(pending), hashes, vectors, plan, workspace)
         pending.clear()
 
-    def _find_again(self, plan: Plan, workspace: Workspace, numbers: np.ndarray) -> None:
-        """Set the numbers of the pictures that a stopped build has embedded already."""
-        if self._options.checksum:
-            return  # those of the same content are found when it is read
-        for number in np.flatnonzero(plan.rows == EMBED):
-            signature = plan.signatures[number]
-            found = workspace.find(plan.paths[number], int(signature["size"]), int(signature["mtime_ns"]))
-            if found is not None:
-                numbers[number] = found
-                plan.signatures[number] = workspace.signature(found)
-        self._advance(embedded=int(np.count_nonzero(numbers != EMBED)))
-
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._options.workers, thread_name_prefix="embed")
-
-    def _chunks(self, numbers: np.ndarray) -> Iterator[list[int]]:
-        """Yield what a thread takes at a time: as many pictures as the model takes best, fewer if few are left."""
-        share = -(-len(numbers) // self._options.workers)
-        size = max(1, min(self._options.batch_size, self._embedder.pictures_a_run, share))
-        for start in range(0, len(numbers), size):
-            yield numbers[start : start + size].tolist()
-
-    def _embed_in_order(
+    def _keep(
         self,
-        numbers: np.ndarray,
+        places: Places,
+        signatures: np.ndarray,
+        hashes: np.ndarray,
+        vectors: Vectors,
         plan: Plan,
         workspace: Workspace,
-        threads: ThreadPoolExecutor,
-        waiting: deque[Future[list[_Read]]],
-    ) -> Iterator[list[_Read]]:
-        """Yield the pictures with these numbers, chunk by chunk; waiting: what the threads are ahead, a little."""
-        for chunk in self._chunks(numbers):
-            waiting.append(threads.submit(self._embed_chunk, chunk, plan, workspace))
-            if len(waiting) > _CHUNKS_AHEAD * self._options.workers:
-                yield _first_of(waiting)
-        while waiting:
-            yield _first_of(waiting)
+    ) -> None:
+        """Keep in the workspace what was embedded of the pictures at these places of the plan."""
+        # Of a file this young size and time prove nothing: the next build finds it by its content.
+        signatures["mtime_ns"][signatures["mtime_ns"] >= self._scanned_at_ns - TIME_GRAIN_NS] = _IN_DOUBT
+        numbers = workspace.add([plan.path(place) for place in places.tolist()], signatures, hashes.tolist(), vectors)
+        plan.update(places, number=np.array(numbers))
 
-    def _embed_chunk(self, chunk: list[int], plan: Plan, workspace: Workspace | None) -> list[_Read]:
-        reads = [self._read(plan.paths[number], number, workspace) for number in chunk]
-        pixels = [read.hashed.pixels for read in reads if read.hashed]
-        vectors = self._embedder.embed(pixels) if pixels else np.empty((0, DIMENSION), np.float32)
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"The weights {self._embedder.passport} produce vectors that are not finite numbers")
-        made = iter(vectors)
-        return [_embedded(read, read.hashed, next(made)) if read.hashed else read for read in reads]
+    def _find_again(self, plan: Plan, workspace: Workspace) -> None:
+        """Note where the vectors are of the pictures that a stopped build has embedded already."""
+        if self._options.checksum or not len(workspace):
+            return  # those of the same content are found when it is read
+        embedded = 0
+        for start, pictures in plan.blocks():
+            paths = plan.paths(range(start, start + len(pictures)))
+            for place in np.flatnonzero(is_to_embed(pictures)).tolist():
+                looks = pictures["signature"][place]
+                found = workspace.find(paths[place], int(looks["size"]), int(looks["mtime_ns"]))
+                if found is not None:
+                    pictures["number"][place], pictures["signature"][place] = found, workspace.signature(found)
+                    embedded += 1
+            plan.update(np.arange(start, start + len(pictures)), **{name: pictures[name] for name in _NOTED})
+            self._advance(embedded=embedded)
 
-    def _read(self, path: str, number: int, workspace: Workspace | None) -> _Read:
-        signature = np.zeros((), SIGNATURE)
-        try:
-            with self._folder.open(path) as file:
-                look = self._folder.look(file)
-                sha256 = durable.sha256(file)
-                signature["size"], signature["mtime_ns"] = look.size, look.mtime_ns
-                signature["sha256"] = np.frombuffer(sha256, np.uint8)
-                if (row := self._rows_by_content.find(sha256)) is not None:
-                    return _Read(number, signature, known_row=row)
-                if workspace and (known := workspace.find_content(sha256)) is not None:
-                    return _Read(number, signature, known_number=known)
-                hashed = self._read_hashed(file, path)
-                after = self._folder.look(file)
-                if (after.size, after.mtime_ns) != (look.size, look.mtime_ns):
-                    signature["sha256"] = 0  # it was written meanwhile: nobody knows the hash of what was decoded
-                return _Read(number, signature, hashed=hashed)
-        except ImageUnreadable as error:
-            return _Read(number, signature, reason=str(error))
-        except StoreUnavailable:  # nothing is known of the picture: an index without it would lose it
-            raise
-        except Exception as error:  # whatever one file does, the others are indexed
-            why = getattr(error, "strerror", None) or type(error).__name__
-            return _Read(number, signature, reason=f"The file cannot be read: {why}")
+    def _reader(self, workspace: Workspace | None) -> PictureReader:
+        def is_known(sha256: bytes) -> bool:
+            if self._rows_by_content.find(sha256) is not None:
+                return True
+            return workspace is not None and workspace.find_content(sha256) is not None
 
-    def _read_hashed(self, file: BinaryIO, path: str) -> Hashed:
-        return read_hashed(self._embedder, file, name=path, max_pixels=self._options.max_pixels)
+        return PictureReader(self._folder, self._embedder, self._options.max_pixels, is_known)
 
-    def _take_in(self, reads: list[_Read], plan: Plan, numbers: np.ndarray) -> list[_Read]:
-        """Note what became of the pictures of a chunk; return those that were embedded."""
-        for read in reads:
-            plan.signatures[read.number] = read.signature
-            if read.known_row is not None:
-                plan.rows[read.number] = read.known_row
-            elif read.known_number is not None:
-                numbers[read.number] = read.known_number
-            elif read.vector is None:
-                plan.skipped.append(SkippedFile(plan.paths[read.number], read.reason))
-        return [read for read in reads if read.vector is not None]
+    def _chunks(self, pictures: Iterable[tuple[int, str]], count: int) -> Iterator[Chunk]:
+        """Yield what a thread takes at a time; count: how many pictures there are."""
+        remaining, size = iter(pictures), self._chunk_size(count)
+        while chunk := list(islice(remaining, size)):
+            yield chunk
 
-    def _count(self, reads: list[_Read], plan: Plan) -> None:
-        reused = sum(read.known_row is not None for read in reads)
-        skipped = len(plan.skipped) - self._progress.skipped
+    def _chunk_size(self, pictures: int) -> int:
+        options = self._options
+        return chunk_size(pictures, self._embedder, batch_size=options.batch_size, workers=options.workers)
+
+    def _take_in(self, reads: list[Read], plan: Plan, workspace: Workspace) -> BuildProgress:
+        """Note what became of the pictures of a chunk, and return how many of them were embedded, reused and so on."""
+        plan.update(_places(reads), signature=_signatures(reads))
+        known = [read.number for read in reads if read.is_known]
+        unreadable = {read.number: read.reason for read in reads if read.reason}
+        return self._note(known, unreadable, len(_embedded(reads)), plan, workspace)
+
+    def _note(
+        self, known: list[int], unreadable: dict[int, str], embedded: int, plan: Plan, workspace: Workspace
+    ) -> BuildProgress:
+        """Note where pictures are whose content is known, and which cannot be read; return these counts with others."""
+        reused = 0
+        for place in known:
+            sha256 = plan.pictures(range(place, place + 1))["signature"]["sha256"].tobytes()
+            if (row := self._rows_by_content.find(sha256)) is not None:
+                plan.update(np.array([place]), row=np.array([row]))
+                reused += 1
+            elif (number := workspace.find_content(sha256)) is not None:
+                plan.update(np.array([place]), number=np.array([number]))
+                embedded += 1
+        for place, reason in unreadable.items():
+            plan.skipped.append(SkippedFile(plan.path(place), reason))
+        plan.update(np.array(list(unreadable), np.int64), number=np.full(len(unreadable), SKIPPED))
+        return BuildProgress(embedded=embedded, reused=reused, skipped=len(unreadable))
+
+    def _count(self, done: BuildProgress) -> None:
+        before = self._progress
         self._advance(
-            embedded=self._progress.embedded + len(reads) - reused - skipped,
-            reused=self._progress.reused + reused,
-            skipped=len(plan.skipped),
+            embedded=before.embedded + done.embedded,
+            reused=before.reused + done.reused,
+            skipped=before.skipped + done.skipped,
         )
+
+    # With other workers
+
+    def _embed_in_units(self, units: Units, plan: Plan, workspace: Workspace) -> None:
+        """Have other workers embed what the plan says, as chunks that this process alone would make; do some of it."""
+        spans = self._cut(units, plan, workspace)
+        for unit, result in units.finished(list(spans), partial(self._embed_unit, units.place)):
+            try:
+                embedded = read_result(units.place, unit, result)
+            except UnitRefused as error:
+                units.refuse(unit, result, str(error))
+            else:
+                self._take_in_unit(spans[unit], embedded, plan, workspace)
+
+    def _cut(self, units: Units, plan: Plan, workspace: Workspace) -> dict[Unit, range]:
+        """Write the units; return for each the places of the plan in which its pictures are, among others."""
+        begins = np.concatenate([self._rows_by_content.begins, workspace.begins])
+        chunk = self._chunk_size(plan.to_embed)
+        orders = UnitOrders(
+            units.place, self._embedder, chunk, self._options.max_pixels, write_known(units.place, begins)
+        )
+        spans: dict[Unit, range] = {}
+        for span in _spans(plan, max(chunk, units.pictures - units.pictures % chunk)):
+            paths = [path for _, path in _to_embed(plan, span)]
+            if paths:
+                spans[orders.write(paths)] = span
+            self._beat()
+        return spans
+
+    def _embed_unit(self, place: Place, unit: Unit, attempt: str, report: Report) -> UnitResult:
+        return embed_unit(
+            place,
+            unit.name,
+            attempt=attempt,
+            folder=self._folder,
+            embedder=self._embedder,
+            workers=self._options.workers,
+            report=report,
+        )
+
+    def _take_in_unit(self, span: range, made: Embedded, plan: Plan, workspace: Workspace) -> None:
+        places = np.array([place for place, _ in _to_embed(plan, span)])
+        embedded = made.outcomes == EMBEDDED
+        plan.update(places, signature=made.signatures)
+        self._keep(places[embedded], made.signatures[embedded], made.hashes, made.vectors, plan, workspace)
+        unreadable = dict(zip(places[made.outcomes == UNREADABLE].tolist(), made.reasons, strict=True))
+        left = places[made.outcomes == LEFT].tolist()
+        self._count(self._note(left, unreadable, int(np.count_nonzero(embedded)), plan, workspace))
 
     # Writing
 
-    def _write(
-        self, plan: Plan, workspace: Workspace, numbers: np.ndarray, indexed: np.ndarray, writer: storage.IndexWriter
-    ) -> None:
-        """Write the pictures of the plan that have a vector, in the order of their paths."""
-        for start in range(0, max(1, len(indexed)), _ROWS_A_BLOCK):  # an empty index has, empty, signatures too
-            block = indexed[start : start + _ROWS_A_BLOCK]
-            rows = plan.rows[block]
-            vectors, hashes = np.empty((len(block), DIMENSION), np.float32), np.empty(len(block), np.uint64)
-            kept = rows != EMBED
-            if self._kept is not None and self._kept.hashes is not None:  # else nothing of it is kept
-                vectors[kept], hashes[kept] = self._kept.vectors[rows[kept]], self._kept.hashes[rows[kept]]
-            new = numbers[block[~kept]]
-            vectors[~kept], hashes[~kept] = workspace.vectors(new), workspace.hashes(new)
-            records = [self._identify(plan.paths[number]) for number in block]
-            writer.add(vectors, records, plan.signatures[block], hashes=hashes, rows_before=rows)
+    def _write(self, plan: Plan, workspace: Workspace, writer: storage.IndexWriter) -> PathsOfRows:
+        """Write the pictures of the plan that have a vector, in the order of their paths, and return these."""
+        left_out: list[int] = []
+        writer.add(*_NOTHING, hashes=np.empty(0, np.uint64))  # an empty index has, empty, signatures too
+        for start, pictures in plan.blocks():
+            paths, indexed = plan.paths(range(start, start + len(pictures))), is_indexed(pictures)
+            records = [self._identify(paths[place]) for place in np.flatnonzero(indexed)]
+            left_out += (start + np.flatnonzero(~indexed)).tolist()
+            self._write_block(pictures[indexed], records, workspace, writer)
             self._report(self._progress)
+        return PathsOfRows(plan, left_out)
+
+    def _write_block(
+        self, pictures: Pictures, records: list[ImageRecord], workspace: Workspace, writer: storage.IndexWriter
+    ) -> None:
+        rows = pictures["row"]
+        vectors, hashes = np.empty((len(rows), DIMENSION), np.float32), np.empty(len(rows), np.uint64)
+        kept = rows != EMBED
+        if self._kept is not None and self._kept.hashes is not None:  # else nothing of it is kept
+            vectors[kept], hashes[kept] = self._kept.vectors[rows[kept]], self._kept.hashes[rows[kept]]
+        new = pictures["number"][~kept]
+        vectors[~kept], hashes[~kept] = workspace.vectors(new), workspace.hashes(new)
+        writer.add(vectors, records, pictures["signature"], hashes=hashes, rows_before=rows)
 
     def _identify(self, path: str) -> ImageRecord:
         return ImageRecord(path, self._given_ids.get(path) or image_id(self._company, path))
@@ -511,7 +581,7 @@ class _Build:
             live_sequence=self._live_sequence,
         )
 
-    def _fit_match(self, paths: list[str], vectors: StoredVectors, *, kept: int) -> MatchFit | None:
+    def _fit_match(self, paths: PathsOfRows, vectors: StoredVectors, *, kept: int) -> MatchFit | None:
         """Return how scores become percentages in the index of these vectors.
 
         paths: of each row. kept: how many of the pictures are from the previous index.
@@ -519,7 +589,7 @@ class _Build:
         before = self._kept.info.match if self._kept else None
         if self._kept and 2 * kept >= len(paths) and still_serves(before, images=len(paths)):
             return before
-        pictures = Pictures(self._folder, paths, self._options.max_pixels)
+        pictures = Files(self._folder, paths, self._options.max_pixels)
         return fit_match(vectors, pictures, embedder=self._embedder, workers=self._options.workers, beat=self._beat)
 
     # Progress
@@ -538,38 +608,47 @@ class _Build:
         return BuildOutcome(self._progress, plan.skipped, total, self.full_reason, bool(published), neighbours)
 
 
-class _RowsByContent:
-    """Finds the row of an index by its file's SHA-256. Never changes, so threads share it."""
-
-    def __init__(self, index: ImageIndex | None) -> None:
-        self._signatures = None if index is None else index.signatures
-        if self._signatures is not None:
-            keys = self._signatures["sha256"][:, :8].copy().view("<u8").ravel()  # [N]
-            self._order = np.argsort(keys, kind="stable")
-            self._keys = keys[self._order]
-
-    def find(self, sha256: bytes) -> int | None:
-        if self._signatures is None:
-            return None
-        key = np.frombuffer(sha256[:8], "<u8")[0]
-        place = int(np.searchsorted(self._keys, key))
-        while place < len(self._keys) and self._keys[place] == key:
-            row = int(self._order[place])
-            if self._signatures[row]["sha256"].tobytes() == sha256:
-                return row
-            place += 1
-        return None
+def _contents_of(index: ImageIndex | None) -> Contents:
+    return Contents(None if index is None else index.signatures)
 
 
-def _embedded(read: _Read, hashed: Hashed, vector: Vector) -> _Read:
-    return replace(read, hashed=None, vector=vector, perceptual_hash=hashed.perceptual_hash)
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.exists())
 
 
-def _first_of(waiting: deque[Future[list[_Read]]]) -> list[_Read]:
-    """Wait for the first; if that is interrupted it is still waiting, and is not lost."""
-    reads = waiting[0].result()
-    waiting.popleft()
-    return reads
+def _to_embed(plan: Plan, places: range | None = None) -> Iterator[tuple[int, str]]:
+    """Yield the places, of these or of all, and the paths of the pictures that are to be embedded."""
+    for start, pictures in plan.blocks(places):
+        if (chosen := is_to_embed(pictures)).any():
+            paths = plan.paths(range(start, start + len(pictures)))
+            yield from ((start + place, paths[place]) for place in np.flatnonzero(chosen).tolist())
+
+
+def _spans(plan: Plan, pictures: int) -> Iterator[range]:
+    """Cut the plan into parts, in each of which so many pictures were to be embedded at first; the last may have fewer.
+
+    A build that goes on with the work of another cuts it alike.
+    """
+    start = waiting = 0
+    for first, block in plan.blocks():
+        for place in np.flatnonzero(block["row"] == EMBED).tolist():
+            waiting += 1
+            if waiting == pictures:
+                yield range(start, first + place + 1)
+                start, waiting = first + place + 1, 0
+    yield range(start, len(plan))
+
+
+def _embedded(reads: list[Read]) -> list[Read]:
+    return [read for read in reads if read.vector is not None]
+
+
+def _places(reads: list[Read]) -> Places:
+    return np.array([read.number for read in reads], np.int64)
+
+
+def _signatures(reads: list[Read]) -> np.ndarray:
+    return np.array([read.signature for read in reads], SIGNATURE)
 
 
 def _why_nothing(folder: PictureFolder, skipped: list[SkippedFile]) -> str:

@@ -14,7 +14,7 @@ class Contents:
         self._signatures = np.empty(0, SIGNATURE) if signatures is None else signatures
         begins = self._signatures["sha256"][:, :8].copy().view("<u8").ravel()  # [N]
         self._order = np.argsort(begins, kind="stable")
-        self.begins: npt.NDArray[np.uint64] = begins[self._order]  # [N], sorted; see units.begin_of
+        self.begins: npt.NDArray[np.uint64] = begins[self._order]  # [N], sorted: of each SHA-256 the first 8 bytes
 
     def find(self, sha256: bytes) -> int | None:
         """Return the lowest number of a picture with this content."""

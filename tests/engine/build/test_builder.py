@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from search.engine import storage
-from search.engine.build import builder
+from search.engine.build import embedding
 from search.engine.build.builder import (
     BuildEstimate,
     BuildOptions,
@@ -887,7 +887,7 @@ def test_a_picture_that_changes_while_it_is_read_lends_its_vector_to_no_other(
         os.utime(file, ns=(LONG_AGO + 9, LONG_AGO + 9))
         return read_hashed(*source, **options)
 
-    monkeypatch.setattr(builder, "read_hashed", change_and_read)
+    monkeypatch.setattr(embedding, "read_hashed", change_and_read)
     acme.build()
     monkeypatch.undo()
     acme.paint("b.bmp", RED)
