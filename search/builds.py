@@ -28,7 +28,8 @@ from search.jobs import outcome_recorded
 from search.live_vectors import embed_missing
 from search.outages import outlast
 from search.stopping import StopRequested, stop_on_signal
-from tenants.models import Company, IndexBuild, SkippedImage
+from search.units import SharedBuild
+from tenants.models import BuildUnit, Company, IndexBuild, SkippedImage
 from tenants.signals import fold_wanted, index_published
 
 logger = logging.getLogger(__name__)
@@ -159,17 +160,19 @@ def _run(
     company.refresh_from_db(fields=["live_sequence"])
     with suppress(IndexUnusable):  # a damaged one is made anew
         company.live_sequence = max(company.live_sequence, publication.holds_changes_to(company))
-    return build_index(
-        pictures_of(build),
-        company.embeddings_directory,
-        embedder=embedder,
-        options=options,
-        live_sequence=company.live_sequence,
-        owner=owner,
-        before=before,
-        publish=publish,
-        report=heart.report,
-    )
+    with SharedBuild(build, heart, fingerprint=embedder.passport.fingerprint) as units:
+        return build_index(
+            pictures_of(build),
+            company.embeddings_directory,
+            embedder=embedder,
+            options=options,
+            live_sequence=company.live_sequence,
+            owner=owner,
+            before=before,
+            units=units,
+            publish=publish,
+            report=units.report,
+        )
 
 
 def _compare(build: IndexBuild, heart: BuildHeart, outcome: BuildOutcome) -> None:
@@ -355,6 +358,12 @@ def next_embedder(company: Company) -> Embedder:
         return _embedder_of(company, own or ModelPassport("that the company uses of its own", company.own_model))
     with _stopped_while_loading(company):
         return runtime.embedder_of_demo() if company.name == runtime.DEMO else runtime.embedder()
+
+
+def embedder_of_unit(unit: BuildUnit) -> Embedder:
+    """Return the embedder of the model that a unit is to be embedded with. Raises StopRequested and ModelMismatch."""
+    found = runtime.find_passport(unit.fingerprint)
+    return _embedder_of(unit.company, found or ModelPassport("of a build on another machine", unit.fingerprint))
 
 
 def _embedder_of(company: Company, passport: ModelPassport) -> Embedder:

@@ -13,7 +13,7 @@ from django.db import Error, InterfaceError, OperationalError, connection
 from search.engine.build.builder import BuildProgress
 from search.outages import outage
 from search.stopping import StopRequested
-from tenants.models import IndexBuild, Job, Watch
+from tenants.models import BuildUnit, IndexBuild, Job, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def _beat_until(over: threading.Event) -> None:
 class Heart:
     """Writes to a job's row how far it is, about once a second; that write is its heartbeat as well."""
 
-    def __init__(self, job: Job, stop: threading.Event) -> None:
+    def __init__(self, job: Job | BuildUnit, stop: threading.Event) -> None:
         self._job, self._stop = job, stop
         self._beat_at = 0.0
         self._unwritten: dict[str, Any] = {}
@@ -72,6 +72,10 @@ class Heart:
             raise StopRequested(
                 f"The {self._job.KIND} of {self._job.company} was stopped; the work done so far is kept"
             )
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until the process is asked to stop."""
+        self._stop.wait(seconds)
 
     def beat(self, **values: Any) -> None:
         """Write values to the row; while the database is locked or away the job goes on, and a later beat writes all.
@@ -97,15 +101,15 @@ class BuildHeart(Heart):
         self._on_progress = on_progress
         self._rate = Rate()
 
-    def report(self, progress: BuildProgress) -> None:
-        """Raises StopRequested, JobCancelled and LeaseLost."""
+    def report(self, progress: BuildProgress, **values: Any) -> None:
+        """values: of the row, beside the progress. Raises StopRequested, JobCancelled and LeaseLost."""
         self.require_going_on()
         self._on_progress(progress)
         self._rate.update(progress.embedded + progress.skipped)
         if self.is_due:
             per_second = self._rate.per_second
             left = (progress.found - progress.done) / per_second if per_second else None
-            self.beat(**counts(progress), images_per_second=per_second, seconds_left=left)
+            self.beat(**counts(progress), images_per_second=per_second, seconds_left=left, **values)
 
 
 class Rate:

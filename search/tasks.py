@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 from django.conf import settings
 from django.db.models import Count, Min, Q
@@ -18,7 +19,8 @@ from search.engine.errors import EngineError, LoadingStopped
 from search.monitoring.observation import observing
 from search.outages import outlasting
 from search.stopping import StopRequested
-from tenants.models import Company, DuplicateSearch, IndexBuild, Job, JobStopped
+from search.unit_work import embed_units
+from tenants.models import BuildUnit, Company, DuplicateSearch, IndexBuild, Job, JobStopped
 
 # A fold writes the whole index anew, so it waits until the changes are worth it. Until then every search scans them.
 FOLD_AT_ONCE = 1000  # changes, or where that is more
@@ -26,7 +28,9 @@ FOLD_AT_ONCE_SHARE = 200  # one for so many pictures of the index
 FOLD_SOON_SHARE = 1000  # one for so many: after FOLD_SECONDS
 FOLD_AT_LAST = timedelta(days=1)
 
-_LATER = -10  # the priority of a search for duplicates; all other tasks have 0
+# Priorities; all other tasks have 0.
+_LATER = -10  # a search for duplicates
+_HELP = -20  # units of builds, which last for hours or days: whoever has nothing else to do embeds them
 _LATE = timedelta(minutes=1)  # a task that is so much overdue was lost with its worker; less is no reason to plan anew
 
 
@@ -67,12 +71,30 @@ def carry_out_duplicate_search(search_id: int) -> None:
     _look_again_later(carry_out_duplicate_search, search)
     if search.start():
         with suppress(StopRequested, JobStopped), observing(duplicate_search=search.pk):
-            duplicates.carry_out(search, others_wait=_others_wait)
+            duplicates.carry_out(search, others_wait=partial(_others_wait, _LATER))
 
 
-def _others_wait() -> bool:
-    """Return whether a task waits for a worker that is not to wait for a search for duplicates."""
-    return DBTaskResult.objects.ready().filter(priority__gt=_LATER).exists()
+@task(priority=_HELP)
+@outlasting
+def help_with_builds() -> None:
+    """Embed units of builds that other workers publish until there are none, or another task waits.
+
+    A free worker each embeds them; whoever has found one to embed asks for the next worker.
+    """
+    with suppress(LoadingStopped, StopRequested):
+        embed_units(others_wait=partial(_others_wait, _HELP), call_for_help=call_for_help)
+
+
+def call_for_help() -> None:
+    """Have a free worker embed units, unless one is asked already."""
+    asked = DBTaskResult.objects.ready().filter(task_path=help_with_builds.module_path)
+    if help_with_builds.get_backend().supports_defer and not asked.exists():
+        help_with_builds.enqueue()
+
+
+def _others_wait(priority: int) -> bool:
+    """Return whether a task waits for a worker that is not to wait for one of this priority."""
+    return DBTaskResult.objects.ready().filter(priority__gt=priority).exists()
 
 
 @task()
@@ -118,6 +140,9 @@ def look_after_companies() -> None:
         carry_out_build.enqueue(build.pk)
     for search in DuplicateSearch.objects.active():
         carry_out_duplicate_search.enqueue(search.pk)
+    BuildUnit.objects.exclude(build__in=IndexBuild.objects.active()).delete()
+    if BuildUnit.objects.exists():
+        call_for_help()
     for company in Company.objects.filter(live_changes__isnull=False).distinct():
         with suppress(EngineError):  # that of one company, which its searches and the admin tell of
             plan_fold(company)

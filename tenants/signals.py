@@ -12,3 +12,6 @@ duplicate_search_queued = Signal()
 # Sent when a build, a fold or a rollback has published an index of a company, with company=Company; what is new in it
 # may have duplicates.
 index_published = Signal()
+
+# Sent when a build has units that other workers may embed.
+help_wanted = Signal()

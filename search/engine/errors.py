@@ -20,6 +20,7 @@ EngineError
 ├── EngineUnavailable    the server that searches a company's pictures does not answer
 ├── MachineDiffers       a part of a build that this machine would embed otherwise than the others
 ├── UnitRefused          a file of a build's part that is not what was written
+├── UnitFailed           a part of a build that workers could not embed
 └── IndexUnusable        this index cannot answer
     ├── IndexNotBuilt    there is none yet
     ├── IndexCorrupt     its files disagree or cannot be read
@@ -125,6 +126,10 @@ class MachineDiffers(EngineError):
 
 class UnitRefused(EngineError):
     """A part of a build, or what a worker made of it, is not what was written."""
+
+
+class UnitFailed(EngineError):
+    """A part of a build that a worker could not embed, or that several could not; the message tells why."""
 
 
 class IndexUnusable(EngineError):

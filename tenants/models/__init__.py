@@ -10,7 +10,7 @@ from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.leases import JobStopped, Leased, LeaseLost
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
 from tenants.models.searches import DailySearches, SearchChannel, SearchOutcome
-from tenants.models.units import BuildUnit
+from tenants.models.units import BuildUnit, UnitLost
 from tenants.models.usage import SearchUsage
 from tenants.models.watch import Alert, Watch
 
@@ -40,6 +40,7 @@ __all__ = [
     "SearchOutcome",
     "SearchUsage",
     "SkippedImage",
+    "UnitLost",
     "Watch",
     "is_confined",
 ]

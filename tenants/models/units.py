@@ -10,6 +10,10 @@ from tenants.models.leases import Leased, LeasedQuerySet, LeaseLost
 _ROWS_A_STATEMENT = 500
 
 
+class UnitLost(LeaseLost):
+    """The unit is another worker's by now, or nobody's: its build is over, or offers others."""
+
+
 class BuildUnitQuerySet(LeasedQuerySet["BuildUnit"]):
     def offer(self, build: IndexBuild, units: Mapping[str, int], *, fingerprint: str) -> None:
         """Have workers embed these units of the build and no others; what has become of those known already stays.
@@ -96,7 +100,7 @@ class BuildUnit(Leased):
         lost.update(status=self.Status.FAILED, error="its worker was lost, whose log may tell why")
 
     def succeed(self, *, result: str, sha256: str, embedded: int, skipped: int) -> None:
-        """Raises LeaseLost."""
+        """Raises UnitLost."""
         self._write(
             status=self.Status.SUCCEEDED,
             result=result,
@@ -108,7 +112,7 @@ class BuildUnit(Leased):
         )
 
     def fail(self, error: str) -> None:
-        """Leave the unit to another worker, unless it has failed MAX_ATTEMPTS times by now. Raises LeaseLost."""
+        """Leave the unit to another worker, unless it has failed MAX_ATTEMPTS times by now. Raises UnitLost."""
         self._write(**self._failed(error))
 
     def refuse(self, error: str) -> None:
@@ -117,7 +121,7 @@ class BuildUnit(Leased):
         done.update(**self._failed(error))
 
     def hand_back(self) -> None:
-        """Leave the unit to another worker; it does not count as an attempt. Raises LeaseLost."""
+        """Leave the unit to another worker; it does not count as an attempt. Raises UnitLost."""
         self._write(status=self.Status.QUEUED, lease="", done=0, attempts=models.F("attempts") - 1)
 
     def _failed(self, error: str) -> dict[str, Any]:
@@ -130,4 +134,4 @@ class BuildUnit(Leased):
         }
 
     def _refuse(self) -> NoReturn:
-        raise LeaseLost(f"Unit {self.name} of build {self.build_id} is no longer this worker's")
+        raise UnitLost(f"Unit {self.name} of build {self.build_id} is no longer this worker's")
