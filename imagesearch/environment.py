@@ -94,8 +94,11 @@ def path(text: str) -> Path:
     return BASE_DIR / Path(text).expanduser()
 
 
-def paths(text: str) -> list[Path]:
-    return [path(item) for item in comma_separated(text)]
+def image_roots(text: str) -> tuple[list[Path], list[str]]:
+    """Return the directories, and the URLs of folders in an object store."""
+    items = comma_separated(text)
+    urls = [item for item in items if item.lower().startswith("s3:")]
+    return [path(item) for item in items if item not in urls], [store(url) for url in urls]
 
 
 def disk_bytes(directory: Path) -> int:

@@ -16,12 +16,12 @@ from imagesearch.environment import (
     disk_bytes,
     endpoint,
     hosts,
+    image_roots,
     listen_address,
     mail,
     one_of,
     origins,
     path,
-    paths,
     rate,
     read,
     secret_key,
@@ -120,7 +120,9 @@ DEFAULT_FROM_EMAIL = read("DEFAULT_FROM_EMAIL", f"imagesearch@{socket.gethostnam
 # Images and indexes
 EMBEDDINGS_DIR = read("IMAGESEARCH_EMBEDDINGS_DIR", "embeddings", path, "a directory")
 MEDIA_ROOT = read("IMAGESEARCH_MEDIA_DIR", "media", path, "a directory")
-IMAGE_ROOTS = read("IMAGESEARCH_IMAGE_ROOTS", "", paths, "a comma-separated list of directories")
+IMAGE_ROOTS, IMAGE_STORES = read(
+    "IMAGESEARCH_IMAGE_ROOTS", "", image_roots, "a comma-separated list of directories, or of s3://bucket/prefix"
+)
 MAX_PIXELS = read(
     "IMAGESEARCH_MAX_PIXELS",
     "100000000",

@@ -1,4 +1,5 @@
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,4 +104,17 @@ def image_roots_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         )
         for root in settings.IMAGE_ROOTS
         if not (settings.READ_ONLY or root.is_dir())
+    ]
+
+
+@register(SETTINGS)
+def stores_can_be_used(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if not settings.IMAGE_STORES or find_spec("obstore"):
+        return []
+    return [
+        Error(
+            f"IMAGESEARCH_IMAGE_ROOTS: {settings.IMAGE_STORES[0]} needs the package obstore.",
+            hint="Run `pip install -r requirements-scale.txt`, or remove it from IMAGESEARCH_IMAGE_ROOTS.",
+            id="search.E004",
+        )
     ]

@@ -2,10 +2,12 @@
 
 from django.conf import settings
 
-from search.engine.pictures.folders import PictureFolder, picture_folder
+from search.engine.pictures.folders import DiskFolder, PictureFolder, stored_folder
 from tenants.models import Company
 
 
 def folder_of(company: Company) -> PictureFolder:
     """Return the company's pictures; nothing has been looked at yet."""
-    return picture_folder(company.image_place, endpoint=settings.STORE_ENDPOINT)
+    if company.has_stored_pictures:
+        return stored_folder(company.image_folder, endpoint=settings.STORE_ENDPOINT)
+    return DiskFolder(company.image_directory)

@@ -47,7 +47,7 @@ WRONG_VALUES = {
     "DATABASE_URL": ["mysql://h/n", "postgres://me:hunter2@h:port/n", "sqlite:////nowhere/db"],
     "IMAGESEARCH_EMBEDDINGS_DIR": ["/nowhere/embeddings"],
     "IMAGESEARCH_MEDIA_DIR": ["/nowhere/media", "~nobody-at-all/media"],
-    "IMAGESEARCH_IMAGE_ROOTS": ["media,/nowhere/pictures"],
+    "IMAGESEARCH_IMAGE_ROOTS": ["media,/nowhere/pictures", "S3://bucket", "s3://bucket/../other"],
     "IMAGESEARCH_MAX_PIXELS": ["0", "many"],
     "IMAGESEARCH_KEEP_GENERATIONS": ["-1"],
     "IMAGESEARCH_MODEL_SWITCH": ["sometimes"],

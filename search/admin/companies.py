@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import Prefetch
 from django.forms import ChoiceField, ModelForm, RadioSelect
@@ -53,6 +54,14 @@ class NewCompanyForm(ModelForm):
             self.add_error("earlier_index", f"{error}. Repair it or remove it.")
 
 
+def _help_on_folders() -> str:
+    """Return what the form says of the image folder, with the stores that are allowed."""
+    stores = (
+        f" In an object store: a folder below {' or '.join(settings.IMAGE_STORES)}." if settings.IMAGE_STORES else ""
+    )
+    return f"{Company._meta.get_field('image_folder').help_text}{stores}"
+
+
 @admin.register(Company)
 class CompanyAdmin(Duplicates, Uploads, Fragments, ModelPages, Deletion):
     list_display = ("name", *CELLS, "searches_today", "active", "search_page")
@@ -81,7 +90,8 @@ class CompanyAdmin(Duplicates, Uploads, Fragments, ModelPages, Deletion):
     def get_form(
         self, request: HttpRequest, obj: Company | None = None, change: bool = False, **kwargs: Any
     ) -> type[ModelForm]:
-        return super().get_form(request, obj, change, **(kwargs if change else {"form": NewCompanyForm, **kwargs}))
+        helped = {"help_texts": {"image_folder": _help_on_folders()}, **kwargs}
+        return super().get_form(request, obj, change, **(helped if change else {"form": NewCompanyForm, **helped}))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Company | None = None) -> tuple[str, ...]:
         if obj is None:

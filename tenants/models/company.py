@@ -14,11 +14,10 @@ from tenants.models.audit import Actor, AuditEvent, record
 from tenants.models.builds import BuildRunning, IndexBuild
 from tenants.models.confinement import Confinement
 from tenants.models.keys import ApiKey
+from tenants.models.stored_folders import is_below, is_stored, overlap, problem_of
 
 # A folder's name and a URL's segment on every system: no separator, no leading dot, nothing to escape.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
-
-STORE_SCHEME = "s3://"  # an image_folder that begins like this lies in an object store
 
 
 class CompanyQuerySet(models.QuerySet["Company"]):
@@ -195,6 +194,30 @@ class Company(models.Model):
 
     def clean(self) -> None:
         super().clean()
+        if self.has_stored_pictures:
+            self._clean_stored_folder()
+        else:
+            self._clean_folder()
+        if self._has_new_folder() and (problem := self.folder_problem()):
+            raise ValidationError({"image_folder": f"{problem} Choose another folder."})
+
+    def _clean_stored_folder(self) -> None:
+        if problem := problem_of(self.image_folder):
+            raise ValidationError({"image_folder": problem})
+        if not any(is_below(self.image_folder, root) for root in settings.IMAGE_STORES):
+            allowed = ", ".join(settings.IMAGE_STORES) or "there are none"
+            raise ValidationError(
+                {
+                    "image_folder": f"{self.image_folder} is outside the allowed folders in stores ({allowed}): "
+                    "see IMAGESEARCH_IMAGE_ROOTS."
+                }
+            )
+        if any(is_below(root, self.image_folder) for root in settings.IMAGE_STORES):
+            raise ValidationError(
+                {"image_folder": f"{self.image_folder} contains all companies' pictures: choose a folder below it."}
+            )
+
+    def _clean_folder(self) -> None:
         media = Path(settings.MEDIA_ROOT).resolve()
         roots = [media, *(root.resolve() for root in settings.IMAGE_ROOTS)]
         try:
@@ -210,8 +233,6 @@ class Company(models.Model):
             raise ValidationError(
                 {"image_folder": f"{folder} is outside the allowed folders ({allowed}): see IMAGESEARCH_IMAGE_ROOTS."}
             )
-        if self._has_new_folder() and (problem := self.folder_problem()):
-            raise ValidationError({"image_folder": f"{problem} Choose another folder."})
 
     def _has_new_folder(self) -> bool:
         """Return whether somebody sets or changes the folder: where it is as it was, other edits are not barred."""
@@ -223,6 +244,13 @@ class Company(models.Model):
 
         naming: whether another company may be named.
         """
+        others = [
+            other
+            for other in Company.objects.exclude(pk=self.pk).only("name", "image_folder")
+            if other.has_stored_pictures == self.has_stored_pictures
+        ]
+        if self.has_stored_pictures:
+            return self._stored_folder_problem(others, naming)
         folder = _resolved(self.image_directory)
         roots = map(_resolved, (Path(settings.MEDIA_ROOT), *settings.IMAGE_ROOTS))
         below = [folder.relative_to(root).parts for root in roots if folder.is_relative_to(root)]
@@ -230,10 +258,17 @@ class Company(models.Model):
             return f"{folder} is hidden: names of folders must not start with a dot."
         if _overlap(folder, _resolved(Path(settings.INDEX_DIR))):
             return f"{folder} and the folder of the indexes, {settings.INDEX_DIR}, overlap."
-        for other in Company.objects.exclude(pk=self.pk).only("name", "image_folder"):
+        for other in others:
             if _overlap(folder, _resolved(other.image_directory)):
-                named = other if naming else "another company"
-                return f"{folder} overlaps with the image folder of {named}: each could delete the other's pictures."
+                return _overlaps(str(folder), other, naming)
+        return ""
+
+    def _stored_folder_problem(self, others: "list[Company]", naming: bool) -> str:
+        if settings.STORE and overlap(self.image_folder, settings.STORE):
+            return f"{self.image_folder} and the folder of the indexes, {settings.STORE}, overlap."
+        for other in others:
+            if overlap(self.image_folder, other.image_folder):
+                return _overlaps(self.image_folder, other, naming)
         return ""
 
     def add(self, *, by: Actor | None, detail: str = "") -> None:
@@ -256,7 +291,7 @@ class Company(models.Model):
     @property
     def has_stored_pictures(self) -> bool:
         """Whether its pictures lie in an object store, not in a folder on a disk."""
-        return self.image_folder.startswith(STORE_SCHEME)
+        return is_stored(self.image_folder)
 
     @property
     def image_place(self) -> str:
@@ -380,6 +415,11 @@ def _resolved(folder: Path) -> Path:
         return folder.resolve()
     except (ValueError, RuntimeError):  # a NUL, links in a circle
         return folder
+
+
+def _overlaps(folder: str, other: Company, naming: bool) -> str:
+    named = other if naming else "another company"
+    return f"{folder} overlaps with the image folder of {named}: each could delete the other's pictures."
 
 
 def _overlap(one: Path, other: Path) -> bool:

@@ -241,3 +241,86 @@ def test_a_build_of_a_company_that_was_deleted_is_refused() -> None:
     Company.objects.all().delete()
     with pytest.raises(Company.DoesNotExist):
         acme.queue_build()
+
+
+# Folders in an object store
+
+
+@pytest.fixture
+def stores(settings: Any) -> None:
+    settings.IMAGE_STORES = ["s3://shop/pictures", "s3://other"]
+
+
+def test_a_folder_below_an_allowed_one_in_a_store_is_accepted(stores: None) -> None:
+    for folder in ("s3://shop/pictures/acme", "s3://other/acme", "s3://other/Año 2024/acme+globex/", "s3://other/a.b"):
+        clean(folder)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "s3://elsewhere/acme",
+        "s3://shop/acme",
+        "s3://shop/pictures2",
+        "s3://Shop/pictures/acme",
+        "S3://shop/pictures/acme",
+        " s3://shop/pictures/acme",
+        "s3:/shop/pictures/acme",
+        "s3://shop/pictures/../secret",
+        "s3://shop/pictures/./acme",
+        "s3://shop/pictures//acme",
+        "s3://shop/pictures/acme//",
+        "s3://shop/pictures/.acme",
+        "s3://shop/pictures/acme?x=1",
+        "s3://shop/pictures/acme#1",
+        "s3://shop/pictures/%2e%2e/secret",
+        "s3://shop/pictures/a\\..\\b",
+        "s3://shop/pictures/acme\n",
+        "s3://user@shop/pictures/acme",
+        "s3://shop:9000/pictures/acme",
+        "s3://",
+        "s3://other",
+        "s3://other/",
+    ],
+)
+def test_any_other_folder_in_a_store_is_refused(stores: None, folder: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        clean(folder)
+    assert list(caught.value.message_dict) == ["image_folder"]
+
+
+def test_the_folder_of_all_companies_in_a_store_is_refused(stores: None) -> None:
+    for folder in ("s3://shop/pictures", "s3://shop/pictures/"):
+        with pytest.raises(ValidationError, match="choose a folder below it"):
+            clean(folder)
+
+
+def test_a_folder_in_a_store_is_refused_where_none_is_allowed_naming_the_setting() -> None:
+    with pytest.raises(ValidationError, match=r"there are none.*IMAGESEARCH_IMAGE_ROOTS"):
+        clean("s3://shop/pictures/acme")
+
+
+def test_two_companies_have_no_folder_in_a_store_in_common(stores: None) -> None:
+    Company.objects.create(name="globex", image_folder="s3://shop/pictures/globex")
+    Company.objects.create(name="initech")
+    for folder in ("s3://shop/pictures/globex", "s3://shop/pictures/globex/", "s3://shop/pictures/globex/new"):
+        with pytest.raises(ValidationError, match="overlaps with the image folder of globex"):
+            clean(folder)
+    clean("s3://shop/pictures/globex2")
+    clean("s3://other/globex")
+    clean("")
+
+
+def test_the_folder_of_the_indexes_in_a_store_is_refused(stores: None, settings: Any) -> None:
+    settings.STORE = "s3://other/indexes"
+    for folder in ("s3://other/indexes", "s3://other/indexes/acme"):
+        with pytest.raises(ValidationError, match="folder of the indexes, s3://other/indexes, overlap"):
+            clean(folder)
+    clean("s3://other/indexes2")
+
+
+def test_pictures_in_a_store_lie_in_no_directory() -> None:
+    acme = Company(name="acme", image_folder="s3://shop/pictures/acme")
+    assert acme.image_place == "s3://shop/pictures/acme"
+    with pytest.raises(ValueError, match="on no disk"):
+        _ = acme.image_directory

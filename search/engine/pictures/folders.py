@@ -18,8 +18,6 @@ from search.engine.pictures.folder import ImageFile, Look, SkippedFile, modified
 from search.engine.pictures.shelf import Shelf, open_picture
 from search.engine.pictures.stored import StoredFolder
 
-STORE_SCHEME = "s3://"
-
 
 class StagedPicture(Protocol):
     """A picture that has no place yet; builds pass over it."""
@@ -144,14 +142,9 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def picture_folder(place: Path | str, *, endpoint: str = "") -> PictureFolder:
-    """Return the pictures that lie in a place: a folder's path, or the URL of a store, s3://bucket/prefix.
-
-    endpoint: of the store, see ObjectStore.
-    """
-    if isinstance(place, str) and place.startswith(STORE_SCHEME):
-        return StoredFolder(open_store(place, endpoint))
-    return DiskFolder(Path(place))
+def stored_folder(url: str, *, endpoint: str) -> PictureFolder:
+    """Return the pictures below a prefix, s3://bucket/prefix. endpoint: of the store, see ObjectStore."""
+    return StoredFolder(open_store(url.rstrip("/"), endpoint))
 
 
 def as_folder(folder: Path | PictureFolder) -> PictureFolder:

@@ -15,7 +15,7 @@ from search.engine.errors import PathRefused, StoreUnavailable, StoreUnsuitable
 from search.engine.pictures import stored
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import ImageFile, SkippedFile
-from search.engine.pictures.folders import PictureFolder, picture_folder
+from search.engine.pictures.folders import DiskFolder, PictureFolder, stored_folder
 from search.engine.pictures.paths import new_path
 from tests.conftest import picture
 from tests.support.fakes import RED
@@ -35,7 +35,7 @@ UNUSUAL = [
 
 @pytest.fixture
 def store_folder(store_server: StoreServer) -> PictureFolder:
-    return picture_folder(f"{store_server.make_bucket()}/acme", endpoint=store_server.endpoint)
+    return stored_folder(f"{store_server.make_bucket()}/acme", endpoint=store_server.endpoint)
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -44,7 +44,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> PictureFolder:
         found: PictureFolder = request.getfixturevalue("store_folder")
         return found
     (tmp_path / "acme").mkdir()
-    return picture_folder(str(tmp_path / "acme"))
+    return DiskFolder(tmp_path / "acme")
 
 
 def place(folder: PictureFolder, path: str, content: bytes = b"new", *, replace: bool = True) -> bool:
@@ -195,7 +195,7 @@ def test_a_listing_of_many_pages_is_whole_and_in_order(store_folder: PictureFold
 
 def test_what_lies_beside_the_prefix_is_no_picture(store_folder: PictureFolder, store_server: StoreServer) -> None:
     bucket, _, _ = str(store_folder).removeprefix("s3://").partition("/")
-    place(picture_folder(f"s3://{bucket}/acme2", endpoint=store_server.endpoint), "a.png")
+    place(stored_folder(f"s3://{bucket}/acme2", endpoint=store_server.endpoint), "a.png")
     put(store_folder, store_server, "A/")  # as consoles make a folder
     put(store_folder, store_server, "")
     assert list(store_folder.find()) == []
@@ -228,7 +228,7 @@ def test_a_picture_replaced_before_its_first_byte_is_read_is_no_mixture(store_fo
 
 
 def test_a_store_that_is_away_is_not_a_folder_without_pictures(store_server: StoreServer) -> None:
-    away = picture_folder("s3://bucket/acme", endpoint="http://127.0.0.1:9")
+    away = stored_folder("s3://bucket/acme", endpoint="http://127.0.0.1:9")
     uses: list[Callable[[], object]] = [
         lambda: list(away.find()),
         lambda: away.open("a.png"),
@@ -243,7 +243,7 @@ def test_a_store_that_is_away_is_not_a_folder_without_pictures(store_server: Sto
 
 
 def test_a_bucket_that_does_not_exist_is_no_empty_folder(store_server: StoreServer) -> None:
-    nowhere = picture_folder("s3://no-such-bucket/acme", endpoint=store_server.endpoint)
+    nowhere = stored_folder("s3://no-such-bucket/acme", endpoint=store_server.endpoint)
     with pytest.raises(StoreUnavailable, match="404 Not Found"):
         list(nowhere.find())
 
