@@ -506,7 +506,9 @@ class _Build:
 
     def _cut(self, units: Units, plan: Plan, workspace: Workspace) -> dict[Unit, range]:
         """Write the units; return for each the places of the plan in which its pictures are, among others."""
-        begins = np.concatenate([self._rows_by_content.begins, workspace.begins])
+        begins = self._rows_by_content.begins
+        if self._options.checksum:  # else a stopped build's work is found by its looks, and the units stay the same
+            begins = np.concatenate([begins, workspace.begins])
         chunk = self._chunk_size(plan.to_embed)
         orders = UnitOrders(
             units.place, self._embedder, chunk, self._options.max_pixels, write_known(units.place, begins)
