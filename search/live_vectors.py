@@ -10,7 +10,7 @@ from search.engine.errors import ImageUnreadable, PathRefused
 from search.engine.model.embedder import Embedder, read_prepared
 from search.engine.model.transform import Pixels
 from search.engine.pictures.folder import SkippedFile
-from search.engine.pictures.shelf import open_picture
+from search.folders import folder_of
 from tenants.models import Company, LiveChange
 
 _PICTURES_AT_A_TIME = 64  # whose rows, with their vectors, are in memory
@@ -52,7 +52,7 @@ def _embed(company: Company, changes: Sequence[LiveChange], embedder: Embedder, 
 
 
 def _prepared(company: Company, path: str, embedder: Embedder) -> Pixels:
-    with open_picture(company.image_directory, path) as file:
+    with folder_of(company).open(path) as file:
         return read_prepared(embedder, file, name=path, max_pixels=settings.MAX_PIXELS)
 
 

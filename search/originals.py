@@ -1,7 +1,6 @@
 """The files of pictures as they lie in a company's folder, for those who may look at them."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import BinaryIO
 from search.engine.errors import PathRefused
 from search.engine.index.records import ImageRecord
 from search.engine.pictures.decode import extension_of
-from search.engine.pictures.shelf import open_picture
+from search.engine.pictures.folder import Look
+from search.folders import folder_of
 from tenants.models import Company
 
 UNKNOWN_TYPE = "application/octet-stream"  # no browser shows or runs it
@@ -33,21 +33,26 @@ class Original:
     """A picture's file, open for reading."""
 
     file: BinaryIO
-    version: str  # another one as soon as the file is replaced or changed
-    content_type: str  # by what the file begins with, whatever its name says
+    look: Look  # at the file, as it was opened
+
+    @property
+    def version(self) -> str:
+        """Another text as soon as the file is replaced or changed."""
+        return hashlib.blake2b(self.look.version.encode(), digest_size=16).hexdigest()
 
 
-def open_original(company: Company, record: ImageRecord) -> Original:
+def open_original(company: Company, record: ImageRecord, *, at_once: bool = False) -> Original:
     """Return a picture's file, which the caller closes. Links are followed inside the company's folder only.
 
-    Raises PictureGone.
+    at_once: false where perhaps its look is enough. Raises PictureGone and StoreUnavailable.
     """
+    folder = folder_of(company)
     try:
-        file = open_picture(company.image_directory, record.path)
+        file = folder.open(record.path, at_once=at_once)
     except (OSError, PathRefused, ValueError) as error:  # ValueError: a name that no file system can hold
         raise PictureGone("The file of this picture is no longer in the company's folder") from error
     try:
-        return Original(file, _version(file), _content_type(file))
+        return Original(file, folder.look(file))
     except OSError as error:
         file.close()
         raise PictureGone("The file of this picture cannot be read") from error
@@ -61,13 +66,12 @@ def original(company: Company, record: ImageRecord) -> Iterator[Original]:
         yield opened
 
 
-def _version(file: BinaryIO) -> str:
-    found = os.fstat(file.fileno())
-    seen = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
-    return hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()
-
-
-def _content_type(file: BinaryIO) -> str:
-    head = file.read(12)
-    file.seek(0)
+def content_type(opened: Original) -> str:
+    """Return the type by what the file begins with, whatever its name says. Raises PictureGone."""
+    try:
+        opened.file.seek(0)
+        head = opened.file.read(12)
+        opened.file.seek(0)
+    except OSError as error:
+        raise PictureGone("The file of this picture cannot be read") from error
     return _TYPES.get(extension_of(head), UNKNOWN_TYPE)

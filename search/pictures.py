@@ -22,9 +22,9 @@ from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.model.embedder import Embedder, Hashed, read_hashed
 from search.engine.pictures.paths import new_path, require_path, spellings
-from search.engine.pictures.shelf import Shelf
 from search.engine.storage.given import given_id
 from search.engine.vectors import Vector
+from search.folders import folder_of
 from search.storage_limits import count_stored, require_room
 from tenants import audit
 from tenants.models import Company, LiveChange
@@ -88,7 +88,7 @@ def _put(company: Company, path: str, content: bytes, by: audit.Actor) -> tuple[
     if held and _shows(index, held, vector):
         return held, Put.UNCHANGED
     record, counted = known or _identify(company, path, index), _changes_counted(company, index)
-    with _writing_to(company), Shelf(company.image_directory, make=True) as shelf, shelf.stage() as staged:
+    with _writing_to(company), folder_of(company).shelf(make=True) as shelf, shelf.stage() as staged:
         staged.file.write(content)
         staged.sync()
         with transaction.atomic():
@@ -183,7 +183,7 @@ def _write_change(company: Company, record: ImageRecord, sequence: int, embedded
 
 
 def _holds(company: Company, path: str, content: bytes) -> bool:
-    with suppress(OSError), Shelf(company.image_directory) as shelf:
+    with suppress(OSError), folder_of(company).shelf() as shelf:
         return shelf.holds(path, content)
     return False
 
@@ -196,20 +196,20 @@ def _shows(index: ImageIndex, record: ImageRecord, vector: Vector) -> bool:
 
 def _size(company: Company, path: str) -> int | None:
     """Return the bytes of the picture's file; None where there is none."""
-    with suppress(OSError, PathRefused), Shelf(company.image_directory) as shelf:
+    with suppress(OSError, PathRefused), folder_of(company).shelf() as shelf:
         return shelf.size(path)
     return None
 
 
 def _has_file(company: Company, path: str) -> bool:
-    with _writing_to(company), suppress(FileNotFoundError), Shelf(company.image_directory) as shelf:
+    with _writing_to(company), suppress(FileNotFoundError), folder_of(company).shelf() as shelf:
         shelf.require(path)
         return True
     return False
 
 
 def _remove_file(company: Company, path: str) -> None:
-    with suppress(FileNotFoundError), Shelf(company.image_directory) as shelf:
+    with suppress(FileNotFoundError), folder_of(company).shelf() as shelf:
         shelf.remove(path)
 
 

@@ -5,7 +5,8 @@ Builds, uploads and another folder make it unknown again, because others may hav
 companies with a limit.
 """
 
-from search.engine.pictures.folder import ImageFile, find_images
+from search.engine.pictures.folder import ImageFile
+from search.folders import folder_of
 from tenants.models import Company
 
 _COLUMNS = ["max_pictures", "max_bytes", "stored_pictures", "stored_bytes", "live_sequence"]
@@ -91,8 +92,11 @@ def _count_if_unknown(company: Company) -> None:
 
 def _count(company: Company) -> tuple[int, int]:
     """Return how many pictures lie in the company's folder, and their bytes."""
+    count = size = 0
     try:
-        sizes = [file.size for file in find_images(company.image_directory) if isinstance(file, ImageFile)]
+        for file in folder_of(company).find():
+            if isinstance(file, ImageFile):
+                count, size = count + 1, size + file.size
     except FileNotFoundError:
         return 0, 0
-    return len(sizes), sum(sizes)
+    return count, size

@@ -1,13 +1,12 @@
 """What the page of one picture tells of it."""
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from django.conf import settings
 
-from search.engine.errors import ImageUnreadable
+from search.engine.errors import ImageUnreadable, StoreUnavailable
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord
 from search.engine.pictures.decode import measure
@@ -45,6 +44,8 @@ def details(company: Company, index: ImageIndex, record: ImageRecord, *, viewer:
             file = _look_at(opened, record)
     except PictureGone as error:
         problem = str(error)
+    except StoreUnavailable:
+        problem = "The store that holds the file cannot be reached at the moment"
     is_live = record in index.added
     return Details(
         url=picture_urls(company, record.id, viewer=viewer).url,
@@ -57,21 +58,21 @@ def details(company: Company, index: ImageIndex, record: ImageRecord, *, viewer:
 
 def file_of(company: Company, record: ImageRecord) -> File | None:
     """Return a picture's file as it lies in the folder now; None where it is gone."""
-    with suppress(PictureGone), original(company, record) as opened:
+    with suppress(PictureGone, StoreUnavailable), original(company, record) as opened:
         return _look_at(opened, record)
     return None
 
 
 def _look_at(opened: Original, record: ImageRecord) -> File:
-    found = os.fstat(opened.file.fileno())
+    size, modified_at = opened.look.size, opened.look.modified_ns / 1e9
     changed_at = None
     with suppress(ValueError, OverflowError, OSError):  # a date that no calendar has
-        changed_at = datetime.fromtimestamp(found.st_mtime, UTC)
+        changed_at = datetime.fromtimestamp(modified_at, UTC)
     try:
         kind, (width, height) = measure(opened.file, name=record.path, max_pixels=settings.MAX_PIXELS)
     except ImageUnreadable as error:
-        return File(found.st_size, changed_at, "", 0, 0, str(error))
-    return File(found.st_size, changed_at, kind, width, height, "")
+        return File(size, changed_at, "", 0, 0, str(error))
+    return File(size, changed_at, kind, width, height, "")
 
 
 def _added_at(company: Company, record: ImageRecord) -> datetime | None:

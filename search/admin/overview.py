@@ -11,10 +11,11 @@ from django.utils import timezone
 from search import publication
 from search.companies.consistency import disagreements, older_index
 from search.engine import storage
-from search.engine.errors import EngineError, IndexNotBuilt
+from search.engine.errors import EngineError, IndexNotBuilt, StoreUnavailable, StoreUnsuitable
 from search.engine.index.index import IndexInfo
 from search.engine.model.weights import BUILTIN
-from search.engine.pictures.folder import ImageFile, find_images
+from search.engine.pictures.folder import ImageFile
+from search.folders import folder_of
 from search.monitoring.durations import format_seconds
 from tenants.models import Company, IndexBuild
 
@@ -129,12 +130,14 @@ def pictures_found(company: Company) -> str:
         return "The folder does not exist yet; the first upload creates it."
     except OSError as error:
         return f"The folder cannot be read: {error.strerror}"
+    except (StoreUnavailable, StoreUnsuitable) as error:
+        return str(error)
 
 
 def _count(company: Company) -> str:
     found = unusable = 0
     until = time.monotonic() + COUNT_SECONDS
-    for file in find_images(company.image_directory):
+    for file in folder_of(company).find():
         found += isinstance(file, ImageFile)
         unusable += not isinstance(file, ImageFile)
         if found + unusable >= COUNT_LIMIT or time.monotonic() > until:

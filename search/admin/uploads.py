@@ -20,11 +20,11 @@ from search import storage_limits
 from search.admin.access import to_page
 from search.admin.actions import IndexActions
 from search.companies.uploads import store_uploads, summary
-from search.engine.errors import PathRefused
+from search.engine.errors import PathRefused, StoreUnavailable
 from search.engine.pictures.folder import SkippedFile
 from search.engine.pictures.intake import Intake, Upload
 from search.engine.pictures.paths import new_path
-from search.engine.pictures.shelf import Shelf
+from search.folders import folder_of
 from search.http import bodies
 from tenants import audit
 from tenants.models import Company
@@ -72,7 +72,7 @@ class Uploads(IndexActions):
         except ValidationError as error:
             return self._upload_refused(request, company, " ".join(error.messages))
         except OSError as error:
-            return self._upload_refused(request, company, f"{company.image_directory}: {error.strerror}")
+            return self._upload_refused(request, company, f"{company.image_place}: {error.strerror}")
         if build:
             self.log_change(request, company, summary(intake))
             self._tell_of_limits(request, company)
@@ -139,7 +139,7 @@ class _Refused:
 
     @classmethod
     def of(cls, company: Company, file: SkippedFile, location: str) -> "_Refused":
-        with suppress(OSError, PathRefused), Shelf(company.image_directory) as shelf:
+        with suppress(OSError, PathRefused, StoreUnavailable), folder_of(company).shelf() as shelf:
             path = new_path(file.path, location=location)
             shelf.require(path)
             return cls(file.path, file.reason, _thumbnail_url(company, path))

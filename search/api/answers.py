@@ -55,7 +55,7 @@ def build_body(build: IndexBuild) -> dict[str, Any]:
     """Return a build as the API shows it: without what its texts tell of the server's directories."""
     body = dict(BuildBody(build).data)
     for text in ("error", "full_reason"):
-        body[text] = without_server_paths(body[text], build.image_folder, str(build.company.image_directory))
+        body[text] = without_server_paths(body[text], build.image_folder, build.company.image_place)
     return body
 
 

@@ -16,7 +16,7 @@ from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.second_look import MIN_SIDE
-from search.engine.pictures.shelf import open_picture
+from search.folders import folder_of
 from search.heartbeat import Heart, Rate
 from search.jobs import outcome_recorded
 from search.outages import outlast
@@ -85,7 +85,7 @@ def _keep(search: DuplicateSearch, found: DuplicatePairs) -> None:
 
 def _open(company: Company, record: ImageRecord) -> Image.Image:
     try:
-        file = open_picture(company.image_directory, record.path)
+        file = folder_of(company).open(record.path)
     except ValueError as error:  # a name that no file system can hold
         raise OSError(str(error)) from error
     with file:

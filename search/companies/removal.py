@@ -17,7 +17,9 @@ from search.companies import kept_changes
 from search.engine import storage
 from search.engine.errors import EngineError
 from search.engine.index.index import ImageIndex
+from search.engine.pictures.folders import PictureFolder
 from search.engine.pictures.shelf import remove_tree
+from search.folders import folder_of
 from tenants import audit
 from tenants.models import NAME_PATTERN, Company
 
@@ -152,6 +154,8 @@ def pictures_directory(company: Company) -> Path:
 
     It is the company's own where no link leads to it and no other company's pictures lie in, below or above it.
     """
+    if company.has_stored_pictures:
+        raise RemovalRefused(f"{company.image_place} is not a folder of its own below {settings.MEDIA_ROOT}.")
     media = Path(settings.MEDIA_ROOT).resolve()
     folder = company.image_directory
     lexical = media / folder.relative_to(settings.MEDIA_ROOT) if folder.is_relative_to(settings.MEDIA_ROOT) else folder
@@ -165,7 +169,7 @@ def pictures_directory(company: Company) -> Path:
     if _overlap(lexical, Path(settings.INDEX_DIR).resolve()):
         raise RemovalRefused(f"{folder} and {settings.INDEX_DIR} overlap.")
     for other in Company.objects.exclude(pk=company.pk):
-        if _overlap(lexical, other.image_directory.resolve()):
+        if not other.has_stored_pictures and _overlap(lexical, other.image_directory.resolve()):
             raise RemovalRefused(f"{folder} overlaps with the image folder of another company.")
     return lexical
 
@@ -184,24 +188,24 @@ def lost_with_index(company: Company) -> list[str]:
         directory = publication.index_directory(company)
         given = storage.given_ids(company.embeddings_directory, company.name, directory)
         index = overlay.live_index_or_empty(company)
-        tried, missing = _looked_for(index, company.image_directory)
+        tried, missing = _looked_for(index, folder_of(company))
     except (EngineError, OSError) as error:
         return [f"unknown: {error}"]
     lost = []
     if given:
         lost.append(f"{len(given)} ids from another program: clients that stored them can no longer use them")
     if missing:
-        lost.append(f"vectors of pictures that are not in {company.image_directory} ({missing} of {tried} checked)")
+        lost.append(f"vectors of pictures that are not in {company.image_place} ({missing} of {tried} checked)")
     return lost
 
 
-def _looked_for(index: ImageIndex, folder: Path) -> tuple[int, int]:
+def _looked_for(index: ImageIndex, folder: PictureFolder) -> tuple[int, int]:
     """Return how many of the index's pictures were looked for in folder, and how many of them are not there."""
     hidden = set(index.hidden.tolist())
     rows = np.unique(np.linspace(0, len(index.records) - 1, num=min(_LOOKED_FOR, len(index.records)), dtype=int))
     looked_for = index.records.of_rows([row for row in rows.tolist() if row not in hidden])
     paths = [record.path for record in looked_for]
-    return len(paths), sum(not (folder / path).is_file() for path in paths)
+    return len(paths), folder.missing(paths)
 
 
 def _overlap(one: Path, other: Path) -> bool:

@@ -4,7 +4,9 @@ import json
 import re
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,15 +23,18 @@ from search.builds import run_build
 from search.companies.adoption import import_noted, record_index
 from search.engine import durable, storage
 from search.engine.errors import ArchiveRefused, NotEnoughSpace
-from search.engine.pictures.folder import ImageFile, find_images
-from search.engine.pictures.shelf import Shelf, open_picture, remove_tree
+from search.engine.pictures.folder import ImageFile, SkippedFile
+from search.engine.pictures.folders import DiskFolder, PictureFolder
+from search.engine.pictures.shelf import Shelf, remove_tree
 from search.engine.storage.archive import IMAGES, Archive, ArchiveWriter, Member, new_archive, open_archive
 from search.engine.storage.checkup import examine
 from search.engine.storage.layout import import_lock
+from search.folders import folder_of
 from tenants import audit
 from tenants.models import Company
 
 _NOT_CARRIED = {"name", "image_folder"}  # of the fields that an operator edits: other places have other folders
+_UPLOADS_AT_ONCE = 8
 
 
 class TransferRefused(Exception):
@@ -51,7 +56,8 @@ def export_company(company: Company, target: Path, *, with_images: bool, replace
     """Write the company's settings, its index and, if wanted, its pictures to the archive target.
 
     Pictures put or deleted one at a time become part of the index first. API keys are not exported.
-    Raises TransferRefused, IndexNotBuilt, IndexCorrupt, ArchiveRefused, OSError, and what folding raises.
+    Raises TransferRefused, IndexNotBuilt, IndexCorrupt, ArchiveRefused, StoreUnavailable, OSError, and what folding
+    raises.
     """
     _fold(company)
     company.refresh_from_db(fields=publication.STATE)
@@ -63,7 +69,7 @@ def export_company(company: Company, target: Path, *, with_images: bool, replace
         new_archive(target, {"company": company.name, "settings": _settings(company)}, replace=replace) as archive,
     ):
         if with_images:
-            pictures, left_out = _add_pictures(company.image_directory, archive)
+            pictures, left_out = _add_pictures(folder_of(company), archive)
         for name, file in files:
             archive.add(f"index/{name}", file)
     audit.record(by, audit.Action.COMPANY_EXPORTED, company, f"to {target}")
@@ -88,19 +94,19 @@ def _settings(company: Company) -> dict[str, Any]:
     return dict(json.loads(json.dumps(values, cls=DjangoJSONEncoder)))
 
 
-def _add_pictures(folder: Path, archive: ArchiveWriter) -> tuple[int, int]:
+def _add_pictures(folder: PictureFolder, archive: ArchiveWriter) -> tuple[int, int]:
     """Add the pictures below folder; return how many, and how many could not be read."""
     added = left_out = 0
-    for found in find_images(folder):
+    for found in folder.find():
         try:
             if not isinstance(found, ImageFile):
                 raise FileNotFoundError
-            file = open_picture(folder, found.path)
+            file = folder.open(found.path)
         except OSError:  # a link that leads out, or deleted meanwhile
             left_out += 1
             continue
         with file:
-            archive.add(f"{IMAGES}/{found.path}", file)
+            archive.add(f"{IMAGES}/{found.path}", file, look=folder.look(file))
         added += 1
     return added, left_out
 
@@ -113,7 +119,8 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
 
     All of the archive is verified before anything can be seen. The ids of the pictures stay.
     image_folder: where its pictures lie, for an archive without pictures.
-    Raises ArchiveRefused, TransferRefused, ValidationError, NotEnoughSpace, PublishRefused and OSError.
+    Raises ArchiveRefused, TransferRefused, ValidationError, NotEnoughSpace, PublishRefused, StoreUnavailable and
+    OSError.
     """
     with open_archive(path) as archive, _only_import(_name(archive, name)) as name:
         company = _company(archive, name, image_folder)
@@ -128,12 +135,12 @@ def import_archive(path: Path, *, name: str = "", image_folder: Path | None = No
             checkup = examine(draft.path)
             if checkup.problems:
                 raise ArchiveRefused(f"The index in {path} is damaged: {'; '.join(checkup.problems)}")
-            _require_same_pictures(archive, company.image_directory)
+            _require_same_pictures(archive, company)
             if company.pk is None:
                 _add(company, by)
             count = sum(1 for _ in archive.pictures())
             if count:
-                _move_pictures(pictures, company.image_directory)
+                _move_pictures(archive, pictures, company)
             confirm = partial(_unless_in_use, company, path, held=storage.info(draft.path).holds_changes_to, by=by)
             publication.publish(company, draft, made_from=company.generation, confirm=confirm)
     record_index(company)
@@ -231,11 +238,12 @@ def _create(member: str, index: Path, pictures: Shelf) -> IO[bytes]:
 
 @contextmanager
 def _picture_draft(company: Company) -> Iterator[Path]:
-    """Yield a new directory beside the company's folder, hidden, which is removed unless it was renamed.
+    """Yield a new directory beside the company's folder, hidden, which is removed unless it was renamed; beside its
+    indexes where its pictures lie on no disk.
 
     What imports of the company that were killed have left there is removed first.
     """
-    parent = company.image_directory.parent
+    parent = (company.embeddings_directory if company.has_stored_pictures else company.image_directory).parent
     parent.mkdir(parents=True, exist_ok=True)
     leftover = re.compile(rf"\.importing-{re.escape(company.name)}(-[0-9a-f]{{16}})?")
     for entry in parent.iterdir():
@@ -250,26 +258,63 @@ def _picture_draft(company: Company) -> Iterator[Path]:
             remove_tree(draft)
 
 
-def _require_same_pictures(archive: Archive, folder: Path) -> None:
+def _require_same_pictures(archive: Archive, company: Company) -> None:
     """Refuse pictures for a folder that holds others; the same may be there, from an import that was killed."""
     listed = archive.pictures()
     first = next(listed, None)
-    if first is None or not folder.exists() or not any(folder.iterdir()):
+    if first is None:
         return
-    for member, found in zip_longest(chain([first], listed), find_images(folder)):
+    folder = folder_of(company)
+    pairs = (
+        _pairs(chain([first], listed), folder)
+        if company.has_stored_pictures
+        else _all_pairs(chain([first], listed), company)
+    )
+    for member, found in pairs:
         if member is None or not isinstance(found, ImageFile) or not _same(member, found, folder):
             raise TransferRefused(f"{folder} contains other pictures: move them away, or import under another name")
 
 
-def _same(member: Member, found: ImageFile, folder: Path) -> bool:
+def _all_pairs(
+    listed: Iterator[Member], company: Company
+) -> Iterator[tuple[Member | None, ImageFile | SkippedFile | None]]:
+    """Yield what is listed beside what lies in the company's folder on a disk, where pictures are moved to at once."""
+    directory = company.image_directory
+    if directory.exists() and any(directory.iterdir()):
+        yield from zip_longest(listed, folder_of(company).find())
+
+
+def _pairs(listed: Iterator[Member], folder: PictureFolder) -> Iterator[tuple[Member | None, ImageFile | SkippedFile]]:
+    """Yield what lies in a store beside what is listed of the same path: an import may have been killed half-way."""
+    for found in folder.find():
+        yield next((member for member in listed if member.name >= found.path), None), found
+
+
+def _same(member: Member, found: ImageFile, folder: PictureFolder) -> bool:
     if (member.name, member.bytes) != (found.path, found.size):
         return False
-    with open_picture(folder, found.path) as file:
+    with folder.open(found.path) as file:
         return durable.sha256(file).hex() == member.sha256
 
 
-def _move_pictures(pictures: Path, folder: Path) -> None:
+def _move_pictures(archive: Archive, pictures: Path, company: Company) -> None:
+    """Move pictures to the company's folder; those that are there are the same, see _require_same_pictures."""
+    if company.has_stored_pictures:
+        with ThreadPoolExecutor(_UPLOADS_AT_ONCE, thread_name_prefix="import") as threads:
+            upload = partial(_upload, DiskFolder(pictures), folder_of(company))
+            deque(threads.map(upload, archive.pictures()), maxlen=0)
+        return
+    folder = company.image_directory
     if folder.exists() and any(folder.iterdir()):
-        return  # the same, see _require_same_pictures
+        return
     pictures.replace(folder)
     durable.sync(folder.parent)
+
+
+def _upload(pictures: PictureFolder, folder: PictureFolder, member: Member) -> None:
+    with folder.shelf() as shelf:
+        if not folder.missing([member.name]):
+            return
+        with pictures.open(member.name) as file, shelf.stage() as staged:
+            shutil.copyfileobj(file, staged.file)
+            staged.place(member.name, replace=False)

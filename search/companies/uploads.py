@@ -9,6 +9,7 @@ from django.db import transaction
 from search.engine.errors import PathRefused
 from search.engine.pictures.intake import Intake, IntakeLimits, Upload, take_in
 from search.engine.pictures.paths import require_location
+from search.folders import folder_of
 from tenants import audit
 from tenants.models import Company, IndexBuild
 
@@ -25,7 +26,7 @@ def store_uploads(
     company.clean()  # the folder may have become a link that leads out of the allowed roots
     intake = take_in(
         uploads,
-        company.image_directory,
+        folder_of(company),
         limits=IntakeLimits(file_bytes=settings.MAX_UPLOAD_BYTES, max_pixels=settings.MAX_PIXELS),
         location=location,
         replace=replace,

@@ -23,7 +23,7 @@ from search.engine.index.records import ImageRecord
 from search.http.access import pictured_company
 from search.http.limits import PictureThrottle
 from search.http.signed_urls import PARAMETER, company_of_link
-from search.originals import UNKNOWN_TYPE, open_original
+from search.originals import UNKNOWN_TYPE, content_type, open_original
 from tenants.models import Company
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # browsers give a picture's own page a style
@@ -55,9 +55,10 @@ class PictureView(APIView):
     def get(self, request: Request, company: str, image_id: str) -> HttpResponseBase:
         """Return a picture's file as it is."""
         found, record = _picture(request, company, image_id, size=None)
-        opened = open_original(found, record)
-        response = FileResponse(opened.file, content_type=opened.content_type)
-        response["Content-Disposition"] = _disposition(record, attachment=opened.content_type == UNKNOWN_TYPE)
+        opened = open_original(found, record, at_once=True)
+        kind = content_type(opened)
+        response = FileResponse(opened.file, content_type=kind)
+        response["Content-Disposition"] = _disposition(record, attachment=kind == UNKNOWN_TYPE)
         return _finished(request, response, version=opened.version)
 
 

@@ -45,6 +45,7 @@ class Look:
 
     size: int  # bytes
     mtime_ns: int  # as in ImageFile
+    modified_ns: int  # when it was changed, as the disk or the store tells
     version: str  # another one as soon as the file is replaced or changed
 
 

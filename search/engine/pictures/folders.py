@@ -126,7 +126,7 @@ class DiskFolder:
     def look(self, file: BinaryIO) -> Look:
         found = os.fstat(file.fileno())
         version = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
-        return Look(found.st_size, modified_ns(found), version)
+        return Look(found.st_size, modified_ns(found), found.st_mtime_ns, version)
 
     def missing(self, paths: Sequence[str]) -> int:
         return sum(not _is_file(self.path / path) for path in paths)

@@ -11,15 +11,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from search.engine.durable import BoundedReads
-from search.engine.errors import ImageUnreadable, PathRefused
+from search.engine.errors import ImageUnreadable, PathRefused, StoreUnavailable
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import SkippedFile
+from search.engine.pictures.folders import PictureFolder, PictureShelf
 from search.engine.pictures.paths import NOT_UTF8, is_left_by_a_system, new_path
-from search.engine.pictures.shelf import Shelf
 
 _CHUNK = 1 << 16
 _MAX_DIRECTORY_BYTES = 16 * 2**20  # of a zip's list of entries: zipfile makes objects of all of it at once
@@ -78,7 +77,7 @@ class _Refused(Exception):
 
 
 def take_in(
-    uploads: Sequence[Upload], folder: Path, *, limits: IntakeLimits, location: str = "", replace: bool = False
+    uploads: Sequence[Upload], folder: PictureFolder, *, limits: IntakeLimits, location: str = "", replace: bool = False
 ) -> Intake:
     """Store the pictures of uploads below folder, which is made where it is missing, and tell what became of each.
 
@@ -86,18 +85,22 @@ def take_in(
     Raises OSError where nothing can be stored in folder at all.
     """
     intake, budget, seen = Intake(), _Budget(limits.total_bytes), set[str]()
-    with Shelf(folder, make=True) as shelf:
+    away: StoreUnavailable | None = None  # then nobody waits for it once more with each file
+    with folder.shelf(make=True) as shelf:
         for entry in _entries(uploads, limits):
             if entry.packed_bytes is not None and is_left_by_a_system(entry.name):
                 intake.passed_over += 1
                 continue
             try:
+                if away:
+                    raise away
                 path = _checked_path(entry, location)
                 if path in seen:
                     raise _Refused("This name occurs more than once in the upload")
                 seen.add(path)
                 was_there = _store(entry, path, shelf, limits=limits, budget=budget, replace=replace)
-            except (PathRefused, _Refused, ImageUnreadable, OSError) as error:
+            except (PathRefused, _Refused, ImageUnreadable, OSError, StoreUnavailable) as error:
+                away = error if isinstance(error, StoreUnavailable) else None
                 intake.refused.append(SkippedFile(_printable(entry.name), _reason(error)))
             else:
                 intake.stored.append(path)
@@ -268,7 +271,9 @@ class _Budget:
         self._left -= count
 
 
-def _store(entry: _Entry, path: str, shelf: Shelf, *, limits: IntakeLimits, budget: _Budget, replace: bool) -> bool:
+def _store(
+    entry: _Entry, path: str, shelf: PictureShelf, *, limits: IntakeLimits, budget: _Budget, replace: bool
+) -> bool:
     """Put the picture under path and return whether one was there before."""
     budget.take(0)
     with shelf.stage() as staged:

@@ -85,7 +85,8 @@ class StoredFolder:
 
     def look(self, file: BinaryIO) -> Look:
         found = cast(_StoredFile, file).found
-        return Look(found.size, _mtime_ns(found), f"{found.etag} {found.size} {_mtime_ns(found)}")
+        version = f"{found.etag} {found.size} {_mtime_ns(found)}"
+        return Look(found.size, _mtime_ns(found), int(found.modified_at.timestamp()) * _SECOND_NS, version)
 
     def missing(self, paths: Sequence[str]) -> int:
         with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as threads:

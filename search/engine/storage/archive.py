@@ -25,6 +25,7 @@ from search.engine import durable
 from search.engine.damage import first_words
 from search.engine.durable import BoundedReads
 from search.engine.errors import ArchiveRefused, EngineError, PathRefused
+from search.engine.pictures.folder import Look
 from search.engine.pictures.paths import require_path
 from search.engine.storage.layout import PARTS
 
@@ -60,13 +61,20 @@ class ArchiveWriter:
         self._digest = hashlib.sha256()
         self._note({"format": _FORMAT, "version": _VERSION, **about})
 
-    def add(self, name: str, file: IO[bytes]) -> int:
-        """Add an open file as the member name; return its bytes. Raises OSError where it shrinks meanwhile."""
-        stat = os.fstat(file.fileno())
+    def add(self, name: str, file: IO[bytes], *, look: Look | None = None) -> int:
+        """Add an open file as the member name; return its bytes. Raises OSError where it shrinks meanwhile.
+
+        look: at the file, which may be on no disk; by default the disk's own.
+        """
+        if look:
+            size, mtime_ns = look.size, look.modified_ns
+        else:
+            stat = os.fstat(file.fileno())
+            size, mtime_ns = stat.st_size, stat.st_mtime_ns
         hashed = _Hashed(file)
-        self._append(name, hashed, stat.st_size)
-        self._note(asdict(Member(name, stat.st_size, hashed.sha256.hexdigest(), stat.st_mtime_ns)))
-        return stat.st_size
+        self._append(name, hashed, size)
+        self._note(asdict(Member(name, size, hashed.sha256.hexdigest(), mtime_ns)))
+        return size
 
     def finish(self) -> None:
         self._note({"sha256": self._digest.hexdigest()})

@@ -13,7 +13,9 @@ from search.builds import next_embedder, next_files, run_build
 from search.companies.adoption import EarlierIndex, EarlierIndexFound, get_or_create_company, has_earlier_index
 from search.engine.build.builder import BuildOptions, BuildOutcome, build_index, estimate_build
 from search.engine.errors import EngineError, shown
+from search.engine.pictures.folders import PictureFolder
 from search.engine.storage.layout import generations_of_all
+from search.folders import folder_of
 from search.management.companies import unknown
 from search.management.operator_command import OperatorCommand
 from search.management.progress import ProgressDisplay
@@ -87,7 +89,7 @@ class Command(OperatorCommand):
             elif options["enqueue"]:
                 self._enqueue(self._company(company or "", None, earlier_index), options)
             elif output_dir:
-                folder = input_dir or self._company(company or "", None, earlier_index).image_directory
+                folder = input_dir or folder_of(self._company(company or "", None, earlier_index))
                 self._tell(self._build_directory(folder, output_dir, company or "", _options(options)))
             else:
                 found = self._company(company or "", input_dir, earlier_index)
@@ -102,7 +104,7 @@ class Command(OperatorCommand):
 
     def _create(self, name: str) -> None:
         company = self._company(name, None, None)
-        company.image_directory.mkdir(parents=True)
+        folder_of(company).create()
         self.stdout.write("Put its pictures there and run the command again")
 
     def _company(self, name: str, input_dir: Path | None, earlier_index: EarlierIndex | None) -> Company:
@@ -110,7 +112,7 @@ class Command(OperatorCommand):
             name, image_folder=input_dir, earlier_index=earlier_index, by=audit.on_command_line()
         )
         if created:
-            self.stdout.write(f"Created company {name} with the image folder {company.image_directory}")
+            self.stdout.write(f"Created company {name} with the image folder {company.image_place}")
             if not company.active:
                 self.stdout.write(
                     f"{name} is inactive: its earlier index was inactive or does not say. Activate it in the admin"
@@ -127,7 +129,9 @@ class Command(OperatorCommand):
         with ProgressDisplay(self.stderr) as display:
             return run_build(build, options=options, on_progress=display.show, requeue=False)
 
-    def _build_directory(self, folder: Path, target: Path, company: str, options: BuildOptions) -> BuildOutcome:
+    def _build_directory(
+        self, folder: Path | PictureFolder, target: Path, company: str, options: BuildOptions
+    ) -> BuildOutcome:
         with ProgressDisplay(self.stderr) as display:
             return build_index(
                 folder,
@@ -146,7 +150,7 @@ class Command(OperatorCommand):
 
     def _estimate(self, name: str, input_dir: Path | None, output_dir: Path | None, options: BuildOptions) -> None:
         company = Company.objects.filter(name=name).first() or Company(name=name)
-        folder = input_dir or company.image_directory
+        folder = input_dir or folder_of(company)
         target = output_dir.absolute() if output_dir else company.embeddings_directory
         embedder = runtime.embedder() if output_dir else next_embedder(company)
         before = None if output_dir else next_files(company, embedder)

@@ -50,7 +50,7 @@ class Command(OperatorCommand):
             raise CommandError(str(error)) from error
         company = imported.company
         if imported.created:
-            self.stdout.write(f"Created company {company} with the image folder {company.image_directory}")
+            self.stdout.write(f"Created company {company} with the image folder {company.image_place}")
         if imported.note:
             self.stderr.write(imported.note)
         if passport is UNKNOWN_MODEL:
@@ -73,7 +73,7 @@ class Command(OperatorCommand):
         self.stdout.write(
             self.style.SUCCESS(
                 f"Imported {company} with {imported.images} pictures in its index and {imported.pictures} files "
-                f"of pictures; its image folder is {company.image_directory}"
+                f"of pictures; its image folder is {company.image_place}"
             )
         )
 

@@ -1,4 +1,5 @@
 import secrets
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -40,7 +41,8 @@ class Command(OperatorCommand):
             company.change(by=audit.on_command_line(), detail="public_page = True")
         if not publication.is_listed(company):
             self.stdout.write("No company exists yet: creating one called demo, with generated pictures")
-            demo.draw_demo_pictures(company.image_directory)
+            if not company.has_stored_pictures:
+                demo.draw_demo_pictures(company.image_directory)
         elif not is_demo_outdated():
             return
         call_command("build_embeddings", company=demo.COMPANY)
@@ -50,7 +52,7 @@ class Command(OperatorCommand):
         address = f"http://localhost:{settings.PORT}"
         self.stdout.write(f"\nOpen:    {address}/")
         if company and company.name == demo.COMPANY:
-            picture = next(company.image_directory.rglob("*.jpg"), "PICTURE.jpg")
+            picture = _some_picture(company)
             self.stdout.write(f"Search:  curl -F image=@{picture} {address}/api/search/{company}")
         self.stdout.write(f"API:     {address}/api/docs/\nAdmin:   {address}/admin/")
         if password:
@@ -60,6 +62,11 @@ class Command(OperatorCommand):
                 )
             )
         self.stdout.write("Ctrl-C stops everything.\n")
+
+
+def _some_picture(company: Company) -> Path | str:
+    found = iter(()) if company.has_stored_pictures else company.image_directory.rglob("*.jpg")
+    return next(found, "PICTURE.jpg")
 
 
 def _make_superuser() -> str | None:
