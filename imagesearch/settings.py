@@ -132,7 +132,6 @@ MAX_PIXELS = read(
 # Whether searches use a new model once a build has made an index with it, or once somebody says so.
 MODEL_SWITCH = read("IMAGESEARCH_MODEL_SWITCH", "automatic", one_of("automatic", "manual"), "automatic or manual")
 KEEP_GENERATIONS = read("IMAGESEARCH_KEEP_GENERATIONS", "2", whole_number(0), "a whole number of at least 0")
-WRITE_EMBEDDINGS_NPY = read("IMAGESEARCH_WRITE_EMBEDDINGS_NPY", "true", boolean, "true or false")
 FOLD_SECONDS = read("IMAGESEARCH_FOLD_SECONDS", "600", whole_number(1), "a whole number of seconds of at least 1")
 BUILD_LEASE_SECONDS = read(
     "IMAGESEARCH_BUILD_LEASE_SECONDS", "60", whole_number(1), "a whole number of seconds of at least 1"
@@ -169,6 +168,8 @@ REPLICA_BYTES = read(
     whole_number(0),
     "a whole number of bytes of at least 0",
 )
+# Nobody reads it in a store, and it is half of what each machine fetches.
+WRITE_EMBEDDINGS_NPY = read("IMAGESEARCH_WRITE_EMBEDDINGS_NPY", "false" if STORE else "true", boolean, "true or false")
 INDEX_DIR = REPLICA_DIR if STORE else EMBEDDINGS_DIR  # where indexes lie on this machine
 
 DATABASES = {

@@ -20,7 +20,7 @@ from search import publication, runtime
 from search.companies import model_change
 from search.companies.consistency import older_index
 from search.companies.model_actions import comparison
-from search.engine.errors import EngineError, IndexNotBuilt
+from search.engine.errors import EngineError, IndexNotBuilt, StoreUnavailable
 from search.engine.index.index import IndexInfo
 from search.engine.model.weights import BUILTIN
 from tenants.models import ApiKey, Company, CompanyQuerySet, IndexBuild, SearchUsage, Watch
@@ -177,6 +177,8 @@ def _index(company: Company) -> Iterator[Concern]:
         if company.generation is not None:  # it had one
             yield _of(company, Kind.INDEX_DAMAGED, str(error))
         return
+    except StoreUnavailable:
+        return  # nobody can tell
     except EngineError as error:
         yield _of(company, Kind.INDEX_DAMAGED, f"The index of {company} is damaged. {error}")
         return

@@ -15,7 +15,7 @@ from search import overlay, publication, runtime
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildOutcome, BuildProgress, build_index
 from search.engine.build.republish import republish
-from search.engine.errors import EngineError, IndexNotBuilt, IndexUnusable, LoadingStopped, ModelMismatch
+from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable, LoadingStopped, ModelMismatch
 from search.engine.index.comparison import measure_overlap
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.embedder import Embedder
@@ -121,7 +121,7 @@ def _update(build: IndexBuild, heart: BuildHeart, options: BuildOptions, embedde
         catching_up.begin(after=company.live_sequence)
         return publication.publish(company, draft, made_from=made_from, confirm=catching_up.end)
 
-    outcome = _run(build, heart, options, embedder, str(company.pk), _files_before(company), publish)
+    outcome = _run(build, heart, options, embedder, str(company.pk), _files_before(company, heart.beat_if_due), publish)
     return catching_up.named_in(outcome)
 
 
@@ -131,7 +131,7 @@ def _make_candidate(
     """Make an index with another model than that of the one that serves. use: it takes its place then."""
     company, made_from = build.company, build.company.generation
     newest = publication.newest_of(company, embedder.passport.fingerprint)
-    before, owner = next_files(company, embedder), publication.candidate_owner(company)
+    before, owner = next_files(company, embedder, heart.beat_if_due), publication.candidate_owner(company)
     publish = partial(publication.publish_candidate, company, made_from=made_from, confirm=build.hold)
     outcome = _run(build, heart, options, embedder, owner, before, publish)
     if newest and not outcome.published:  # there is nothing that it lacks
@@ -181,8 +181,8 @@ def _compare(build: IndexBuild, heart: BuildHeart, outcome: BuildOutcome) -> Non
     assert company.candidate is not None
     noted: dict[str, Any] = {"candidate": company.candidate}
     with suppress(IndexUnusable):  # one that is damaged is compared with nothing
-        before = storage.load(publication.index_directory(company))
-        after = storage.load(storage.generation_directory(company.embeddings_directory, company.candidate))
+        before = storage.load(publication.index_files(company, beat=heart.beat_if_due))
+        after = storage.load(publication.files_of(company, company.candidate, beat=heart.beat_if_due))
         overlap = measure_overlap(before, after, beat=lambda: heart.report(outcome.progress))
         neighbours = before.info.neighbours
         noted |= {
@@ -209,7 +209,7 @@ class _CatchingUp:
     def begin(self, *, after: int) -> None:
         """after: the last live change that the index holds which is about to serve."""
         self._after = after
-        self._embed(beat=partial(_beat, self._heart))
+        self._embed(beat=self._heart.beat_if_due)
 
     @contextmanager
     def end(self) -> Iterator[None]:
@@ -233,31 +233,33 @@ class _CatchingUp:
         )
 
 
-def _beat(heart: BuildHeart) -> None:
-    """Raises StopRequested, JobCancelled and LeaseLost."""
-    heart.require_going_on()
-    if heart.is_due:
-        heart.beat()
-
-
-def next_files(company: Company, embedder: Embedder) -> Path | None:
+def next_files(company: Company, embedder: Embedder, beat: Callable[[], None] = lambda: None) -> Path | None:
     """Return where the files lie of which the company's next build may keep something; None where there are none.
 
-    They serve, or are the newest that the same model made.
+    They serve, or are the newest that the same model made. beat: called now and then while they are fetched.
     """
     used, fingerprint = publication.model_in_use(company), embedder.passport.fingerprint
     newest = publication.newest_of(company, fingerprint) if used and used.fingerprint != fingerprint else None
     if newest:
-        return storage.generation_directory(company.embeddings_directory, newest.name)
-    return _files_before(company)
+        return publication.files_of(company, newest.name, beat=beat)
+    return _files_before(company, beat)
 
 
-def _files_before(company: Company) -> Path | None:
-    """Return where the files that serve the company lie; None where those that its row names are gone."""
+def _files_before(company: Company, beat: Callable[[], None]) -> Path | None:
+    """Return where the files that serve the company lie; None where those that its row names are gone.
+
+    Where they are damaged in the store, the newest that are not: they keep the ids that no path gives.
+    """
     try:
-        return publication.index_directory(company)
+        return publication.index_files(company, beat=beat)
     except IndexNotBuilt:
         return None
+    except IndexCorrupt as error:
+        logger.warning("The index of %s is made anew: %s", company, error)
+    for generation in publication.generations(company):
+        with suppress(IndexUnusable):
+            return publication.files_of(company, generation.name, beat=beat)
+    return None
 
 
 def _fold(build: IndexBuild, heart: BuildHeart) -> BuildOutcome:
@@ -268,13 +270,14 @@ def _fold(build: IndexBuild, heart: BuildHeart) -> BuildOutcome:
     company = build.company
     company.refresh_from_db(fields=publication.STATE)
     made_from = company.generation
+    files = publication.index_files(company, beat=heart.beat_if_due)
     unreadable = _embed_hidden(build, heart)
     index = overlay.live_index_or_empty(company)
 
     def report(written: int) -> None:
         heart.report(BuildProgress(found=len(index), reused=written))
 
-    storage.require_undamaged(publication.index_directory(company), copy=False, beat=lambda: report(0))
+    storage.require_undamaged(files, copy=False, beat=lambda: report(0))
     info = _info_of_fold(company, index)
     heart.beat(weights=info.weights or "")
     made = republish(
@@ -301,7 +304,7 @@ def _embed_hidden(build: IndexBuild, heart: BuildHeart) -> list[SkippedFile]:
     if used is None or not company.live_changes.missing_from(after).lacking(used.fingerprint).exists():
         return []
     embedder = _embedder_of(build.company, used)
-    unreadable = embed_missing(company, embedder, after=after, used=used.fingerprint, beat=partial(_beat, heart))
+    unreadable = embed_missing(company, embedder, after=after, used=used.fingerprint, beat=heart.beat_if_due)
     company.refresh_from_db(fields=publication.STATE)
     return unreadable
 

@@ -77,6 +77,12 @@ class Heart:
         """Wait so long, or until the process is asked to stop."""
         self._stop.wait(seconds)
 
+    def beat_if_due(self) -> None:
+        """Raises StopRequested, JobCancelled and LeaseLost."""
+        self.require_going_on()
+        if self.is_due:
+            self.beat()
+
     def beat(self, **values: Any) -> None:
         """Write values to the row; while the database is locked or away the job goes on, and a later beat writes all.
 

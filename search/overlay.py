@@ -60,9 +60,9 @@ def live_index(company: Company) -> ImageIndex:
         try:
             return _with_changes(built, company)
         except _Superseded:
-            before = company.generation
+            before = company.generation, company.live_floor
             company.refresh_from_db(fields=publication.STATE)
-            if company.generation == before:
+            if (company.generation, company.live_floor) == before:
                 raise IndexCorrupt(
                     f"The index of {company} is older than changes that are gone from the database: "
                     f"run manage.py build_embeddings --company {company}"

@@ -154,8 +154,10 @@ def _identify(company: Company, path: str, index: ImageIndex) -> ImageRecord:
 
 
 def _given_id(company: Company, path: str) -> str | None:
+    """Return the id that another program gave to the picture; with a store the newest copy here tells."""
     try:
-        return given_id(publication.index_directory(company), path)
+        directory = publication.newest_here(company) if settings.STORE else publication.index_directory(company)
+        return given_id(directory, path)
     except IndexNotBuilt:
         return None
 

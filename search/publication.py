@@ -16,8 +16,11 @@ database. Searches find that out for themselves and write nothing; a worker writ
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +29,19 @@ from django.db import DatabaseError, transaction
 from django.db.models import Value
 from django.db.models.functions import Greatest
 
-from search import runtime
+from search import replica, runtime, stores
 from search.engine import storage
-from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable, PublishRefused
+from search.engine.errors import (
+    EngineError,
+    IndexCorrupt,
+    IndexNotBuilt,
+    IndexUnusable,
+    PublishRefused,
+    StoreUnavailable,
+)
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.passport import ModelPassport
+from search.engine.storage import remote
 from tenants.models import NAME_PATTERN, Company, LiveChangeQuerySet
 
 logger = logging.getLogger(__name__)
@@ -38,9 +49,23 @@ logger = logging.getLogger(__name__)
 # The columns that are read together.
 STATE = ["generation", "live_sequence", "live_floor", "candidate", "own_model", "model_before"]
 
+_HELD_SECONDS = 60.0
+
 _REPAIR_WAITS = 5.0  # seconds for a publication that is under way
 
 Confirm = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The last live change that the generations in the store held, when they were asked."""
+
+    serving: str | None
+    asked_at: float
+    changes: int
+
+
+_held_in_store: dict[int, _Held] = {}  # by the company's key; whoever finds it old replaces it
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
@@ -59,10 +84,16 @@ def built_index(company: Company) -> ImageIndex:
     company.refresh_from_db(fields=STATE)
     while True:
         try:
-            return _linked_index(company) if company.generation is None else _published_index(company)
+            return _newest_index(company)
         except IndexUnusable:
             if not _has_moved_on(company):
                 raise
+
+
+def _newest_index(company: Company) -> ImageIndex:
+    if company.generation is None:
+        return _linked_index(company)
+    return _index_of_copy(company, company.generation) if settings.STORE else _published_index(company)
 
 
 def _has_moved_on(company: Company) -> bool:
@@ -114,43 +145,150 @@ def _published_index(company: Company) -> ImageIndex:
                 directory.name,
             )
         index = cache.get(company.pk, directory.name, lambda: _load(directory))
+    return _above_floor(company, index, directory.name)
+
+
+def _above_floor(company: Company, index: ImageIndex, name: str) -> ImageIndex:
+    """Return the index. Raises IndexCorrupt where it would lose changes in silence."""
     if index.info.holds_changes_to < company.live_floor:
         raise IndexCorrupt(
-            f"The index {directory.name} is older than changes that are gone from the database: "
+            f"The index {name} is older than changes that are gone from the database: "
             f"run manage.py build_embeddings --company {company}"
         )
     return index
 
 
+def _index_of_copy(company: Company, name: str) -> ImageIndex:
+    """Return the index that lies in the store, loaded from this machine's copy.
+
+    While the copy is on its way, or cannot be had, the newest index at hand answers that lacks no change which is gone
+    from the database; without one, the caller waits. Raises IndexOnItsWay as well, StoreUnavailable and NotEnoughSpace.
+    """
+    index = _find_undamaged(company, name)
+    if index is None:
+        try:
+            replica.at_hand(company, name, wait_seconds=0)
+        except EngineError:
+            if (earlier := _earlier_at_hand(company, name)) is not None:
+                return earlier
+        try:
+            index = _load_copy(company, name)
+        except IndexNotBuilt:
+            lost, name = name, _stand_in(company)
+            logger.warning("The index %s of %s is gone from the store; %s takes its place", lost, company, name)
+            index = _load_copy(company, name)
+    return _above_floor(company, index, name)
+
+
+def _load_copy(company: Company, name: str) -> ImageIndex:
+    """Return the index of a generation in the store; a copy that is damaged is fetched again, once."""
+    while True:
+        directory = replica.at_hand(company, name, wait_seconds=replica.REQUEST_SECONDS)
+        try:
+            return runtime.index_cache().get(company.pk, name, partial(_load, directory))
+        except IndexUnusable as error:
+            replica.throw_away(company, name, error)
+
+
+def _earlier_at_hand(company: Company, name: str) -> ImageIndex | None:
+    """Return the index that this process has loaded, or else the newest before this one of which a copy is here.
+
+    None where there is none that lacks no change which is gone from the database.
+    """
+    cache, floor = runtime.index_cache(), company.live_floor
+    loaded = cache.find_any(company.pk)
+    if loaded and loaded.info.holds_changes_to >= floor and not runtime.verifier().is_damaged(loaded):
+        return loaded
+    for each in storage.generations(company.embeddings_directory, None):
+        if each.name < name and each.name != company.candidate and each.info.holds_changes_to >= floor:
+            directory = storage.generation_directory(company.embeddings_directory, each.name)
+            with suppress(IndexUnusable):
+                return cache.get(company.pk, each.name, partial(_load, directory))
+    return None
+
+
 def index_directory(company: Company) -> Path:
-    """Return the directory of the files that serve the company. Raises IndexNotBuilt where the row's are gone."""
+    """Return the directory of the files that serve the company, or, with a store, of the copy of them that this machine
+    has, or will have: see index_files(). Raises IndexNotBuilt where the row's are gone.
+    """
     directory = company.embeddings_directory
     if company.generation is None:
         return directory
-    published = storage.generation_directory(directory, company.generation)
-    if storage.is_there(published):
-        return published
-    return storage.generation_directory(directory, _stand_in(company))
+    return storage.generation_directory(directory, _serving(company, company.generation))
+
+
+def index_files(company: Company, *, beat: Callable[[], None] = lambda: None) -> Path:
+    """Return the same with the files in it: they are fetched where they lie in the store alone, which takes minutes.
+
+    For workers and commands. beat: called now and then. Raises IndexNotBuilt, IndexCorrupt and StoreUnavailable.
+    """
+    directory = index_directory(company)
+    return files_of(company, directory.name, beat=beat) if settings.STORE and company.generation else directory
+
+
+def newest_here(company: Company) -> Path:
+    """Return the directory of the newest copy that this machine has. Raises IndexNotBuilt."""
+    for each in storage.generations(company.embeddings_directory, None):
+        return storage.generation_directory(company.embeddings_directory, each.name)
+    raise IndexNotBuilt(f"This machine has no copy of the index of {company}")
+
+
+def files_of(company: Company, generation: str, *, beat: Callable[[], None] = lambda: None) -> Path:
+    """Return the directory of a generation's files, fetched as by index_files()."""
+    if settings.STORE:
+        return replica.at_hand(company, generation, wait_seconds=None, beat=beat)
+    return storage.generation_directory(company.embeddings_directory, generation)
+
+
+def _serving(company: Company, published: str) -> str:
+    """Return the name of the generation that serves: the one that the row names, unless that is gone."""
+    return published if has_generation(company, published) else _stand_in(company)
+
+
+def has_generation(company: Company, name: str) -> bool:
+    """Return whether there is such a generation, on the disk or in the store; while the store is away it counts as
+    there.
+    """
+    if not settings.STORE:
+        return storage.is_there(storage.generation_directory(company.embeddings_directory, name))
+    try:
+        replica.info(company, name)
+    except IndexNotBuilt:
+        return False
+    except EngineError:  # damaged, or nobody can tell
+        pass
+    return True
 
 
 def _stand_in(company: Company) -> str:
     """Return the generation that takes the place of the row's, which is gone: the newest whole one above the floor."""
-    for generation in storage.generations(company.embeddings_directory, company.generation):
+    for generation in _all_generations(company, published=None):
         if generation.info.holds_changes_to < company.live_floor or generation.name == company.candidate:
             continue
-        with suppress(IndexUnusable):
-            storage.load(storage.generation_directory(company.embeddings_directory, generation.name))
+        if settings.STORE or _can_be_loaded(company, generation.name):
             return generation.name
     raise IndexNotBuilt(
-        f"The index {company.generation} of company '{company}' is gone from the disk, and none is left that could "
+        f"The index {company.generation} of company '{company}' is gone from the "
+        f"{'store' if settings.STORE else 'disk'}, and none is left that could "
         f"take its place: restore it, or run manage.py build_embeddings --company {company}"
     )
 
 
+def _can_be_loaded(company: Company, name: str) -> bool:
+    with suppress(IndexUnusable):
+        storage.load(storage.generation_directory(company.embeddings_directory, name))
+        return True
+    return False
+
+
 def info(company: Company) -> IndexInfo:
-    """Return what the index that serves says of itself, without loading it. Raises IndexNotBuilt and IndexCorrupt."""
+    """Return what the index that serves says of itself, without loading it. Raises IndexNotBuilt and IndexCorrupt,
+    with a store StoreUnavailable as well.
+    """
     while True:
         try:
+            if settings.STORE and company.generation is not None:
+                return replica.info(company, _serving(company, company.generation))
             return storage.info(index_directory(company))
         except IndexUnusable:
             if not _has_moved_on(company):
@@ -158,7 +296,11 @@ def info(company: Company) -> IndexInfo:
 
 
 def sound_info(company: Company) -> IndexInfo:
-    """Return the same unless files of the index are known to be damaged. Raises IndexNotBuilt and IndexCorrupt."""
+    """Return the same unless files of the index are known to be damaged; a damaged copy is fetched again, and does not
+    count. Raises IndexNotBuilt, IndexCorrupt and StoreUnavailable.
+    """
+    if settings.STORE:
+        return info(company)
     runtime.verifier().require_undamaged(index_directory(company))
     return info(company)
 
@@ -172,7 +314,7 @@ def model_in_use(company: Company) -> ModelPassport | None:
 
 
 def newest_of(company: Company, fingerprint: str) -> storage.Generation | None:
-    """Return the newest generation on the disk that this model made, a candidate or not; None where there is none."""
+    """Return the newest generation that this model made, a candidate or not; None where there is none."""
     known = generations(company)
     return next((each for each in known if each.info.fingerprint == fingerprint), None)
 
@@ -198,10 +340,30 @@ def changes_on_disk(company: Company) -> int:
 
     Ahead of the index that serves, and of the row, after an older database was restored. What is damaged is left out.
     """
-    held = [each.info.holds_changes_to for each in storage.generations(company.embeddings_directory, None)]
-    with suppress(IndexUnusable):  # a plain directory is no generation
+    held = [_changes_in_store(company)] if settings.STORE else _changes_of(_all_generations(company, published=None))
+    with suppress(IndexUnusable, StoreUnavailable):  # a plain directory is no generation
         held.append(info(company).holds_changes_to)
     return max(held, default=0)
+
+
+def _changes_of(known: list[storage.Generation]) -> list[int]:
+    return [each.info.holds_changes_to for each in known]
+
+
+def _changes_in_store(company: Company) -> int:
+    """Return the last live change that any generation in the store holds; the store is asked once a minute.
+
+    0 where it is away: then the row counts alone.
+    """
+    known, now = _held_in_store.get(company.pk), time.monotonic()
+    if known and known.serving == company.generation and now - known.asked_at < _HELD_SECONDS:
+        return known.changes
+    try:
+        changes = max(_changes_of(_all_generations(company, published=None)), default=0)
+    except StoreUnavailable:
+        return 0
+    _held_in_store[company.pk] = _Held(company.generation, now, changes)
+    return changes
 
 
 def missing_changes(company: Company) -> LiveChangeQuerySet:
@@ -211,14 +373,22 @@ def missing_changes(company: Company) -> LiveChangeQuerySet:
 
 def is_listed(company: Company) -> bool:
     """Return whether the company has an index; one whose directory somebody has removed has none, as under Flask."""
+    if settings.STORE:
+        return company.generation is not None
     if company.generation is None:
         return storage.has_index(company.embeddings_directory)
     return os.path.lexists(company.embeddings_directory)
 
 
 def generations(company: Company) -> list[storage.Generation]:
-    """Return the company's generations on the disk, newest first."""
-    return storage.generations(company.embeddings_directory, published_generation(company))
+    """Return the company's generations, on the disk or in the store, newest first. Raises StoreUnavailable."""
+    return _all_generations(company, published=published_generation(company))
+
+
+def _all_generations(company: Company, *, published: str | None) -> list[storage.Generation]:
+    if store := stores.of(company):
+        return remote.generations(store, published)
+    return storage.generations(company.embeddings_directory, published)
 
 
 def published_generation(company: Company) -> str | None:

@@ -59,7 +59,7 @@ def adopt_companies(names: Sequence[str] = (), *, by: audit.Actor | None = None)
     """
     known = {name.lower(): name for name in Company.objects.values_list("name", flat=True)}
     adopted = []
-    for directory in sorted(settings.INDEX_DIR.iterdir()):
+    for directory in sorted(settings.INDEX_DIR.glob("*")):
         if directory.name.startswith(".") or (names and directory.name not in names):
             continue
         if directory.name in names and directory.name in known.values():

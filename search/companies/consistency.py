@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from django.conf import settings
+
 from search import publication
 from search.engine import storage
 from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt
@@ -43,15 +45,16 @@ def _gone(company: Company) -> Iterator[str]:
     """Yield that the generation which the row names is gone, and what is used instead."""
     if company.generation is None:
         return
-    if storage.is_there(storage.generation_directory(company.embeddings_directory, company.generation)):
+    if publication.has_generation(company, company.generation):
         return
+    place = "store" if settings.STORE else "disk"
     try:
         instead = publication.index_directory(company).name
     except IndexNotBuilt as error:
         yield str(error)
     else:
         yield (
-            f"The index {company.generation} is gone from the disk. {instead} is used instead; "
+            f"The index {company.generation} is gone from the {place}. {instead} is used instead; "
             "the next start of build_worker records this in the database"
         )
 
@@ -60,8 +63,7 @@ def _candidate(company: Company) -> Iterator[str]:
     """Yield that the index which waits to be used cannot be."""
     if company.candidate is None:
         return
-    directory = storage.generation_directory(company.embeddings_directory, company.candidate)
-    if not storage.is_there(directory):
+    if not publication.has_generation(company, company.candidate):
         yield (
             f"The index {company.candidate}, which another model made and which waits to be used, is gone from the "
             "disk: the next build makes it anew"
@@ -80,7 +82,9 @@ def _ahead(company: Company) -> Iterator[str]:
 
 
 def _link(company: Company) -> Iterator[str]:
-    """Yield where embeddings/<name> is not the link that the row asks for."""
+    """Yield where embeddings/<name> is not the link that the row asks for; with a store there is none."""
+    if settings.STORE:
+        return
     directory, used = company.embeddings_directory, publication.published_generation(company)
     if company.generation is None or used is None:
         return

@@ -1,6 +1,7 @@
 """The search for a company's duplicates, as workers carry it out. What it has found is read by search/duplicates.py."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import Event
 
@@ -54,6 +55,8 @@ def carry_out(
 def _find(search: DuplicateSearch, heart: "_SearchHeart") -> DuplicatePairs:
     company = search.company
     company.refresh_from_db(fields=publication.STATE)
+    with suppress(IndexNotBuilt):
+        publication.index_files(company, beat=heart.beat_if_due)
     found = find_pairs(
         _index_of(company),
         open_picture=partial(_open, company),

@@ -23,6 +23,7 @@ from search.engine.errors import (
     IndexUnusable,
     LoadingStopped,
     StillUnavailable,
+    StoreUnavailable,
     WeightsUnavailable,
 )
 from search.engine.model.passport import ModelPassport
@@ -259,6 +260,6 @@ def _demo_of_another_model(passport: ModelPassport) -> Company | None:
     demo = Company.objects.active().filter(name=runtime.DEMO, own_model="").first()
     try:
         made_by = publication.info(demo).passport if demo else None
-    except IndexUnusable:
+    except (IndexUnusable, StoreUnavailable):
         return None
     return demo if made_by and made_by.fingerprint != passport.fingerprint else None

@@ -185,9 +185,9 @@ def lost_with_index(company: Company) -> list[str]:
     Builds make ids from paths, and vectors from the pictures in the company's folder.
     """
     try:
+        index = overlay.live_index_or_empty(company)
         directory = publication.index_directory(company)
         given = storage.given_ids(company.embeddings_directory, company.name, directory)
-        index = overlay.live_index_or_empty(company)
         tried, missing = _looked_for(index, folder_of(company))
     except (EngineError, OSError) as error:
         return [f"unknown: {error}"]

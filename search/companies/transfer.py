@@ -61,7 +61,7 @@ def export_company(company: Company, target: Path, *, with_images: bool, replace
     """
     _fold(company)
     company.refresh_from_db(fields=publication.STATE)
-    directory = publication.index_directory(company)
+    directory = publication.index_files(company)
     storage.require_undamaged(directory)
     pictures = left_out = 0
     with (

@@ -14,6 +14,7 @@ EngineError
 ├── DimensionMismatch    a vector of the wrong length
 ├── PublishRefused       a target directory that holds something other than an index
 ├── ArchiveRefused       an archive that is damaged, hostile or not ours, or that must not be written
+├── IndexOnItsWay        an index that is being fetched from the store
 ├── StoreUnavailable     the object store does not answer, or refuses
 ├── StoreUnsuitable      an object store that lacks something which we rely on
 ├── ObjectChanged        an object that somebody else has replaced meanwhile
@@ -99,6 +100,17 @@ class PublishRefused(EngineError):
 
 class ArchiveRefused(EngineError):
     """An archive that cannot be read whole, or a file that must not become one."""
+
+
+class IndexOnItsWay(EngineError):
+    """The index is being fetched from the store; the caller may come again after retry_after seconds."""
+
+    retry_after = 5
+
+    def __init__(self, company: str) -> None:
+        super().__init__(
+            f"The index of company '{company}' is on its way to this machine: try again in {self.retry_after} seconds"
+        )
 
 
 class StoreUnavailable(EngineError):

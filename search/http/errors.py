@@ -21,9 +21,12 @@ from search.engine.errors import (
     ImageUnreadable,
     IndexCorrupt,
     IndexNotBuilt,
+    IndexOnItsWay,
     IndexUnusable,
     ModelMismatch,
+    NotEnoughSpace,
     PathRefused,
+    StoreUnavailable,
     WeightsUnavailable,
 )
 from search.http.bodies import BodyTooLarge, TooManyParts, UploadTooLarge
@@ -70,6 +73,9 @@ KINDS: dict[type[Exception], Kind] = {
     IndexCorrupt: Kind(503, "index_damaged"),
     ModelMismatch: Kind(503, "model_mismatch"),
     IndexUnusable: Kind(503, "index_unusable"),
+    IndexOnItsWay: Kind(503, "index_on_its_way"),
+    StoreUnavailable: Kind(503, "store_unavailable"),
+    NotEnoughSpace: Kind(503, "disk_full"),
     WeightsUnavailable: Kind(503, "weights_unavailable"),
     DecoderBusy: Kind(503, "busy"),
     DeviceUnavailable: Kind(503, "device_unavailable"),
@@ -139,7 +145,7 @@ def answer_to(error: Exception) -> Answer | None:
     if kind is None:
         return None
     body = body_of(error)
-    if kind.status >= 500 and not isinstance(error, DecoderBusy):
+    if kind.status >= 500 and not isinstance(error, DecoderBusy | IndexOnItsWay):
         logger.error("%s", error)
         body["error"] = without_server_paths(body["error"])  # the others name what the caller has sent
     return Answer(kind.status, body, _headers(error))
@@ -180,16 +186,19 @@ def _own_words(error: Exception) -> str:
         return "The company was not found: it has just been deleted"
     if isinstance(error, OperationalError | InterfaceError):
         return "The database is unavailable or busy; try again later"
+    if isinstance(error, StoreUnavailable):
+        return "The object store is unavailable; try again later"
     if isinstance(error, UnreadablePostError):
         return "The request ended before its body was complete"
     return str(error)
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, LimitExceeded | DecoderBusy):
+    if isinstance(error, LimitExceeded | DecoderBusy | IndexOnItsWay):
         left = {QUOTA_REMAINING: "0"} if isinstance(error, QuotaExceeded) else {}
         return {"Retry-After": str(error.retry_after), **left}
-    return {"Retry-After": "2"} if isinstance(error, OperationalError | InterfaceError) else {}
+    passing = isinstance(error, OperationalError | InterfaceError | StoreUnavailable)
+    return {"Retry-After": "2"} if passing else {}
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -38,6 +38,17 @@ CACHE_COMPANIES = Gauge(
     "Companies whose index is in memory, summed over the processes.",
     multiprocess_mode="livesum",
 )
+REPLICA_FETCHES = Counter("imagesearch_replica_fetches", "Indexes fetched from the store, by outcome.", ["outcome"])
+REPLICA_FETCHED_BYTES = Counter("imagesearch_replica_fetched_bytes", "Bytes of the indexes fetched from the store.")
+REPLICA_WAITS = Counter("imagesearch_replica_waits", "Requests that waited for an index, by outcome.", ["outcome"])
+REPLICA_BYTES = Gauge(
+    "imagesearch_replica_bytes",
+    "Bytes of this machine's copies of indexes.",
+    multiprocess_mode="mostrecent",
+)
+REPLICA_COPIES = Gauge(
+    "imagesearch_replica_copies", "This machine's copies of indexes.", multiprocess_mode="mostrecent"
+)
 MAILS = Counter("imagesearch_mails", "Mails about failed builds and silent workers, by this server.", ["outcome"])
 
 

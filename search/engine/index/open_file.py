@@ -1,5 +1,7 @@
 """A file that is read where it is asked for, and not mapped."""
 
+import contextlib
+import fcntl
 import os
 import weakref
 from pathlib import Path
@@ -11,7 +13,8 @@ from search.engine.errors import IndexCorrupt
 class OpenFile:
     """A file that stays open while somebody reads it; threads share it.
 
-    A file that is cut short under a mapping kills the process; here its readers are told.
+    A file that is cut short under a mapping kills the process; here its readers are told. It holds a shared lock on the
+    file: who removes copies of indexes spares those that are read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -19,6 +22,8 @@ class OpenFile:
         self._name = path.name
         with durable.open_plain(path) as file:
             self._descriptor = os.dup(file.fileno())
+        with contextlib.suppress(OSError):  # a file system without locks holds no such copies
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         weakref.finalize(self, os.close, self._descriptor)
         self.size = os.fstat(self._descriptor).st_size
 

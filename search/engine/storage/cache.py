@@ -65,6 +65,15 @@ class IndexCache:
             self.counts.hits += 1
             return loaded.index
 
+    def find_any(self, company: int) -> ImageIndex | None:
+        """Return the company's index if it is in memory, in whichever version."""
+        with self._lock:
+            entry = self._entries.get(company)
+            if entry is None or entry.loaded is None:
+                return None
+            self._entries.move_to_end(company)
+            return entry.loaded.index
+
     def get(self, company: int, version: str, load: Load, *, or_earlier: bool = False) -> ImageIndex:
         """Return the company's index in this version, loaded if need be, once for all who ask at a time.
 

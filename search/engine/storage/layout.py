@@ -18,6 +18,7 @@
     <parent>/.generations/AOF/.fetching-<generation>/ one that is being fetched from a store, see remote.py
     <parent>/.generations/AOF/.link-<hex>            the link, about to be moved into its place
     <parent>/.generations/AOF/.lock                  held by whoever publishes
+    <parent>/.generations/AOF/.fetch.lock            held by whoever fetches one, or removes what killed fetches left
     <parent>/.generations/AOF/.importing.lock        held by the import of an archive
     <parent>/.generations/AOF/.link-<hex>            what is about to become <parent>/AOF
     <parent>/.generations/AOF/.building/<owner>/     what unfinished builds have embedded, see workspace.py
@@ -158,6 +159,15 @@ def publication_moment(generation: str) -> datetime:
 def new_draft(directory: Path) -> Path:
     """Return where a generation can be written."""
     return home(directory) / f"{_DRAFT}{secrets.token_hex(8)}"
+
+
+def fetch_lock(directory: Path) -> Path:
+    """Return the file that is locked while a generation of the index in directory is fetched from a store."""
+    return home(directory) / ".fetch.lock"
+
+
+def fetched_drafts(directory: Path) -> Iterator[Path]:
+    return home(directory).glob(f"{_FETCHING}*")
 
 
 def fetched_draft(generation: Path) -> Path:

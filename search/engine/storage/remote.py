@@ -138,6 +138,11 @@ def _by_generation(store: ObjectStore) -> Iterator[tuple[str, list[StoredObject]
             yield name, found
 
 
+def size(store: ObjectStore, name: str) -> int:
+    """Return how many bytes a generation has, 0 where there is none."""
+    return sum(each.size for each in store.listing(name))
+
+
 def exists(store: ObjectStore, name: str) -> bool:
     try:
         store.stat(f"{name}/{SUMS}")

@@ -65,6 +65,11 @@ class Verifier:
                     self._thread = threading.Thread(target=self._verify_all, name="verify-indexes", daemon=True)
                     self._thread.start()
 
+    def note_undamaged(self, directory: Path) -> None:
+        """Note that the files of the index in directory have just been compared with their checksums."""
+        generation = resolve(directory)
+        self._note(_key(generation), generation, "")
+
     def is_damaged(self, index: ImageIndex) -> bool:
         """Return whether files of an index in memory were found damaged since it was loaded."""
         return index in self._damaged

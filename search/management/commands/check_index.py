@@ -65,7 +65,7 @@ def _look_over(company: Company) -> tuple[list[str], str]:
     """Return what is wrong with the index that serves the company, and a summary where nothing is."""
     while True:
         try:
-            checkup = examine(publication.index_directory(company), pictures=folder_of(company))
+            checkup = examine(publication.index_files(company), pictures=folder_of(company))
             problems, summary = checkup.problems, f"ok, {_summary(checkup)}"
         except IndexNotBuilt as error:
             problems, summary = ([str(error)] if company.generation else []), "no index yet"

@@ -1,15 +1,15 @@
 import json
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from search import queries
+from search import publication, queries
 from search.api.answers import found_body
 from search.engine import storage
-from search.engine.errors import CropRefused, EngineError
+from search.engine.errors import CropRefused, EngineError, IndexNotBuilt
 from search.engine.pictures.crop import Crop
 from search.http.errors import body_of, error_body
 from search.management.operator_command import OperatorCommand
@@ -59,7 +59,10 @@ class Command(OperatorCommand):
             if embeddings_dir:
                 search = partial(queries.find_similar, storage.load(embeddings_dir.absolute()))
             else:
-                search = partial(queries.search, queries.find_company(company or ""))
+                found_company = queries.find_company(company or "")
+                with suppress(IndexNotBuilt):  # the search tells
+                    publication.index_files(found_company)
+                search = partial(queries.search, found_company)
             with ExitStack() as files:
                 pictures = [
                     queries.QueryPicture(files.enter_context(each.open("rb")), each.name) for each in query_image

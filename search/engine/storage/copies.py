@@ -1,0 +1,125 @@
+"""A machine's copies of generations that lie in a store: how many bytes they take, and how they leave.
+
+A copy from which an index is loaded stays, whichever process has loaded it: see OpenFile.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from search.engine import durable
+from search.engine.storage.generations import PublishLockTaken, discard, publish_lock
+from search.engine.storage.layout import (
+    FAISS_INDEX,
+    METADATA,
+    complete_generations,
+    fetch_lock,
+    fetched_drafts,
+    generation_directory,
+    generations_of_all,
+    graves,
+    home,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    directory: Path  # that of the index
+    name: str  # of the generation
+    bytes: int
+    used_at: float  # seconds since 1970
+
+    @property
+    def path(self) -> Path:
+        return generation_directory(self.directory, self.name)
+
+
+def copies(parent: Path) -> list[Copy]:
+    """Return the complete copies of all indexes in parent, the least recently used first."""
+    found = []
+    for directory in _directories(parent):
+        for path in complete_generations(directory):
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed it
+                found.append(Copy(directory, path.name, _bytes(path), path.stat().st_mtime))
+    return sorted(found, key=lambda copy: copy.used_at)
+
+
+def note_use(copy: Path) -> None:
+    """Note that a copy is used now."""
+    with contextlib.suppress(OSError):
+        os.utime(copy)
+
+
+def remove_unused(copy: Copy) -> bool:
+    """Remove a copy, unless an index is loaded from it or published into its directory; tell whether it is gone."""
+    try:
+        with publish_lock(copy.directory, wait_seconds=0), _held_alone(copy.path) as unused:
+            if unused:
+                discard(copy.path)
+            return unused
+    except PublishLockTaken:
+        return False
+
+
+@contextlib.contextmanager
+def fetching(directory: Path) -> Iterator[None]:
+    """Let nobody else of this machine fetch a generation of the index in directory until the end of the block."""
+    home(directory).mkdir(parents=True, exist_ok=True)
+    with FileLock(fetch_lock(directory), poll_interval=0.1):
+        yield
+
+
+def drop_leftovers(directory: Path) -> None:
+    """Remove what killed processes have left of copies of the index in directory. Call it while fetching()."""
+    for left in [*fetched_drafts(directory), *graves(home(directory))]:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def drop_all_leftovers(parent: Path) -> None:
+    """Do so for the indexes in parent of which nothing is being fetched."""
+    for directory in _directories(parent):
+        if any(fetched_drafts(directory)) or any(graves(home(directory))):
+            with contextlib.suppress(Timeout), FileLock(fetch_lock(directory), timeout=0):
+                drop_leftovers(directory)
+
+
+def bytes_under_way(parent: Path) -> int:
+    """Return how many bytes have been fetched of copies that are not complete."""
+    return sum(_bytes(draft) for directory in _directories(parent) for draft in fetched_drafts(directory))
+
+
+def _directories(parent: Path) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        for entry in generations_of_all(parent).iterdir():
+            if not entry.name.startswith("."):
+                yield parent / entry.name
+
+
+def _bytes(directory: Path) -> int:
+    size = 0
+    with contextlib.suppress(FileNotFoundError):
+        for file in directory.iterdir():
+            size += file.lstat().st_size
+    return size
+
+
+@contextlib.contextmanager
+def _held_alone(copy: Path) -> Iterator[bool]:
+    """Yield whether nobody has the files open that stay open while an index is loaded; nobody opens them meanwhile."""
+    with contextlib.ExitStack() as opened:
+        try:
+            for name in (FAISS_INDEX, METADATA):
+                file = opened.enter_context(durable.open_plain(copy / name))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # damaged, or gone
+            pass
+        yield True
