@@ -20,5 +20,8 @@ class _Request(WSGIRequest):
 
 
 application = get_wsgi_application()
+from search.secret_key import require_common_secret_key  # noqa: E402, it needs the apps
+
 application.request_class = _Request
 call_command("check")  # a wrong setting stops the server here, with the way out, instead of failing requests
+require_common_secret_key()

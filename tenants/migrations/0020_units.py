@@ -5,7 +5,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0017_model_change'),
+        ('tenants', '0018_secret_key_digest'),
     ]
 
     operations = [

@@ -10,6 +10,7 @@ from tenants.models.keys import ApiKey, ApiKeyQuerySet
 from tenants.models.leases import JobStopped, Leased, LeaseLost
 from tenants.models.live_changes import LiveChange, LiveChangeQuerySet
 from tenants.models.searches import DailySearches, SearchChannel, SearchOutcome
+from tenants.models.secret_key import SecretKeyDigest
 from tenants.models.units import BuildUnit, UnitLost
 from tenants.models.usage import SearchUsage
 from tenants.models.watch import Alert, Watch
@@ -39,6 +40,7 @@ __all__ = [
     "SearchChannel",
     "SearchOutcome",
     "SearchUsage",
+    "SecretKeyDigest",
     "SkippedImage",
     "UnitLost",
     "Watch",

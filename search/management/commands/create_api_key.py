@@ -9,6 +9,7 @@ from django.utils import timezone
 from search.management.companies import find_company
 from search.management.operator_command import OperatorCommand
 from tenants import audit
+from tenants.models import SecretKeyDigest
 
 
 class Command(OperatorCommand):
@@ -24,6 +25,8 @@ class Command(OperatorCommand):
 
     def handle(self, *, company: str, name: str, write: bool, expires: date | None, **options: Any) -> None:
         found = find_company(company)
+        if not SecretKeyDigest.objects.agrees(note=False):
+            raise CommandError(SecretKeyDigest.OTHER_KEY)
         ends = datetime.combine(expires + timedelta(days=1), time(), UTC) if expires else None
         if ends and ends <= timezone.now():
             raise CommandError(f"--expires {expires} is in the past")
