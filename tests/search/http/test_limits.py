@@ -1,7 +1,4 @@
 import base64
-import shutil
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -28,7 +25,7 @@ from tenants.models import ApiKey, Company, SearchUsage
 from tests.conftest import picture
 from tests.support.fakes import RED, FakeEmbedder
 from tests.support.processes import database
-from tests.support.waiting import eventually
+from tests.support.redis import free_port, redis_server
 
 MakeCompany = Callable[..., Company]
 NOON = datetime(2026, 11, 22, 12, 0, 15, 250_000, tzinfo=UTC)
@@ -286,12 +283,6 @@ def use_redis(settings: Any, port: int) -> None:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def test_searches_go_on_without_the_cache_and_the_log_says_so_once(
     client: Client, acme: Company, settings: Any, caplog: pytest.LogCaptureFixture, clock: Clock
 ) -> None:
@@ -309,21 +300,8 @@ def test_searches_go_on_without_the_cache_and_the_log_says_so_once(
 
 @pytest.fixture
 def redis_port(tmp_path: Path) -> Iterator[int]:
-    """The port of a Redis of the test's own."""
-    server = shutil.which("redis-server")
-    if server is None:
-        pytest.skip("Redis is not installed here: no redis-server")
-    port = free_port()
-    process = subprocess.Popen(
-        [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        eventually(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "Redis listens")
+    with redis_server(tmp_path) as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def test_exactly_as_many_pass_among_those_who_share_a_redis(
