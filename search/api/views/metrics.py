@@ -23,13 +23,18 @@ _OUTCOMES = ("embedded", "reused", "removed", "skipped")
 
 @require_GET
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return all metrics as text to clients that send METRICS_TOKEN; 404 if it is not set."""
+    """Return all metrics as text to clients that send METRICS_TOKEN; 404 if it is not set.
+
+    What the database tells of all machines is left out on read-only ones, and with `?only=machine`: a sum over machines
+    that all told it would be as many times too large.
+    """
     if not settings.METRICS_TOKEN:
         raise Http404
     if not constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"):
         answer = error_body("Send the header `Authorization: Bearer <METRICS_TOKEN>`", "credentials_missing")
         return JsonResponse(answer, status=401, headers={"WWW-Authenticate": "Bearer"})
-    text = generate_latest(_processes()) + generate_latest(_database())
+    of_all_machines = not settings.READ_ONLY and request.GET.get("only") != "machine"
+    text = generate_latest(_processes()) + generate_latest(_database(of_all_machines=of_all_machines))
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
 
 
@@ -42,17 +47,21 @@ def _processes() -> CollectorRegistry:
     return registry
 
 
-def _database() -> CollectorRegistry:
+def _database(*, of_all_machines: bool) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_DatabaseCollector())
+    registry.register(_DatabaseCollector(of_all_machines=of_all_machines))
     return registry
 
 
 class _DatabaseCollector(Collector):
     """Builds and queues of all processes and machines.
 
-    All are gauges: they go down when a company is deleted with its builds.
+    All are gauges: they go down when a company is deleted with its builds. Without of_all_machines it tells only
+    whether this machine reaches the database.
     """
+
+    def __init__(self, *, of_all_machines: bool) -> None:
+        self._of_all_machines = of_all_machines
 
     def describe(self) -> list[GaugeMetricFamily]:
         return []  # else registering would query the database
@@ -60,7 +69,7 @@ class _DatabaseCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         answers = health.database_answers()
         yield GaugeMetricFamily("imagesearch_database_up", "1 if the database is reachable.", value=answers)
-        if answers:
+        if answers and self._of_all_machines:
             yield from self._builds()
             yield self._duplicate_searches()
             yield self._tasks()

@@ -47,8 +47,8 @@ class Samples(dict[str, float]):
         return self.of("imagesearch_requests_total", **labels)
 
 
-def scrape(client: Client) -> Samples:
-    response = client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+def scrape(client: Client, **query: str) -> Samples:
+    response = client.get("/metrics", query, headers={"Authorization": f"Bearer {TOKEN}"})
     assert response.status_code == 200
     return Samples(response.content.decode())
 
@@ -62,6 +62,26 @@ def token(settings: Any) -> None:
 def test_without_a_token_set_there_is_no_such_page(client: Client) -> None:
     for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer"}):
         assert client.get("/metrics", headers=headers).status_code == 404
+
+
+@pytest.mark.usefixtures("token")
+def test_what_the_database_tells_of_all_machines_is_told_by_one(
+    client: Client, make_company: MakeCompany, settings: Any
+) -> None:
+    make_company("acme", {"red.png": RED})
+    alone = scrape(client)
+    beside = scrape(client, only="machine")
+    settings.READ_ONLY = True
+    reader = scrape(client)
+    of_all = {"imagesearch_builds", "imagesearch_tasks_waiting", "imagesearch_worker_silent"}
+    assert of_all <= _names(alone)
+    assert not of_all & (_names(beside) | _names(reader))
+    own = {"imagesearch_requests_total", "imagesearch_database_up"}
+    assert own <= _names(alone) & _names(beside) & _names(reader)
+
+
+def _names(samples: Samples) -> set[str]:
+    return {name.partition("{")[0] for name in samples}
 
 
 @pytest.mark.usefixtures("token")
