@@ -40,6 +40,7 @@ from search.engine.storage.layout import (
     METADATA_START,
     OFFSETS,
     PARTS,
+    SIGNATURE,
     SIGNATURES,
     SUMS,
     generation_directory,
@@ -51,6 +52,8 @@ from search.engine.storage.reading import given_ids, load
 from search.engine.storage.sums import read_sums, sums_in_info, write_sums
 from search.engine.timestamps import timestamp
 from search.engine.vectors import DIMENSION, Vectors
+
+_ROWS_A_BLOCK = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +137,12 @@ class IndexWriter:
 
         Raises PublishRefused where directory holds something that is no part of an index.
         """
-        self._offsets = array("q", [len(METADATA_START)])
         self._ids = array("Q")
         self._folders: dict[str, int] = {}  # in the order of their first pictures
         self._folder_of = array("q")  # by picture
         self._last_path: str | None = None
-        self._signatures: list[Any] = []
-        self._hashes: list[Any] = []
+        self._signatures: _ArrayFile | None = None
+        self._hashes: _ArrayFile | None = None
         self._codes_before = before
         self._rows_before: list[npt.NDArray[np.int64]] = []
         with contextlib.ExitStack() as opened:
@@ -150,6 +152,9 @@ class IndexWriter:
             self._metadata = opened.enter_context(self._open(METADATA))
             self._write_headers()
             self._metadata.write(METADATA_START)
+            self._offsets = _ArrayFile(opened.enter_context(self._open(OFFSETS)), np.dtype("<i8"))
+            self._offset = len(METADATA_START)
+            self._offsets.add(np.array([self._offset]))
             self._opened = opened.pop_all()  # what fails before this, such as a full disk, leaves nothing behind
 
     def __enter__(self) -> Self:
@@ -183,22 +188,28 @@ class IndexWriter:
         if self._embeddings:
             self._embeddings.write(rows.data)
         if signatures is not None:
-            self._signatures.append(np.asarray(signatures))
+            self._signatures = self._signatures or self._open_array(SIGNATURES, SIGNATURE)
+            self._signatures.add(signatures)
         if hashes is not None:
-            self._hashes.append(np.asarray(hashes, HASH))
-        self._rows_before.append(np.full(len(rows), -1) if rows_before is None else rows_before)
-        for record in records:
-            self._add_record(record)
+            self._hashes = self._hashes or self._open_array(HASHES, HASH)
+            self._hashes.add(hashes)
+        if self._codes_before:
+            self._rows_before.append(np.full(len(rows), -1) if rows_before is None else rows_before.copy())
+        self._add_records(records)
 
-    def _add_record(self, record: ImageRecord) -> None:
-        if self._last_path is not None and record.path <= self._last_path:
-            raise ValueError(f"{record.path!r} comes after {self._last_path!r}: paths are unique and in order")
-        line = (b",\n" if self._ids else b"") + json.dumps(metadata_entry(record)).encode()
-        self._metadata.write(line)
-        self._offsets.append(self._offsets[-1] + len(line))
-        self._ids.append(id_key(record.id))
-        self._folder_of.append(self._folders.setdefault(record.location, len(self._folders)))
-        self._last_path = record.path
+    def _add_records(self, records: Sequence[ImageRecord]) -> None:
+        ends = array("q")
+        for record in records:
+            if self._last_path is not None and record.path <= self._last_path:
+                raise ValueError(f"{record.path!r} comes after {self._last_path!r}: paths are unique and in order")
+            line = (b",\n" if self._ids else b"") + json.dumps(metadata_entry(record)).encode()
+            self._metadata.write(line)
+            self._offset += len(line)
+            ends.append(self._offset)
+            self._ids.append(id_key(record.id))
+            self._folder_of.append(self._folders.setdefault(record.location, len(self._folders)))
+            self._last_path = record.path
+        self._offsets.add(ends)
 
     def publish(
         self,
@@ -232,6 +243,9 @@ class IndexWriter:
     def _open(self, name: str) -> IO[bytes]:
         return (self._draft.path / name).open("wb", buffering=1 << 20)
 
+    def _open_array(self, name: str, kind: np.dtype) -> "_ArrayFile":
+        return _ArrayFile(self._opened.enter_context(self._open(name)), kind)
+
     def _write_headers(self) -> None:
         shape = (len(self._ids), DIMENSION)
         self._faiss.seek(0)
@@ -260,14 +274,20 @@ class IndexWriter:
         for file in filter(None, (self._faiss, self._embeddings, self._metadata)):
             durable.sync(file)
             file.close()
-        id_keys = np.empty(len(self._ids), dtype=ID_KEY)
-        id_keys["key"], id_keys["row"] = self._ids, np.arange(len(self._ids))
-        self._save(OFFSETS, np.array(self._offsets, dtype="<i8"))
-        self._save(ID_KEYS, np.sort(id_keys, order="key"))
-        if self._signatures:
-            self._save(SIGNATURES, np.concatenate(self._signatures))
-        if self._hashes:
-            self._save(HASHES, np.concatenate(self._hashes))
+        self._write_id_keys()
+        for values in filter(None, (self._offsets, self._signatures, self._hashes)):
+            values.finish()
+
+    def _write_id_keys(self) -> None:
+        keys = np.frombuffer(self._ids, np.uint64) if self._ids else np.empty(0, np.uint64)
+        order = np.argsort(keys, kind="stable")
+        id_keys = self._open_array(ID_KEYS, ID_KEY)
+        for start in range(0, len(order), _ROWS_A_BLOCK):
+            rows = order[start : start + _ROWS_A_BLOCK]
+            block = np.empty(len(rows), ID_KEY)
+            block["key"], block["row"] = keys[rows], rows
+            id_keys.add(block)
+        id_keys.finish()
 
     def _describe_files(self, info: IndexInfo, beat: Callable[[], None]) -> None:
         entries = info_entries(info) | {"format": FORMAT} | sums_in_info(self._draft.path, beat=beat)
@@ -299,10 +319,30 @@ class IndexWriter:
     def _written_vectors(self) -> VectorFile:
         return VectorFile(self._draft.path / FAISS_INDEX, start=FLAT_HEADER.size, count=len(self._ids))
 
-    def _save(self, name: str, values: Any) -> None:
-        with self._open(name) as file:
-            np.save(file, values)
-            durable.sync(file)
+
+class _ArrayFile:
+    """A .npy file of one dimension, as NumPy saves it, that is written as its values come."""
+
+    def __init__(self, file: IO[bytes], kind: np.dtype) -> None:
+        self._file, self._kind, self._count = file, kind, 0
+        self._write_header()
+
+    def add(self, values: npt.ArrayLike) -> None:
+        block = np.asarray(values, self._kind)
+        self._file.write(block.tobytes())
+        self._count += len(block)
+
+    def finish(self) -> None:
+        """Return when the file is whole and on the disk; it is closed then."""
+        self._file.seek(0)
+        self._write_header()  # as long as the first one: NumPy leaves room for any number
+        durable.sync(self._file)
+        self._file.close()
+
+    def _write_header(self) -> None:
+        descr = np.lib.format.dtype_to_descr(self._kind)
+        header = {"descr": descr, "fortran_order": False, "shape": (self._count,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 def keep_ids(generation: Path, company: str) -> None:
