@@ -128,7 +128,7 @@ def slow_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_the_first_search_fetches_the_index_and_the_next_ask_the_store_nothing(
     shop: Shop, acme: Company, client: Client
 ) -> None:
-    assert search(client).json()["results"][0]["name"] == "Red"
+    assert search(client).json()["results"][0]["name"] == "red"
     assert copy_of(acme).is_dir()
     shop.go_away()
     assert search(client).status_code == 200
