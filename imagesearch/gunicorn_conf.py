@@ -55,11 +55,12 @@ def child_exit(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Load the model and run it once before the process accepts its first request."""
-    from search import notices, runtime
+    from search import notices, prefetch, runtime
     from search.companies.model_change import warm_up_now_or_later
 
     runtime.use_threads(_MODEL_THREADS)
     runtime.believe_others()
     notices.look_in_background()
+    prefetch.look_in_background()
     warm_up_now_or_later()
     gc.freeze()  # what lives as long as the process; looking through it took a search 0.1 s now and then

@@ -250,8 +250,8 @@ def _the_least_wanted_first(found: list[copies.Copy]) -> list[copies.Copy]:
 def _drop_earlier(company: Company, generation: str) -> None:
     """Remove the machine's copies of generations before this one which nothing needs any more."""
     named = (company.generation, company.candidate)
-    for copy in copies.copies(Path(settings.INDEX_DIR)):
-        if copy.directory.name == company.name and copy.name < generation and copy.name not in named:
+    for copy in copies.copies_of(company.embeddings_directory):
+        if copy.name < generation and copy.name not in named:
             copies.remove_unused(copy)
     note_copies()
 

@@ -77,6 +77,7 @@ class CompanyAdmin(Duplicates, Uploads, Fragments, ModelPages, Deletion):
         "max_bytes",
         "requires_api_key",
         "public_page",
+        "prefetch",
         "notes",
     )
     actions = ("reindex", "rebuild", "roll_back")
@@ -84,8 +85,9 @@ class CompanyAdmin(Duplicates, Uploads, Fragments, ModelPages, Deletion):
     Media = Assets
 
     def get_fields(self, request: HttpRequest, obj: Company | None = None) -> tuple[str, ...]:
+        fields = [name for name in self.fields if name != "prefetch" or settings.STORE]
         asks = obj is None and adoption.has_earlier_index(request.POST.get("name", ""))
-        return (*self.fields[:1], *(["earlier_index"] if asks else []), *self.fields[1:])
+        return (*fields[:1], *(["earlier_index"] if asks else []), *fields[1:])
 
     def get_form(
         self, request: HttpRequest, obj: Company | None = None, change: bool = False, **kwargs: Any

@@ -5,7 +5,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tenants', '0018_secret_key_digest'),
+        ('tenants', '0019_prefetch'),
     ]
 
     operations = [

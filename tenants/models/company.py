@@ -107,6 +107,11 @@ class Company(models.Model):
         db_default=False,
         help_text="Everybody can open the company's search page and see its pictures, without a login or a key.",
     )
+    prefetch = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Every machine fetches the company's new indexes from the object store before anybody searches them.",
+    )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     live_sequence = models.PositiveBigIntegerField(default=0, editable=False)

@@ -5,14 +5,17 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import Client
+from django.urls import reverse
+from prometheus_client import REGISTRY
 
-from search import overlay, publication, replica, runtime
+from search import overlay, prefetch, publication, replica, runtime
 from search.engine import storage
 from search.engine.errors import IndexNotBuilt, IndexOnItsWay, StoreUnavailable
 from search.engine.objects import ObjectStore
@@ -324,3 +327,59 @@ def test_a_full_disk_is_told(shop: Shop, acme: Company, client: Client, monkeypa
     assert (answer.status_code, answer.json()["code"]) == (503, "disk_full")
     assert "IMAGESEARCH_REPLICA_DIR" in answer.json()["error"]
     assert names_here(shop) == []
+
+
+def prefetch_command(*arguments: str) -> str:
+    out = StringIO()
+    call_command("prefetch", *arguments, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+def test_marked_companies_are_fetched_before_anybody_searches_them(shop: Shop, acme: Company) -> None:
+    shop.add("globex", {"green.png": GREEN})
+    Company.objects.filter(pk=acme.pk).update(prefetch=True)
+    prefetch.look()
+    assert names_here(shop) == ["acme"]
+    new = shop.publish(acme, {"green.png": GREEN})
+    prefetch.look()
+    assert copy_of(new).is_dir()
+
+
+def test_copies_of_a_deleted_company_leave(shop: Shop, acme: Company) -> None:
+    globex = shop.add("globex", {"green.png": GREEN})
+    for company in (acme, globex):
+        prefetch.fetch(company)
+    Company.objects.filter(pk=acme.pk).delete()
+    prefetch.look()
+    assert names_here(shop) == ["globex"]
+
+
+def test_the_command_fetches_what_is_named_or_marked(shop: Shop, acme: Company) -> None:
+    globex = shop.add("globex", {"green.png": GREEN})
+    assert prefetch_command("globex") == f"globex: fetched {globex.generation}\n"
+    assert prefetch_command("globex") == ""  # it is here
+    Company.objects.filter(pk=acme.pk).update(prefetch=True)
+    assert prefetch_command() == f"acme: fetched {acme.generation}\n"
+
+
+def test_the_command_says_what_it_could_not_fetch(shop: Shop, acme: Company) -> None:
+    shop.go_away()
+    with pytest.raises(CommandError, match="Not fetched: acme"):
+        prefetch_command("acme")
+
+
+def test_the_admin_offers_prefetch_where_there_is_a_store(shop: Shop, acme: Company, admin_client: Client) -> None:
+    page = reverse("admin:tenants_company_change", args=[acme.pk])
+    assert 'name="prefetch"' in admin_client.get(page).content.decode()
+
+
+def test_the_metrics_tell_what_was_fetched_and_what_is_here(shop: Shop, acme: Company, client: Client) -> None:
+    before = sample("imagesearch_replica_fetches_total", outcome="fetched")
+    search(client)
+    assert sample("imagesearch_replica_fetches_total", outcome="fetched") == before + 1
+    eventually(lambda: sample("imagesearch_replica_copies") == 1, "the copy is counted")
+    assert sample("imagesearch_replica_bytes") == copies.copies(shop.machine)[0].bytes
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0

@@ -42,12 +42,23 @@ class Copy:
 
 def copies(parent: Path) -> list[Copy]:
     """Return the complete copies of all indexes in parent, the least recently used first."""
-    found = []
-    for directory in _directories(parent):
-        for path in complete_generations(directory):
-            with contextlib.suppress(FileNotFoundError):  # somebody has removed it
-                found.append(Copy(directory, path.name, _bytes(path), path.stat().st_mtime))
+    found = [copy for directory in directories(parent) for copy in copies_of(directory)]
     return sorted(found, key=lambda copy: copy.used_at)
+
+
+def copies_of(directory: Path) -> Iterator[Copy]:
+    """Yield the complete copies of the index in directory, oldest first."""
+    for path in complete_generations(directory):
+        with contextlib.suppress(FileNotFoundError):  # somebody has removed it
+            yield Copy(directory, path.name, _bytes(path), path.stat().st_mtime)
+
+
+def directories(parent: Path) -> Iterator[Path]:
+    """Yield the directories in parent of which a copy may be here."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in generations_of_all(parent).iterdir():
+            if not entry.name.startswith("."):
+                yield parent / entry.name
 
 
 def note_use(copy: Path) -> None:
@@ -83,7 +94,7 @@ def drop_leftovers(directory: Path) -> None:
 
 def drop_all_leftovers(parent: Path) -> None:
     """Do so for the indexes in parent of which nothing is being fetched."""
-    for directory in _directories(parent):
+    for directory in directories(parent):
         if any(fetched_drafts(directory)) or any(graves(home(directory))):
             with contextlib.suppress(Timeout), FileLock(fetch_lock(directory), timeout=0):
                 drop_leftovers(directory)
@@ -91,14 +102,7 @@ def drop_all_leftovers(parent: Path) -> None:
 
 def bytes_under_way(parent: Path) -> int:
     """Return how many bytes have been fetched of copies that are not complete."""
-    return sum(_bytes(draft) for directory in _directories(parent) for draft in fetched_drafts(directory))
-
-
-def _directories(parent: Path) -> Iterator[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        for entry in generations_of_all(parent).iterdir():
-            if not entry.name.startswith("."):
-                yield parent / entry.name
+    return sum(_bytes(draft) for directory in directories(parent) for draft in fetched_drafts(directory))
 
 
 def _bytes(directory: Path) -> int:
