@@ -118,16 +118,3 @@ def stores_can_be_used(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             id="search.E004",
         )
     ]
-
-
-@register(SETTINGS)
-def stores_can_be_used(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    if not settings.IMAGE_STORES or find_spec("obstore"):
-        return []
-    return [
-        Error(
-            f"IMAGESEARCH_IMAGE_ROOTS: {settings.IMAGE_STORES[0]} needs the package obstore.",
-            hint="Run `pip install -r requirements-scale.txt`, or remove it from IMAGESEARCH_IMAGE_ROOTS.",
-            id="search.E004",
-        )
-    ]
