@@ -27,6 +27,7 @@ from search.engine.errors import (
     NotEnoughSpace,
     PathRefused,
     StoreUnavailable,
+    StoreUnsuitable,
     WeightsUnavailable,
 )
 from search.http.bodies import BodyTooLarge, TooManyParts, UploadTooLarge
@@ -75,6 +76,7 @@ KINDS: dict[type[Exception], Kind] = {
     IndexUnusable: Kind(503, "index_unusable"),
     IndexOnItsWay: Kind(503, "index_on_its_way"),
     StoreUnavailable: Kind(503, "store_unavailable"),
+    StoreUnsuitable: Kind(503, "store_unsuitable"),
     NotEnoughSpace: Kind(503, "disk_full"),
     WeightsUnavailable: Kind(503, "weights_unavailable"),
     DecoderBusy: Kind(503, "busy"),
@@ -188,6 +190,8 @@ def _own_words(error: Exception) -> str:
         return "The database is unavailable or busy; try again later"
     if isinstance(error, StoreUnavailable):
         return "The object store is unavailable; try again later"
+    if isinstance(error, StoreUnsuitable):
+        return "The object store cannot be used; see the server log"
     if isinstance(error, UnreadablePostError):
         return "The request ended before its body was complete"
     return str(error)

@@ -109,7 +109,9 @@ def test_pictures_put_and_deleted_count_at_once_and_lie_in_the_store(acme: Compa
     assert client.delete("/api/images/acme/Cold/blue.png", headers={"X-API-Key": key}).status_code == 200
     assert sorted(found(GREEN)) == ["new/Grün 100%.png", "red.png"]
     assert stored(acme) == {"new/Grün 100%.png": picture(GREEN).getvalue(), "red.png": picture(BLUE).getvalue()}
-    events = AuditEvent.objects.filter(action__in=["picture_put", "picture_deleted"]).order_by("pk")
+    events = AuditEvent.objects.filter(
+        action__in=[AuditEvent.Action.PICTURE_PUT, AuditEvent.Action.PICTURE_DELETED]
+    ).order_by("pk")
     assert [event.detail for event in events] == ["new/Grün 100%.png", "red.png", "Cold/blue.png"]
     build()
     assert sorted(found(GREEN)) == ["new/Grün 100%.png", "red.png"]
@@ -117,6 +119,7 @@ def test_pictures_put_and_deleted_count_at_once_and_lie_in_the_store(acme: Compa
 
 def test_the_limits_count_what_lies_in_the_store(acme: Company, key: str) -> None:
     Company.objects.update(max_pictures=3)
+    store_of(acme).write("notes.txt", b"no picture")
     assert put(Client(), "one.png", GREEN, key).status_code == 201
     refusal = put(Client(), "two.png", GREEN, key)
     assert (refusal.status_code, refusal.json()["code"]) == (413, "picture_limit_reached")
