@@ -86,7 +86,7 @@ class ObjectStore:
 
         mode: Any = "create" if only_new else {"e_tag": instead_of} if instead_of else "overwrite"
         with self._errors():
-            return str(obstore.put(self._store, key, content, mode=mode)["e_tag"])
+            return str(obstore.put(self._store, key, content, mode=mode, use_multipart=False)["e_tag"])
 
     def upload(self, file: Path, key: str, *, beat: Callable[[], None] = lambda: None) -> bytes:
         """Write an object from a file of any size, and return the SHA-256 of what has arrived, 32 bytes.
