@@ -43,35 +43,33 @@ class ObjectStore:
 
         Keys and region come from the usual AWS variables.
         """
-        from obstore.store import S3Store
-
+        parts = urlsplit(url)
         self.url, self.endpoint = url.rstrip("/"), endpoint
-        parts = urlsplit(self.url)
-        options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-        self._store = S3Store(
-            parts.netloc,
-            prefix=parts.path.strip("/") or None,
-            client_options={**_CLIENT, "allow_http": endpoint.startswith("http://")},
-            retry_config=_RETRIES,
-            **options,
-        )
+        self._store = _bucket(parts.netloc, endpoint)
+        self._prefix = f"{parts.path.strip('/')}/".lstrip("/")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectStore) and (self.url, self.endpoint) == (other.url, other.endpoint)
+
+    def __hash__(self) -> int:
+        return hash((self.url, self.endpoint))
 
     def below(self, folder: str) -> "ObjectStore":
         """Return what lies below a folder of this store."""
-        return open_store(f"{self.url}/{folder}", self.endpoint)
+        return ObjectStore(f"{self.url}/{folder}", endpoint=self.endpoint)
 
     def stat(self, key: str) -> StoredObject:
         import obstore
 
         with self._errors():
-            return _stored(obstore.head(self._store, key))
+            return self._stored(obstore.head(self._store, self._path(key)))
 
     def read(self, key: str, *, limit: int) -> bytes:
         """Return the content of an object. Raises ValueError where it has more than limit bytes."""
         import obstore
 
         with self._errors():
-            found = obstore.get(self._store, key)
+            found = obstore.get(self._store, self._path(key))
             if found.meta["size"] > limit:
                 raise ValueError(f"{self.url}/{key} has {found.meta['size']} bytes, more than {limit}")
             return bytes(found.bytes())
@@ -86,7 +84,8 @@ class ObjectStore:
 
         mode: Any = "create" if only_new else {"e_tag": instead_of} if instead_of else "overwrite"
         with self._errors():
-            return str(obstore.put(self._store, key, content, mode=mode, use_multipart=False)["e_tag"])
+            written = obstore.put(self._store, self._path(key), content, mode=mode, use_multipart=False)
+            return str(written["e_tag"])
 
     def upload(self, file: Path, key: str, *, beat: Callable[[], None] = lambda: None) -> bytes:
         """Write an object from a file of any size, and return the SHA-256 of what has arrived, 32 bytes.
@@ -102,7 +101,9 @@ class ObjectStore:
         with self._errors(), file.open("rb", buffering=0) as opened:
             blocks = sent.blocks(opened, beat)
             content: Any = blocks if size > part else b"".join(blocks)
-            written = obstore.put(self._store, key, content, chunk_size=part, max_concurrency=_PARTS_AT_A_TIME)
+            written = obstore.put(
+                self._store, self._path(key), content, chunk_size=part, max_concurrency=_PARTS_AT_A_TIME
+            )
         if written["e_tag"] != sent.etag and self._digest(key, beat) != sent.sha256:
             raise StoreUnavailable(f"{self.url}/{key} did not arrive in the store as it was sent: try again")
         return sent.sha256
@@ -130,8 +131,8 @@ class ObjectStore:
 
         options: Any = {"if_match": etag} if etag else {}
         with self._errors():
-            answer = obstore.get(self._store, key, options=options)
-            found = _stored(answer.meta)
+            answer = obstore.get(self._store, self._path(key), options=options)
+            found = self._stored(answer.meta)
             if found.size > limit:
                 raise ValueError(f"{self.url}/{key} has {found.size} bytes, more than {limit}")
             if found.size <= _RANGE_BYTES:
@@ -155,7 +156,7 @@ class ObjectStore:
         for start in range(0, found.size, _RANGE_BYTES):
             options: Any = {"range": (start, min(start + _RANGE_BYTES, found.size)), "if_match": found.etag}
             with self._errors():
-                block = obstore.get(self._store, found.key, options=options).bytes()
+                block = obstore.get(self._store, self._path(found.key), options=options).bytes()
             yield block
 
     def listing(self, folder: str = "", *, after: str = "") -> Iterator[StoredObject]:
@@ -166,22 +167,25 @@ class ObjectStore:
         import obstore
 
         with self._errors():
-            for page in obstore.list(self._store, prefix=folder or None, offset=after or None):
-                yield from map(_stored, page)
+            pages = obstore.list(
+                self._store, prefix=self._path(folder) or None, offset=self._path(after) if after else None
+            )
+            for page in pages:
+                yield from map(self._stored, page)
 
     def children(self, folder: str = "") -> tuple[list[str], list[StoredObject]]:
         """Return the folders, as keys, and the objects that lie directly in a folder."""
         import obstore
 
         with self._errors():
-            found = obstore.list_with_delimiter(self._store, folder or None)
-        return list(found["common_prefixes"]), list(map(_stored, found["objects"]))
+            found = obstore.list_with_delimiter(self._store, self._path(folder) or None)
+        return list(map(self._key, found["common_prefixes"])), list(map(self._stored, found["objects"]))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, whether they are there or not."""
         import obstore
 
-        remaining = list(keys)
+        remaining = list(map(self._path, keys))
         with self._errors():
             while remaining:
                 obstore.delete(self._store, remaining[:_DELETED_AT_A_TIME])
@@ -212,6 +216,15 @@ class ObjectStore:
         finally:
             with suppress(StoreUnavailable):
                 self.delete([key])
+
+    def _path(self, key: str) -> str:
+        return f"{self._prefix}{key}"
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix(self._prefix)
+
+    def _stored(self, found: Any) -> StoredObject:
+        return StoredObject(self._key(found["path"]), found["size"], found["last_modified"], found["e_tag"])
 
     def _unsuitable(self, header: str) -> StoreUnsuitable:
         return StoreUnsuitable(
@@ -270,14 +283,23 @@ class _Sent:
         return f'"{self._parts[0].hex() if self._parts else hashlib.md5(usedforsecurity=False).hexdigest()}"'
 
 
-@cache
 def open_store(url: str, endpoint: str) -> ObjectStore:
-    """Return the store of a URL, one for the whole process; nothing is asked of it yet."""
+    """Return the store of a URL; nothing is asked of it yet."""
     return ObjectStore(url, endpoint=endpoint)
 
 
-def _stored(found: Any) -> StoredObject:
-    return StoredObject(found["path"], found["size"], found["last_modified"], found["e_tag"])
+@cache
+def _bucket(name: str, endpoint: str) -> Any:
+    """Return the client of a bucket, with its connections, one for the whole process."""
+    from obstore.store import S3Store
+
+    options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    return S3Store(
+        name,
+        client_options={**_CLIENT, "allow_http": endpoint.startswith("http://")},
+        retry_config=_RETRIES,
+        **options,
+    )
 
 
 def _first_words(error: Exception) -> str:
