@@ -119,7 +119,7 @@ def _update(build: IndexBuild, heart: BuildHeart, options: BuildOptions, embedde
 
     def publish(draft: storage.Draft) -> str:
         catching_up.begin(after=company.live_sequence)
-        return publication.publish(company, draft, made_from=made_from, confirm=catching_up.end)
+        return publication.publish(company, draft, made_from=made_from, confirm=catching_up.end, beat=heart.beat_if_due)
 
     outcome = _run(build, heart, options, embedder, str(company.pk), _files_before(company, heart.beat_if_due), publish)
     return catching_up.named_in(outcome)
@@ -132,7 +132,9 @@ def _make_candidate(
     company, made_from = build.company, build.company.generation
     newest = publication.newest_of(company, embedder.passport.fingerprint)
     before, owner = next_files(company, embedder, heart.beat_if_due), publication.candidate_owner(company)
-    publish = partial(publication.publish_candidate, company, made_from=made_from, confirm=build.hold)
+    publish = partial(
+        publication.publish_candidate, company, made_from=made_from, confirm=build.hold, beat=heart.beat_if_due
+    )
     outcome = _run(build, heart, options, embedder, owner, before, publish)
     if newest and not outcome.published:  # there is nothing that it lacks
         publication.name_candidate(company, newest.name, made_from=made_from, confirm=build.hold)
@@ -286,7 +288,7 @@ def _fold(build: IndexBuild, heart: BuildHeart) -> BuildOutcome:
         info=info,
         embeddings_npy=settings.WRITE_EMBEDDINGS_NPY,
         report=report,
-        publish=partial(publication.publish, company, made_from=made_from, confirm=build.hold),
+        publish=partial(publication.publish, company, made_from=made_from, confirm=build.hold, beat=heart.beat_if_due),
     )
     progress = BuildProgress(found=len(index) + len(unreadable), reused=len(index), skipped=len(unreadable))
     return BuildOutcome(progress, unreadable, len(index), full_reason="", published=True, neighbours=made.neighbours)

@@ -8,8 +8,7 @@ from weakref import WeakKeyDictionary
 
 from django.db.models import Count, Max, QuerySet
 
-from search import publication
-from search.engine import storage
+from search import belongings, publication
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Level
 from search.engine.index.groups import Group, groups, is_seen
@@ -46,7 +45,7 @@ _lock = threading.Lock()  # guards the table, and nothing slow happens under it
 
 def has_looked(company: Company) -> bool:
     """Return whether a search for the company's duplicates has come to its end, and what it found is still there."""
-    return bool(storage.duplicates_stamp(company.embeddings_directory)) and _ended(company).exists()
+    return bool(belongings.duplicates_stamp(company)) and _ended(company).exists()
 
 
 def _ended(company: Company) -> QuerySet[DuplicateSearch]:
@@ -96,10 +95,10 @@ def _of(index: ImageIndex) -> _Grouped:
 def _refresh(grouped: _Grouped, company: Company) -> None:
     """Forget groups of what was found before, and of what somebody had said by then. Call it under the lock."""
     said = company.not_duplicates.aggregate(number=Count("pk"), last=Max("pk"))
-    version = (storage.duplicates_stamp(company.embeddings_directory), said["number"], said["last"])
+    version = (belongings.duplicates_stamp(company), said["number"], said["last"])
     if version == grouped.version:
         return
-    grouped.pairs = storage.read_duplicates(company.embeddings_directory)
+    grouped.pairs = belongings.read_duplicates(company)
     grouped.apart = company.not_duplicates.pairs()
     grouped.groups, grouped.leaders = {}, None
     grouped.version = version

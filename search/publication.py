@@ -20,16 +20,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
-from django.db.models import Value
+from django.db.models import Q, Value
 from django.db.models.functions import Greatest
 
-from search import replica, runtime, stores
+from search import belongings, replica, runtime, stores
 from search.engine import storage
 from search.engine.errors import (
     EngineError,
@@ -41,8 +42,9 @@ from search.engine.errors import (
 )
 from search.engine.index.index import ImageIndex, IndexInfo
 from search.engine.model.passport import ModelPassport
+from search.engine.objects import ObjectStore
 from search.engine.storage import remote
-from tenants.models import NAME_PATTERN, Company, LiveChangeQuerySet
+from tenants.models import NAME_PATTERN, Company, IndexBuild, LiveChangeQuerySet
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,16 @@ _HELD_SECONDS = 60.0
 
 _REPAIR_WAITS = 5.0  # seconds for a publication that is under way
 
+# After so long every machine has the generation that was published then, or its searches wait for it.
+_MACHINES_LAG = timedelta(minutes=5)
+_GRACE = timedelta(days=1)  # in which whoever has uploaded something has published it, too
+
 Confirm = Callable[[], AbstractContextManager[object]]
+Beat = Callable[[], None]
+
+
+def _no_beat() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,18 +415,29 @@ def published_generation(company: Company) -> str | None:
 # Publishing ---------------------------------------------------------------------------------------------------------
 
 
-def publish(company: Company, draft: storage.Draft, *, made_from: str | None, confirm: Confirm = nullcontext) -> str:
+def publish(
+    company: Company,
+    draft: storage.Draft,
+    *,
+    made_from: str | None,
+    confirm: Confirm = nullcontext,
+    beat: Beat = _no_beat,
+) -> str:
     """Have the draft's files serve the company from the next search on, and return the generation's name.
 
     made_from: the company's generation when the files were begun. confirm: entered around the switch; raising there
-    leaves the old index serving. Raises PublishRefused where another index was published meanwhile.
+    leaves the old index serving. beat: called now and then. Raises PublishRefused where another index was published
+    meanwhile, and StoreUnavailable.
     """
-    directory = company.embeddings_directory
-    with storage.publish_lock(directory):
+    directory, name = company.embeddings_directory, _new_name(company)
+    with (
+        _put_elsewhere(company, draft.path, name, made_from=made_from, beat=beat),
+        storage.publish_lock(directory),
+    ):
         _finish_publication(company, made_from)
-        takes_over = made_from is None or not storage.is_plain(directory)
+        takes_over = _takes_over(company, made_from)
         before = published_generation(company)
-        name = draft.complete()
+        draft.complete(name)
         with _removed_unless_published(company, name):
             if takes_over:
                 storage.prepare_link(directory, name)
@@ -424,24 +446,85 @@ def publish(company: Company, draft: storage.Draft, *, made_from: str | None, co
     return name
 
 
-def publish_again(company: Company, name: str, *, made_from: str | None, confirm: Confirm = nullcontext) -> None:
+def publish_again(
+    company: Company, name: str, *, made_from: str | None, confirm: Confirm = nullcontext, beat: Beat = _no_beat
+) -> None:
     """Have an earlier generation serve the company again; the later ones stay until the next publication.
 
-    Raises IndexCorrupt where it is damaged, IndexNotBuilt where it is gone, and PublishRefused.
+    Raises IndexCorrupt where it is damaged, IndexNotBuilt where it is gone, PublishRefused, and StoreUnavailable.
     """
-    _require_usable(company, name)
+    _require_usable(company, name, beat)
     with storage.publish_lock(company.embeddings_directory):
         _require_there(company, name)
         _finish_publication(company, made_from)
         _switch(company, made_from, name, confirm)
         with _harmless(company):
-            if not storage.is_plain(company.embeddings_directory):  # which somebody has put there
+            if store := stores.of(company):
+                remote.note_published(store, name)
+            elif not storage.is_plain(company.embeddings_directory):  # which somebody has put there
                 storage.link(company.embeddings_directory, name)
 
 
-def _require_usable(company: Company, name: str, beat: Callable[[], None] = lambda: None) -> None:
-    directory = storage.generation_directory(company.embeddings_directory, name)
+def _new_name(company: Company) -> str:
+    """Return the name of a new generation, which sorts behind all others, whichever machine's clock made theirs."""
+    store = stores.of(company)
+    others = [] if store is None else [*remote.names(store), *filter(None, [company.generation])]
+    return storage.next_name(company.embeddings_directory, others)
+
+
+def _takes_over(company: Company, made_from: str | None) -> bool:
+    """Return whether a link in embeddings/ is to lead to a new generation: it replaces no directory but the index's."""
+    return not settings.STORE and (made_from is None or not storage.is_plain(company.embeddings_directory))
+
+
+@contextmanager
+def _put_elsewhere(company: Company, files: Path, name: str, *, made_from: str | None, beat: Beat) -> Iterator[None]:
+    """Put the files of a new generation where other machines find them; what no row names after the block goes again.
+
+    Where nobody can tell whether a row does, it stays, and a worker collects it a day later.
+    """
+    store = stores.of(company)
+    if store is not None:
+        _require_not_overtaken(company, made_from)
     try:
+        if store is not None:
+            remote.upload(store, files, name, beat=beat)
+        yield
+    except BaseException:
+        with suppress(DatabaseError, StoreUnavailable):
+            if not _is_named(company, name):
+                _discard_elsewhere(company, name)
+        raise
+
+
+def _require_not_overtaken(company: Company, made_from: str | None) -> None:
+    """Refuse now what _switch() would refuse once everything is uploaded."""
+    if not Company.objects.filter(pk=company.pk, generation=made_from).exists():
+        raise _overtaken(company)
+
+
+def _overtaken(company: Company) -> PublishRefused:
+    return PublishRefused(f"Another index of {company} was published meanwhile, or it was deleted: try again")
+
+
+def _is_named(company: Company, name: str) -> bool:
+    return Company.objects.filter(Q(generation=name) | Q(candidate=name), pk=company.pk).exists()
+
+
+def discard(company: Company, name: str) -> None:
+    """Remove a generation that nothing needs any more, here and elsewhere."""
+    _discard_elsewhere(company, name)
+    storage.discard(storage.generation_directory(company.embeddings_directory, name))
+
+
+def _discard_elsewhere(company: Company, name: str) -> None:
+    if store := stores.of(company):
+        remote.remove(store, name)
+
+
+def _require_usable(company: Company, name: str, beat: Beat) -> None:
+    try:
+        directory = files_of(company, name, beat=beat)
         index = storage.load(directory)
         storage.require_undamaged(directory, beat=beat)
     except IndexCorrupt as error:
@@ -451,15 +534,24 @@ def _require_usable(company: Company, name: str, beat: Callable[[], None] = lamb
 
 
 def _require_there(company: Company, name: str) -> None:
-    if not storage.is_there(storage.generation_directory(company.embeddings_directory, name)):
-        raise IndexNotBuilt(f"The index {name} of {company} is gone from the disk")
+    if not _is_there(company, name):
+        raise IndexNotBuilt(f"The index {name} of {company} is gone from the {'store' if settings.STORE else 'disk'}")
+
+
+def _is_there(company: Company, name: str) -> bool:
+    """Return whether a generation is in the store, or, without one, on the disk."""
+    if store := stores.of(company):
+        return remote.exists(store, name)
+    return storage.is_there(storage.generation_directory(company.embeddings_directory, name))
 
 
 def _switch(company: Company, made_from: str | None, name: str, confirm: Confirm) -> None:
+    """Have the row name a generation that is there."""
+    _require_there(company, name)
     model = _model_columns(company, name)
     with confirm(), transaction.atomic():
         if not Company.objects.filter(pk=company.pk).switch_generation(made_from, name, **model):
-            raise PublishRefused(f"Another index of {company} was published meanwhile, or it was deleted: try again")
+            raise _overtaken(company)
     company.generation = name
     for column, value in model.items():
         setattr(company, column, value)
@@ -478,6 +570,8 @@ def _model_columns(company: Company, name: str) -> dict[str, str | None]:
 
 def _fingerprint(company: Company, name: str) -> str | None:
     with suppress(IndexUnusable):
+        if store := stores.of(company):
+            return remote.info(store, name).fingerprint
         return storage.info(storage.generation_directory(company.embeddings_directory, name)).fingerprint
     return None
 
@@ -510,23 +604,52 @@ def _harmless(company: Company) -> Iterator[None]:
     """Log what fails once the row has moved: the new index serves whatever becomes of this."""
     try:
         yield
-    except (OSError, DatabaseError):
+    except (OSError, DatabaseError, StoreUnavailable):
         logger.exception("The new index of %s serves, but what was left to do on the disk failed", company)
 
 
 def _tidy(company: Company, name: str, *, before: str | None, link: bool) -> None:
-    directory = company.embeddings_directory
+    directory, store = company.embeddings_directory, stores.of(company)
     with _harmless(company):
-        if not storage.is_there(storage.generation_directory(directory, name)):
+        if not _is_there(company, name):
             return  # deleted with its company, whose place another may have taken
         if link:
             storage.link(directory, name)
-        else:
+        elif storage.is_plain(directory):
             logger.warning("%s is a directory of its own: adopt_companies %s takes it over", directory, company)
+        if store:
+            remote.note_published(store, name)
         write_protection(company)
         storage.drop_workspaces(directory, but=str(company.pk))
         spared = _spared(company, generations(company))
-        storage.prune(directory, name, before=before, keep=settings.KEEP_GENERATIONS, spared=spared)
+        storage.prune(directory, name, before=before, keep=_kept_before(), spared=spared)
+        if store:
+            _prune_store(company, name, store, before=before, spared=spared)
+
+
+def _kept_before() -> int:
+    """Return how many generations stay that served before: with a store one at least, which machines still use."""
+    return max(1, settings.KEEP_GENERATIONS) if settings.STORE else settings.KEEP_GENERATIONS
+
+
+def _prune_store(company: Company, name: str, store: ObjectStore, *, before: str | None, spared: set[str]) -> None:
+    """Remove from the store what storage.prune() does from the disk, but for what machines may still use."""
+    found = remote.look(store)
+    names = [each.name for each in found if each.is_complete]
+    given_up, surplus = storage.superfluous(names, name, before=before, keep=_kept_before())
+    known = _known_everywhere(found)
+    for superfluous in {*given_up, *(each for each in surplus if each < known)} - spared:
+        _discard_elsewhere(company, superfluous)
+
+
+def _known_everywhere(found: list[remote.Stored]) -> str:
+    """Return the newest generation that was published so long ago that no machine uses an earlier one; "" if none was.
+
+    As all later ones stay, settle() keeps the live changes that they lack.
+    """
+    times = {each.name: each.published_at for each in found if each.published_at}
+    now = max(times.values(), default=None)  # the store's clock: something was published just now
+    return max((name for name, time in times.items() if now and now - time >= _MACHINES_LAG), default="")
 
 
 def _spared(company: Company, known: list[storage.Generation]) -> set[str]:
@@ -539,25 +662,34 @@ def _spared(company: Company, known: list[storage.Generation]) -> set[str]:
 
 
 def publish_candidate(
-    company: Company, draft: storage.Draft, *, made_from: str | None, confirm: Confirm = nullcontext
+    company: Company,
+    draft: storage.Draft,
+    *,
+    made_from: str | None,
+    confirm: Confirm = nullcontext,
+    beat: Beat = _no_beat,
 ) -> str:
     """Make the draft's files the company's candidate, in place of an earlier one, and return the generation's name.
 
-    made_from and confirm: as in publish(). Raises PublishRefused where another index was published meanwhile.
+    The arguments and errors are those of publish().
     """
-    with storage.publish_lock(company.embeddings_directory):
+    name = _new_name(company)
+    with (
+        _put_elsewhere(company, draft.path, name, made_from=made_from, beat=beat),
+        storage.publish_lock(company.embeddings_directory),
+    ):
         _finish_publication(company, made_from)
-        name = draft.complete()
+        draft.complete(name)
         name_candidate(company, name, made_from=made_from, confirm=confirm)
     return name
 
 
 def name_candidate(company: Company, name: str, *, made_from: str | None, confirm: Confirm = nullcontext) -> None:
-    """Make a generation that is on the disk the company's candidate; see publish_candidate()."""
+    """Make a generation that is there the company's candidate; see publish_candidate()."""
     earlier = company.candidate
     with confirm(), transaction.atomic():
         if not Company.objects.filter(pk=company.pk, generation=made_from).update(candidate=name):
-            raise PublishRefused(f"Another index of {company} was published meanwhile, or it was deleted: try again")
+            raise _overtaken(company)
     company.candidate = name
     if earlier not in (None, name, company.generation):
         _discard_unless_spared(company, earlier)
@@ -581,7 +713,7 @@ def candidate_owner(company: Company) -> str:
 
 def _discard_unless_spared(company: Company, name: str) -> None:
     if name not in _spared(company, generations(company)):
-        storage.discard(storage.generation_directory(company.embeddings_directory, name))
+        discard(company, name)
 
 
 def use_candidate(
@@ -589,12 +721,13 @@ def use_candidate(
     *,
     made_from: str | None,
     confirm: Confirm = nullcontext,
-    beat: Callable[[], None] = lambda: None,
+    beat: Beat = _no_beat,
 ) -> None:
     """Have the company's candidate serve from the next search on.
 
     made_from and confirm: as in publish(); in confirm the changes that the candidate lacks get vectors of its model.
-    Raises IndexNotBuilt where there is none, or it is gone, IndexCorrupt where it is damaged, and PublishRefused.
+    Raises IndexNotBuilt where there is none, or it is gone, IndexCorrupt where it is damaged, PublishRefused, and
+    StoreUnavailable.
     """
     directory, name = company.embeddings_directory, company.candidate
     if name is None:
@@ -603,7 +736,7 @@ def use_candidate(
     with storage.publish_lock(directory):
         _require_there(company, name)
         _finish_publication(company, made_from)
-        takes_over = made_from is None or not storage.is_plain(directory)
+        takes_over = _takes_over(company, made_from)
         before = published_generation(company)
         if takes_over:
             storage.prepare_link(directory, name)
@@ -646,10 +779,10 @@ def settle(company: Company) -> None:
 
 
 def _kept_to_roll_back(company: Company) -> list[storage.Generation]:
-    """Return the generations on the disk without those that are spared alone."""
+    """Return the generations that are there without those that are spared alone."""
     known, serving = generations(company), published_generation(company)
     earlier = [each.name for each in known if serving and each.name < serving and each.name != company.candidate]
-    spared = _spared(company, known) - {serving, *earlier[: settings.KEEP_GENERATIONS]}
+    spared = _spared(company, known) - {serving, *earlier[: _kept_before()]}
     return [each for each in known if each.name not in spared]
 
 
@@ -657,7 +790,9 @@ def _kept_to_roll_back(company: Company) -> list[storage.Generation]:
 
 
 def write_protection(company: Company) -> None:
-    """Keep beside the index what protects the company, for whoever finds the one without the other. Raises OSError.
+    """Keep beside the index what protects the company, for whoever finds the one without the other.
+
+    Raises OSError and StoreUnavailable.
 
     Written again until it is what the database says: somebody else may write an older state, or a newer one, meanwhile.
     """
@@ -665,7 +800,7 @@ def write_protection(company: Company) -> None:
         return  # made past all forms, it may lead out of the directory of indexes
     written = None
     while (protection := _protection(company)) != written:
-        storage.write_company_card(company.embeddings_directory, protection)
+        belongings.write_company_card(company, protection)
         written = protection
 
 
@@ -676,10 +811,10 @@ def _protection(company: Company) -> dict[str, Any]:
 
 
 def keep_protection(company: Company) -> None:
-    """Do the same for a company that was saved: where the disk refuses, the log says so."""
+    """Do the same for a company that was saved: where the disk or the store refuses, the log says so."""
     try:
         write_protection(company)
-    except OSError:
+    except (OSError, StoreUnavailable):
         logger.exception("What protects %s could not be kept beside its index", company)
 
 
@@ -687,33 +822,71 @@ def keep_protection(company: Company) -> None:
 
 
 def repair() -> None:
-    """Bring rows and links in line with the disk, after a backup was restored or a process killed, and log what for."""
+    """Bring rows, and links or the store, in line, after a backup was restored or a process killed; log what for."""
     for company in Company.objects.all():
         try:
             with storage.publish_lock(company.embeddings_directory, wait_seconds=_REPAIR_WAITS):
                 _repair(company)
         except storage.PublishLockTaken:
             logger.info("An index of %s is being published: it is not looked after", company)
+        except StoreUnavailable as error:
+            logger.warning("No index is brought in line with its row: %s", error)
+            return
         except (OSError, EngineError):
             logger.exception("The index of %s cannot be brought in line with its row", company)
 
 
 def _repair(company: Company) -> None:
     directory = company.embeddings_directory
-    if not storage.has_company_card(directory):  # of before there were any
+    if not belongings.has_company_card(company):  # of before there were any
         write_protection(company)
     storage.drop_workspaces(directory, but=str(company.pk))
     company.refresh_from_db(fields=STATE)
     if company.generation is None:
         return
-    if company.candidate and not storage.is_there(storage.generation_directory(directory, company.candidate)):
-        logger.warning("The index %s of %s, which waited to be used, is gone from the disk", company.candidate, company)
+    if company.candidate and not _is_there(company, company.candidate):
+        logger.warning("The index %s of %s, which waited to be used, is gone", company.candidate, company)
         Company.objects.filter(pk=company.pk, candidate=company.candidate).update(candidate=None)
         company.candidate = None
-    serving = index_directory(company).name
+    serving = company.generation if _is_there(company, company.generation) else _stand_in(company)
     if serving != company.generation:
         logger.warning("The row of %s names %s from now on, instead of %s", company, serving, company.generation)
         _switch(company, company.generation, serving, nullcontext)
-    if not _finish_publication(company, serving) and storage.linked_generation(directory) not in (None, serving):
+    if store := stores.of(company):
+        _repair_store(company, store, serving)
+    elif not _finish_publication(company, serving) and storage.linked_generation(directory) not in (None, serving):
         logger.warning("The link of %s leads to %s again, as its row says", company, serving)
         storage.link(directory, serving)
+
+
+def collect_leftovers() -> None:
+    """Remove from the store what killed publishers have left there a day ago, and what builds that are over have."""
+    root = stores.root()
+    if root is None:
+        return
+    try:
+        _collect_generations(root)
+        _collect_work_of_builds(root)
+    except StoreUnavailable as error:
+        logger.warning("What killed processes have left in the store stays for now: %s", error)
+
+
+def _collect_generations(root: ObjectStore) -> None:
+    now = root.now()
+    for company in Company.objects.all():
+        named = set(filter(None, [company.generation, company.candidate]))
+        for name in remote.collect(root.below(company.name), named=named, now=now, grace=_GRACE):
+            logger.warning("The index %s of %s, which nobody has published, is removed from the store", name, company)
+
+
+def _collect_work_of_builds(root: ObjectStore) -> None:
+    companies, _ = root.children(stores.BUILDING)
+    for place in (each for company in companies for each in root.children(company)[0]):
+        build = place.rpartition("/")[2]
+        if not (build.isdecimal() and IndexBuild.objects.active().filter(pk=int(build)).exists()):
+            root.delete([each.key for each in root.listing(place)])
+
+
+def _repair_store(company: Company, store: ObjectStore, serving: str) -> None:
+    if any(each.name == serving and not each.published_at for each in remote.look(store)):
+        remote.note_published(store, serving)  # its publisher was killed before it did

@@ -5,6 +5,9 @@ from django.conf import settings
 from search.engine.objects import ObjectStore, open_store
 from tenants.models import Company
 
+BUILDING = ".building"  # below the root: what builds have embedded, by company and build
+WEIGHTS = ".weights"  # below the root: see search/engine/model/kept.py
+
 
 def root() -> ObjectStore | None:
     """Return the store of all indexes; None where they lie in a folder alone."""

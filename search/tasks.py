@@ -135,6 +135,7 @@ def plan_fold(company: Company) -> None:
 def look_after_companies() -> None:
     """Do what is left to do after a crash of all workers: active builds, folds, rows and links that the disk belies."""
     publication.repair()
+    publication.collect_leftovers()
     removal.finish_removals()
     for build in IndexBuild.objects.active():
         carry_out_build.enqueue(build.pk)

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from search import publication
+from search import belongings, publication
 from search.companies.consistency import disagreements, older_index
 from search.engine import storage
 from search.engine.errors import EngineError, IndexNotBuilt, StoreUnavailable, StoreUnsuitable
@@ -104,10 +104,10 @@ def _read(company: Company, build: IndexBuild | None) -> Overview:
 
 
 def size_on_disk(company: Company) -> int | None:
-    """Return the bytes of the company's index; None where a build or a publication removed files meanwhile."""
+    """Return the bytes of the company's index; None where nobody can tell at this moment."""
     try:
-        return storage.size_on_disk(company.embeddings_directory)
-    except OSError:
+        return belongings.size(company)
+    except (OSError, StoreUnavailable):
         return None
 
 

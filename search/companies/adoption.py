@@ -15,12 +15,13 @@ from django.db.models import Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from search import publication
+from search import belongings, publication, stores
 from search.companies import kept_changes
 from search.engine import storage
 from search.engine.build.republish import take_over
 from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt, IndexUnusable
 from search.engine.model.passport import ModelPassport
+from search.engine.storage import remote
 from tenants import audit
 from tenants.models import NAME_PATTERN, Company, IndexBuild
 from tenants.signals import fold_wanted
@@ -59,19 +60,27 @@ def adopt_companies(names: Sequence[str] = (), *, by: audit.Actor | None = None)
     """
     known = {name.lower(): name for name in Company.objects.values_list("name", flat=True)}
     adopted = []
-    for directory in sorted(settings.INDEX_DIR.glob("*")):
-        if directory.name.startswith(".") or (names and directory.name not in names):
+    for name in _names_of_indexes():
+        if name.startswith(".") or (names and name not in names):
             continue
-        if directory.name in names and directory.name in known.values():
-            adopted += _take_over(Company.objects.get(name=directory.name), by)
-        elif directory.name.lower() not in known:
-            adopted += _adopt(directory, by)
+        if name in names and name in known.values():
+            adopted += _take_over(Company.objects.get(name=name), by)
+        elif name.lower() not in known:
+            adopted += _adopt(name, by)
     return adopted
 
 
-def _adopt(directory: Path, by: audit.Actor | None) -> list[Company]:
-    """Return the directory's new company; none where it is left alone."""
-    company = Company(name=directory.name)
+def _names_of_indexes() -> list[str]:
+    """Return the names of what lies where indexes do, in order. Raises StoreUnavailable."""
+    if store := stores.root():
+        return sorted(store.children()[0])
+    return sorted(entry.name for entry in settings.INDEX_DIR.glob("*"))
+
+
+def _adopt(name: str, by: audit.Actor | None) -> list[Company]:
+    """Return the new company of an index; none where it is left alone."""
+    company = Company(name=name)
+    directory = company.embeddings_directory
     try:
         _begin_with_index(company)
         company.full_clean()
@@ -98,13 +107,13 @@ def add_company(company: Company, *, by: audit.Actor | None, detail: str = "") -
 
 
 def _begin_with_index(company: Company) -> None:
-    """Let a company that is not saved yet begin with the index in its directory. What was closed stays closed.
+    """Let a company that is not saved yet begin with the index that lies there. What was closed stays closed.
 
-    Raises IndexNotBuilt and IndexCorrupt.
+    Raises IndexNotBuilt, IndexCorrupt and StoreUnavailable.
     """
-    directory = company.embeddings_directory
-    info = storage.info(directory)
-    company.generation = storage.linked_generation(directory)
+    directory, store = company.embeddings_directory, stores.of(company)
+    company.generation = remote.served_last(store) if store else storage.linked_generation(directory)
+    info = publication.info(company) if store else storage.info(directory)
     company.live_sequence = company.live_floor = info.holds_changes_to
     kept = [change.sequence for change in kept_changes.kept_with(company)]
     company.live_sequence = max([company.live_sequence, *kept])
@@ -113,15 +122,14 @@ def _begin_with_index(company: Company) -> None:
 
 def _protect_as_before(company: Company) -> None:
     """Close what was closed beside the company's index; nothing that is closed now is opened."""
-    directory = company.embeddings_directory
     try:
-        card = storage.read_company_card(directory)
+        card = belongings.read_company_card(company)
     except IndexCorrupt as error:
         logger.warning("The access settings of %s cannot be read, so it is inactive: %s", company, error)
         company.active = False
         return
     if card is None:
-        if storage.is_ours(directory):
+        if settings.STORE or storage.is_ours(company.embeddings_directory):
             logger.warning("%s is inactive until it is activated: its index has no access settings beside it", company)
             company.active = False
     else:
@@ -174,7 +182,7 @@ def get_or_create_company(
 
 def has_earlier_index(name: str) -> bool:
     """Return whether an index lies where that of a new company of this name will."""
-    return bool(NAME_PATTERN.fullmatch(name)) and storage.holds_any_index(Company(name=name).embeddings_directory)
+    return bool(NAME_PATTERN.fullmatch(name)) and belongings.holds_any_index(Company(name=name))
 
 
 def settle_earlier_index(company: Company, choice: EarlierIndex | None) -> None:
@@ -188,7 +196,7 @@ def settle_earlier_index(company: Company, choice: EarlierIndex | None) -> None:
     if choice is None:
         raise EarlierIndexFound(f"{company.embeddings_directory} holds an index from before {company} was added")
     if choice == EarlierIndex.REMOVE:
-        storage.erase(company.embeddings_directory)
+        belongings.erase(company)
         return
     try:
         _begin_with_index(company)
@@ -230,7 +238,8 @@ def import_directory(
 
 def _require_free(company: Company, source: Path) -> None:
     directory = company.embeddings_directory
-    if storage.has_index(directory) and not directory.samefile(source):
+    taken = company.generation is not None if settings.STORE else storage.has_index(directory)
+    if taken and not (directory.exists() and directory.samefile(source)):
         raise ImportRefused(f"Company {company} already has an index: import under another name, or rebuild it")
     if build := company.builds.active().first():
         raise ImportRefused(f"A build of {company} is {build.status}: import when it has finished")

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.conf import settings
 
-from search import publication
+from search import belongings, publication
 from search.engine import storage
 from search.engine.errors import EngineError, IndexCorrupt, IndexNotBuilt
 from tenants.models import Company
@@ -103,7 +103,7 @@ def _link(company: Company) -> Iterator[str]:
 
 def _protection(company: Company) -> Iterator[str]:
     try:
-        card = storage.read_company_card(company.embeddings_directory)
+        card = belongings.read_company_card(company)
     except IndexCorrupt as error:
         yield f"{error}. Saving {company} in the admin writes it anew"
         return

@@ -8,8 +8,7 @@ from threading import Event
 from django.conf import settings
 from PIL import Image
 
-from search import duplicates, overlay, publication
-from search.engine import storage
+from search import belongings, duplicates, overlay, publication
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.duplicate_search import find_pairs
 from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Progress
@@ -60,7 +59,7 @@ def _find(search: DuplicateSearch, heart: "_SearchHeart") -> DuplicatePairs:
     found = find_pairs(
         _index_of(company),
         open_picture=partial(_open, company),
-        known=storage.read_duplicates(company.embeddings_directory),
+        known=belongings.read_duplicates(company),
         levels=ALL if search.edited else QUICK,
         report=heart.report,
         keep=partial(_keep, search),
@@ -81,7 +80,7 @@ def _keep(search: DuplicateSearch, found: DuplicatePairs) -> None:
 
     def write() -> None:
         with search.hold():
-            storage.write_duplicates(search.company.embeddings_directory, found)
+            belongings.write_duplicates(search.company, found)
 
     outlast(write)
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 
-from search import publication
-from search.engine import storage
+from search import belongings, publication
 from search.engine.errors import EngineError
 from search.engine.vectors import DIMENSION
 from tenants.models import NAME_PATTERN, Company, LiveChange
@@ -30,7 +29,7 @@ def keep(company: Company) -> None:
     try:
         changes = [_entry(change) for change in company.live_changes.all()]
         kept = {"generation": publication.published_generation(company), "changes": changes} if changes else None
-        storage.write_kept_changes(company.embeddings_directory, kept)
+        belongings.write_kept_changes(company, kept)
     except (EngineError, OSError):
         logger.exception("The live changes of %s could not be kept beside its index", company)
 
@@ -38,7 +37,7 @@ def keep(company: Company) -> None:
 def kept_with(company: Company) -> list[LiveChange]:
     """Return the changes, not saved, that were kept beside the index that the company begins with and that it lacks."""
     try:
-        kept = storage.read_kept_changes(company.embeddings_directory)
+        kept = belongings.read_kept_changes(company)
         if kept is None or kept["generation"] != company.generation:
             return []
         changes = [_change(company, entry) for entry in kept["changes"]]

@@ -12,10 +12,10 @@ import numpy as np
 from django.conf import settings
 from django.db import transaction
 
-from search import overlay, publication, thumbnails
+from search import belongings, overlay, publication, thumbnails
 from search.companies import kept_changes
 from search.engine import storage
-from search.engine.errors import EngineError
+from search.engine.errors import EngineError, StoreUnavailable
 from search.engine.index.index import ImageIndex
 from search.engine.pictures.folders import PictureFolder
 from search.engine.pictures.shelf import remove_tree
@@ -79,15 +79,15 @@ def _look_after_index(company: Company, by: audit.Actor, *, remove: bool, tell: 
         if Company.objects.filter(name=company.name).exists():  # what lies there by now is the new one's
             raise RemovalRefused(f"A company {company} has been added again.")
         if remove:
-            storage.erase(directory)
+            belongings.erase(company)
             audit.record(by, audit.Action.COMPANY_DELETED, company, "index removed from disk")
-        elif storage.holds_any_index(directory):
+        elif belongings.holds_any_index(company):
             _close(company)
             storage.drop_workspaces(directory)
             if company.candidate:  # without the row nobody would know that it must not serve
-                storage.discard(storage.generation_directory(directory, company.candidate))
+                publication.discard(company, company.candidate)
         else:
-            storage.erase_leftovers(directory)
+            belongings.erase_leftovers(company)
             return
         tell(Fate("index", removed=remove))
     except (RemovalRefused, EngineError, OSError) as error:
@@ -97,9 +97,10 @@ def _look_after_index(company: Company, by: audit.Actor, *, remove: bool, tell: 
 def _close(company: Company) -> None:
     try:
         publication.write_protection(company)
-    except OSError as error:
+    except (OSError, StoreUnavailable) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RemovalRefused(
-            f"It could not be marked as inactive ({error.strerror}): move it away, or the next start may activate it."
+            f"It could not be marked as inactive ({reason}): move it away, or the next start may activate it."
         ) from error
 
 
@@ -176,7 +177,7 @@ def pictures_directory(company: Company) -> Path:
 
 def has_index(company: Company) -> bool:
     """Return whether anything is left of an index of the company, whole or damaged."""
-    return storage.holds_any_index(company.embeddings_directory)
+    return belongings.holds_any_index(company)
 
 
 def lost_with_index(company: Company) -> list[str]:

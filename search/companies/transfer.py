@@ -18,7 +18,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import IntegrityError, transaction
 from filelock import FileLock, Timeout
 
-from search import publication
+from search import belongings, publication
 from search.builds import run_build
 from search.companies.adoption import import_noted, record_index
 from search.engine import durable, storage
@@ -208,9 +208,9 @@ def _unless_in_use(company: Company, source: Path, *, held: int, by: audit.Actor
 
 def _require_free(company: Company) -> None:
     if company.pk is None:
-        taken = storage.holds_any_index(company.embeddings_directory)
+        taken = belongings.holds_any_index(company)
     else:  # what an import left that was killed before its end is nobody's
-        taken = company.generation is not None or storage.has_index(company.embeddings_directory)
+        taken = company.generation is not None or publication.is_listed(company)
     if taken:
         raise TransferRefused(
             f"{company} already has an index: import under another name, import_company OTHER ARCHIVE"

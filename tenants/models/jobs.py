@@ -117,11 +117,15 @@ class Job(Leased):
             self.clear_up()
             self.queue_follow_up()
 
-    def hand_back(self) -> None:
-        """Queue the job again, for a worker that was asked to stop; it does not count as an attempt."""
+    def hand_back(self, *, at_once: bool = True) -> None:
+        """Queue the job again, for a worker that cannot go on with it; it does not count as an attempt.
+
+        at_once: false leaves it to whoever looks after active jobs, some time later.
+        """
         with transaction.atomic():
             self._write(status=self.Status.QUEUED, lease="", attempts=models.F("attempts") - 1)
-            self.hand_to_workers()
+            if at_once:
+                self.hand_to_workers()
 
     def cancel(self, *, by: Actor | None = None) -> bool:
         """End the job and what was to follow it; False where it is over. The worker notices at its next beat."""

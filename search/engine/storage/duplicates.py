@@ -29,6 +29,12 @@ _LARGEST = 2**53
 
 def write_duplicates(directory: Path, pairs: DuplicatePairs) -> None:
     """Keep what was found in the index of directory, whole for every reader. Raises OSError."""
+    path = duplicates_file(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.replace(path, duplicates_content(pairs))
+
+
+def duplicates_content(pairs: DuplicatePairs) -> bytes:
     arrays = {name: np.ascontiguousarray(getattr(pairs, name), kind) for name, kind in _ARRAYS.items()}
     content = b"".join(array.tobytes() for array in arrays.values())
     header = {
@@ -39,9 +45,7 @@ def write_duplicates(directory: Path, pairs: DuplicatePairs) -> None:
         "sha256": hashlib.sha256(content).hexdigest(),
         **{name: getattr(pairs, name) for name in _COUNTS},
     }
-    path = duplicates_file(directory)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    durable.replace(path, json.dumps(header).encode() + b"\n" + content)
+    return json.dumps(header).encode() + b"\n" + content
 
 
 def read_duplicates(directory: Path) -> DuplicatePairs | None:
@@ -50,12 +54,16 @@ def read_duplicates(directory: Path) -> DuplicatePairs | None:
     if not path.exists():
         return None
     try:
-        content = parts.read(path)
-        with DamageNamed(path):
-            return _parse(content)
+        return parse_duplicates(parts.read(path), path)
     except IndexCorrupt as error:
         logger.warning("What was found of duplicates in %s is looked for anew: %s", directory, error)
         return None
+
+
+def parse_duplicates(content: bytes, path: Path) -> DuplicatePairs:
+    """Return what duplicates_content() was given. path: where it lies. Raises IndexCorrupt."""
+    with DamageNamed(path):
+        return _parse(content)
 
 
 def duplicates_stamp(directory: Path) -> str:

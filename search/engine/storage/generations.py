@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -240,36 +240,46 @@ def link(directory: Path, name: str) -> None:
     durable.sync(directory.parent)
 
 
-def next_name(directory: Path) -> str:
-    """Return the name of a new generation, which sorts behind all others, also where a clock was put back."""
+def next_name(directory: Path, others: Iterable[str] = ()) -> str:
+    """Return the name of a new generation, which sorts behind all others, also where a clock was put back.
+
+    others: names of generations that are not on this disk.
+    """
     moment = datetime.now(UTC)
-    for newest in complete_generations(directory)[-1:]:
+    for name in {*others, *(entry.name for entry in complete_generations(directory)[-1:])}:
         with contextlib.suppress(ValueError):
-            moment = max(moment, publication_moment(newest.name) + timedelta(microseconds=1))
+            moment = max(moment, publication_moment(name) + timedelta(microseconds=1))
     return generation_name(moment)
 
 
 def prune(directory: Path, published: str, *, before: str | None, keep: int, spared: Collection[str] = ()) -> None:
     """Remove all generations but the published one and the keep before it, and what killed writers left.
 
-    spared: names of generations that stay beside these.
-
-    before: the one that was published until now; None: a plain directory, or nothing. Those between the two were given
-    up when somebody went back, or their publication was cut short: they would pass for what was before. Call it under
-    publish_lock.
+    before: the one that was published until now; None: a plain directory, or nothing. spared: names of generations that
+    stay beside these. Call it under publish_lock.
     """
-    earlier = [entry for entry in complete_generations(directory) if entry.name < published]
-    given_up = [entry for entry in earlier if entry.name > (before or _OF_PLAIN_DIRECTORIES)]
-    kept = [entry for entry in earlier if entry not in given_up]
-    for entry in [*given_up, *kept[: max(0, len(kept) - keep)]]:
-        if entry.name not in spared:
-            discard(entry)
+    names = [entry.name for entry in complete_generations(directory)]
+    given_up, surplus = superfluous(names, published, before=before, keep=keep)
+    for name in {*given_up, *surplus}.difference(spared):
+        discard(home(directory) / name)
     drop_prepared_links(directory)
     for entry in drafts(directory):
         with contextlib.suppress(Timeout), FileLock(entry / LOCK, timeout=0):
             shutil.rmtree(entry, ignore_errors=True)
     for entry in graves(home(directory)):
         shutil.rmtree(entry, ignore_errors=True)
+
+
+def superfluous(names: Iterable[str], published: str, *, before: str | None, keep: int) -> tuple[list[str], list[str]]:
+    """Return which generations are given up, and which are more than the keep before the published one.
+
+    before: as of prune(). Those between the two were given up when somebody went back, or their publication was cut
+    short: they would pass for what was before.
+    """
+    earlier = sorted(name for name in names if name < published)
+    given_up = [name for name in earlier if name > (before or _OF_PLAIN_DIRECTORIES)]
+    kept = [name for name in earlier if name not in given_up]
+    return given_up, kept[: max(0, len(kept) - keep)]
 
 
 def drop_workspaces(directory: Path, *, but: str | None = None) -> None:
@@ -298,7 +308,11 @@ def discard(generation: Path) -> None:
 def write_company_card(directory: Path, protection: dict[str, Any]) -> None:
     """Keep beside the index in directory what protects its company; see read_company_card. Raises OSError."""
     home(directory).mkdir(parents=True, exist_ok=True)
-    durable.replace(company_card(directory), json.dumps({"version": 1, **protection}).encode())
+    durable.replace(company_card(directory), company_card_content(protection))
+
+
+def company_card_content(protection: dict[str, Any]) -> bytes:
+    return json.dumps({"version": 1, **protection}).encode()
 
 
 def write_kept_changes(directory: Path, changes: dict[str, Any] | None) -> None:
@@ -332,10 +346,12 @@ def read_company_card(directory: Path) -> dict[str, Any] | None:
             return None
     card = parts.read_card(path)
     with DamageNamed(path):
-        return _require_protection(parts.parse_object(card))
+        return parse_company_card(card)
 
 
-def _require_protection(card: dict[str, Any]) -> dict[str, Any]:
+def parse_company_card(content: bytes) -> dict[str, Any]:
+    """Return what company_card_content() was given. Raises KeyError, ValueError and whatever else json does."""
+    card = parts.parse_object(content)
     quota = card["daily_quota"]
     if type(card["active"]) is not bool or type(card["requires_api_key"]) is not bool:
         raise ValueError("active and requires_api_key are not true or false")

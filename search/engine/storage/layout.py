@@ -62,6 +62,10 @@ PARTS = frozenset(
 LOCK = ".lock"  # of a company's generations, and of each draft
 FORMAT = 3
 
+COMPANY_CARD = "company.json"
+KEPT_CHANGES = ".live_changes.json"
+DUPLICATES = ".duplicates"
+
 _GENERATIONS = ".generations"
 _MOMENT = "%Y%m%dT%H%M%S%f"  # a generation's name begins with when it was published
 _DRAFT, _FETCHING, _LINK, _REMOVED = ".writing-", ".fetching-", ".link-", ".removed-"
@@ -97,15 +101,15 @@ def generation_directory(directory: Path, name: str) -> Path:
 
 
 def company_card(directory: Path) -> Path:
-    return home(directory) / "company.json"
+    return home(directory) / COMPANY_CARD
 
 
 def kept_changes(directory: Path) -> Path:
-    return home(directory) / ".live_changes.json"
+    return home(directory) / KEPT_CHANGES
 
 
 def duplicates_file(directory: Path) -> Path:
-    return home(directory) / ".duplicates"
+    return home(directory) / DUPLICATES
 
 
 def complete_generations(directory: Path) -> list[Path]:

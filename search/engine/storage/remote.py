@@ -8,6 +8,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import groupby
@@ -25,6 +26,7 @@ from search.engine.storage.reading import parse_info
 from search.engine.storage.sums import parse_sums, read_sums, sums_content
 from search.engine.vectors import DIMENSION
 
+_PUBLISHED = ".published"
 _CARD_BYTES = 1 << 20
 _TRIES = 2  # to fetch an object whose checksum is another one
 _INFOS = 10_000  # of a few hundred bytes
@@ -121,21 +123,42 @@ def _read_sums(store: ObjectStore, name: str) -> dict[str, str]:
         return parse_sums(content)
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A generation in the store, or what somebody has uploaded of one so far. Times are the store's."""
+
+    name: str
+    is_complete: bool
+    touched_at: datetime  # when the last file arrived
+    published_at: datetime | None  # since when it serves, or did at last; None: it never has
+
+
+def look(store: ObjectStore) -> list[Stored]:
+    """Return all generations, oldest first, and what is there of incomplete ones."""
+    return [_stored(name, found) for name, found in _by_generation(store)]
+
+
+def _by_generation(store: ObjectStore) -> Iterator[tuple[str, dict[str, StoredObject]]]:
+    for name, objects in groupby(store.listing(), key=lambda each: each.key.partition("/")[0]):
+        found = {each.key.partition("/")[2]: each for each in objects}
+        if "" not in found and not name.startswith("."):
+            yield name, found
+
+
+def _stored(name: str, found: dict[str, StoredObject]) -> Stored:
+    mark = found.get(_PUBLISHED)
+    touched_at = max(each.modified_at for each in found.values())
+    return Stored(name, SUMS in found, touched_at, mark.modified_at if mark else None)
+
+
 def names(store: ObjectStore) -> list[str]:
     """Return the complete generations, newest first."""
-    return sorted((name for name, objects in _by_generation(store) if _is_complete(name, objects)), reverse=True)
+    return [each.name for each in reversed(look(store)) if each.is_complete]
 
 
-def _is_complete(name: str, objects: Collection[StoredObject]) -> bool:
-    return any(each.key == f"{name}/{SUMS}" for each in objects)
-
-
-def _by_generation(store: ObjectStore) -> Iterator[tuple[str, list[StoredObject]]]:
-    """Yield the generations, complete or not, and what lies in each."""
-    for name, objects in groupby(store.listing(), key=lambda each: each.key.partition("/")[0]):
-        found = [each for each in objects if "/" in each.key]
-        if found and not name.startswith("."):
-            yield name, found
+def note_published(store: ObjectStore, name: str) -> None:
+    """Note that a generation serves from now on."""
+    store.write(f"{name}/{_PUBLISHED}", b"")
 
 
 def size(store: ObjectStore, name: str) -> int:
@@ -193,24 +216,30 @@ def remove(store: ObjectStore, name: str) -> None:
     store.delete([each.key for each in store.listing(name)])
 
 
-def remove_all(store: ObjectStore) -> None:
-    """Remove all that lies there, generations first."""
+def remove_all(store: ObjectStore, *, last: str) -> None:
+    """Remove all that lies there, generations first. last: the object that goes when all others are gone."""
     for name in names(store):
         remove(store, name)
-    store.delete([each.key for each in store.listing()])
+    store.delete([each.key for each in store.listing() if each.key != last])
+    store.delete([last])
 
 
-def collect(store: ObjectStore, *, now: datetime, grace: timedelta) -> list[str]:
-    """Remove what killed publishers have uploaded of generations that never became complete, and return their names.
+def served_last(store: ObjectStore) -> str | None:
+    """Return the generation that began to serve last, of those that are there; None where none has ever served."""
+    served = [(each.published_at, each.name) for each in look(store) if each.is_complete and each.published_at]
+    return max(served)[1] if served else None
 
-    now: by the store's clock. grace: what is younger stays, because somebody may be uploading it.
+
+def collect(store: ObjectStore, *, named: Collection[str], now: datetime, grace: timedelta) -> list[str]:
+    """Remove what killed processes have left, incomplete generations and those that never served; return the names.
+
+    named: by a row. now: by the store's clock. grace: what is younger stays, because somebody may be about to publish.
     """
     left = [
-        name
-        for name, objects in _by_generation(store)
-        if not _is_complete(name, objects) and max(each.modified_at for each in objects) < now - grace
+        each.name
+        for each in look(store)
+        if not (each.is_complete and (each.published_at or each.name in named)) and each.touched_at < now - grace
     ]
     for name in left:
-        if not exists(store, name):
-            remove(store, name)
+        remove(store, name)
     return left

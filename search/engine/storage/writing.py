@@ -97,17 +97,15 @@ class Draft:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
-    def complete(self) -> str:
-        """Give the files in path, which are on the disk, a generation's name, and return it; nobody reads them yet.
+    def complete(self, name: str) -> None:
+        """Give the files in path, which are on the disk, a generation's name; nobody reads them yet.
 
         Call it under publish_lock.
         """
         durable.sync(self.path)
-        name = next_name(self._directory)
         (self.path / LOCK).unlink()
         self.path.rename(generation_directory(self._directory, name))
         durable.sync(home(self._directory))
-        return name
 
 
 Publish = Callable[[Draft], str]
@@ -119,7 +117,8 @@ def publish_by_link(directory: Path, draft: Draft, *, keep: int) -> str:
     keep: how many earlier generations stay.
     """
     with publish_lock(directory):
-        before, name = linked_generation(directory), draft.complete()
+        before, name = linked_generation(directory), next_name(directory)
+        draft.complete(name)
         link(directory, name)
         prune(directory, name, before=before, keep=keep)
     return name

@@ -93,7 +93,9 @@ def test_completed_draft_is_a_generation_that_is_not_linked(tmp_path: Path) -> N
 
     def complete(draft: storage.Draft) -> str:
         with storage.publish_lock(directory):
-            return draft.complete()
+            name = storage.next_name(directory)
+            draft.complete(name)
+            return name
 
     with storage.IndexWriter(directory) as writer:
         writer.add(some_vectors(5), some_records(5))

@@ -184,14 +184,29 @@ def test_a_generation_that_was_lost_in_the_store_is_not_verified(store: ObjectSt
         remote.verify(store, NAME, {"metadata.json": 3, "faiss_index.bin": 45})
 
 
-def test_only_what_never_became_complete_is_collected_and_not_before_its_time(store: ObjectStore, index: Path) -> None:
-    remote.upload(store, index, NAME)
-    remote.upload(store, index, LATER)
-    store.delete([f"{LATER}/SHA256SUMS"])
+def test_what_never_served_is_collected_but_not_before_its_time_nor_while_a_row_names_it(
+    store: ObjectStore, index: Path
+) -> None:
+    served, candidate, killed, cut_short = (f"2025010{day}T000000000000-aaaaaaaa" for day in (1, 2, 3, 4))
+    for name in (served, candidate, killed, cut_short):
+        remote.upload(store, index, name)
+    remote.note_published(store, served)
+    store.delete([f"{cut_short}/SHA256SUMS"])
     store.write("company.json", b"{}")
     now = store.now()
 
-    assert remote.collect(store, now=now, grace=DAY) == []
-    assert remote.collect(store, now=now + 2 * DAY, grace=DAY) == [LATER]
-    assert remote.names(store) == [NAME]
-    assert {each.key.partition("/")[0] for each in store.listing()} == {NAME, "company.json"}
+    assert remote.collect(store, named={candidate}, now=now, grace=DAY) == []
+    assert remote.collect(store, named={candidate}, now=now + 2 * DAY, grace=DAY) == [killed, cut_short]
+    assert remote.names(store) == [candidate, served]
+    assert {each.key.partition("/")[0] for each in store.listing()} == {served, candidate, "company.json"}
+
+
+def test_it_is_noted_since_when_a_generation_serves(store: ObjectStore, index: Path) -> None:
+    remote.upload(store, index, NAME)
+    assert [each.published_at for each in remote.look(store)] == [None]
+
+    began = store.now()
+    remote.note_published(store, NAME)
+    (found,) = remote.look(store)
+    assert found.published_at
+    assert found.published_at >= began
