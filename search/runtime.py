@@ -13,7 +13,8 @@ from django.conf import settings
 from filelock import FileLock
 from PIL import Image
 
-from search.engine.errors import ModelMismatch, StillUnavailable, WeightsUnavailable
+from search import shared_weights
+from search.engine.errors import ModelMismatch, StillUnavailable, StoreUnavailable, WeightsUnavailable
 from search.engine.index.index import ImageIndex
 from search.engine.model import kept, onnx_model
 from search.engine.model.downloads import fetch
@@ -292,10 +293,11 @@ def embedder_of(passport: ModelPassport) -> Embedder:
 
 
 def find_passport(fingerprint: str) -> ModelPassport | None:
-    """Return the passport of the weights with this fingerprint if they are on this machine; nothing is loaded."""
+    """Return the passport of the weights with this fingerprint if they are at hand; nothing is loaded."""
     if (loaded := _find_loaded(fingerprint)) is not None:
         return loaded.passport
-    return next((weights.passport for _, weights in _at_hand() if weights.passport.fingerprint == fingerprint), None)
+    found = _find(fingerprint)
+    return found[1].passport if found else None
 
 
 def configured_model() -> ModelPassport | None:
@@ -320,15 +322,17 @@ def keep_weights(passport: ModelPassport) -> None:
         if weights.passport.fingerprint == passport.fingerprint:
             try:
                 kept.keep(weights, _kept_place())
-            except (OSError, WeightsUnavailable) as error:
+                shared_weights.share(passport.fingerprint, _kept_place())
+            except (OSError, WeightsUnavailable, StoreUnavailable) as error:
                 logger.warning("No copy of the weights %s is kept: %s", passport, error)
             return
     logger.info("No copy of the weights %s is kept: their file is gone", passport)
 
 
 def drop_kept_weights(needed: Collection[str]) -> None:
-    """Remove the copies of weights of other fingerprints. Raises OSError."""
-    for fingerprint in kept.drop(_kept_place(), needed=needed, older_than=_KEPT_AT_LEAST_SECONDS):
+    """Remove the copies of weights of other fingerprints. Raises OSError and StoreUnavailable."""
+    dropped = kept.drop(_kept_place(), needed=needed, older_than=_KEPT_AT_LEAST_SECONDS)
+    for fingerprint in {*dropped, *shared_weights.drop(needed, older_than=_KEPT_AT_LEAST_SECONDS)}:
         logger.info("The copy of the weights %s is removed: no index needs it", fingerprint[:12])
 
 
@@ -349,8 +353,20 @@ def _find_loaded(fingerprint: str) -> Embedder | None:
 
 
 def _find_name(fingerprint: str) -> str | None:
-    """Return what find_weights calls the weights of this fingerprint; None where they are not on this machine."""
-    return next((name for name, weights in _at_hand() if weights.passport.fingerprint == fingerprint), None)
+    """Return what find_weights calls the weights of this fingerprint; None where they are not to be had."""
+    found = _find(fingerprint)
+    return found[0] if found else None
+
+
+def _find(fingerprint: str) -> tuple[str, Weights] | None:
+    """Return the weights of this fingerprint, fetched from the store where it alone has them."""
+    for _ in range(2):
+        for name, weights in _at_hand():
+            if weights.passport.fingerprint == fingerprint:
+                return name, weights
+        if not shared_weights.fetch(fingerprint, _kept_place()):
+            return None
+    return None
 
 
 def _at_hand() -> Iterator[tuple[str, Weights]]:

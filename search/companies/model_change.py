@@ -10,12 +10,11 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 
-from search import publication, runtime
+from search import belongings, publication, runtime
 from search.engine import storage
 from search.engine.errors import (
     EngineError,
@@ -163,11 +162,11 @@ def _queue_build(company: Company, *, own_model: str, by: audit.Actor) -> IndexB
 def look_after_weights() -> None:
     """Keep copies of the weights that indexes need and that are at hand, and remove those that nothing needs."""
     try:
-        passports = {info.passport for info in storage.infos_of_all(Path(settings.INDEX_DIR))}
+        passports = {info.passport for info in belongings.infos_of_all()}
         for passport in filter(None, passports):
             runtime.keep_weights(passport)
         runtime.drop_kept_weights({passport.fingerprint for passport in filter(None, passports)} | _expected())
-    except OSError:
+    except (OSError, StoreUnavailable):
         logger.exception("The copies of weights could not be looked after")
 
 

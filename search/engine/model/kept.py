@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,6 +40,27 @@ def keep(weights: Weights, place: Path) -> None:
         durable.sync(unfinished)
         card = {"weights": weights.passport.weights, "transform": asdict(weights.transform)}
         durable.replace(copy.with_suffix(".json"), json.dumps(card).encode())
+        unfinished.replace(copy)
+        durable.sync(place)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def take(fingerprint: str, place: Path, *, card: bytes, write: Callable[[Path], object]) -> None:
+    """Make what write puts into the file that it is given the copy of the weights of this fingerprint.
+
+    card: what keep() wrote beside it. Raises WeightsUnavailable where they are others, and whatever write raises.
+    """
+    copy = kept_path(fingerprint, place)
+    place.mkdir(parents=True, exist_ok=True)
+    unfinished = place / f"{_UNFINISHED}{secrets.token_hex(8)}"
+    try:
+        write(unfinished)
+        durable.replace(copy.with_suffix(".json"), card)
+        said = read_card(copy)
+        if said is None or fingerprint_of(unfinished, said[1]) != fingerprint:
+            raise WeightsUnavailable(f"What is kept as the weights {fingerprint[:12]} are others")
+        durable.sync(unfinished)
         unfinished.replace(copy)
         durable.sync(place)
     finally:
