@@ -750,6 +750,18 @@ def use_candidate(
         _tidy(company, name, before=before, link=takes_over)
 
 
+def begin_in_store(company: Company, name: str) -> None:
+    """Have a generation that was uploaded from a folder serve the company, which it did there.
+
+    Raises IndexNotBuilt where it is not in the store, PublishRefused, and StoreUnavailable.
+    """
+    store = stores.of(company)
+    if company.generation is None:
+        _switch(company, None, name, nullcontext)
+    if store is not None:
+        remote.note_published(store, name)
+
+
 def go_by_directory(company: Company) -> None:
     """Let embeddings/<name> decide which index serves, whatever was published for the row before.
 

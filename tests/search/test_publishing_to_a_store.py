@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import Client
 
 from search import belongings, publication, runtime, stores
@@ -22,6 +22,7 @@ from search.tasks import look_after_companies
 from tenants import audit
 from tenants.models import Company, IndexBuild, JobStopped
 from tests.conftest import paint, picture
+from tests.search.companies.test_adoption import flask
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.object_store import StoreServer
 
@@ -214,7 +215,7 @@ def test_what_protects_a_company_and_its_duplicates_lie_in_the_store(
     assert card["requires_api_key"] is True
     pairs = belongings.read_duplicates(acme)
     assert pairs is not None
-    assert len(pairs.seen) == 3
+    assert pairs.ended
     assert {each.key for each in store.children("acme")[1]} == {"acme/company.json", "acme/.duplicates"}
 
 
@@ -239,3 +240,49 @@ def test_a_build_waits_for_a_store_that_is_away_and_the_old_index_serves(acme: C
     assert queued.start()
     run_build(queued)
     assert found() == {"red.png", "blue.png"}
+
+
+# upload_indexes -------------------------------------------------------------------------------------------------------
+
+
+def test_indexes_in_a_folder_are_taken_into_the_store_as_they_are(
+    db: None, embedder: FakeEmbedder, settings: Any, store_server: StoreServer, tmp_path: Path
+) -> None:
+    acme, globex = Company.objects.create(name="acme"), Company.objects.create(name="globex")
+    names = [build(acme, "red.png", RED), build(acme, "blue.png", BLUE)]
+    flask(globex.embeddings_directory)
+    before = sorted(path for path in settings.EMBEDDINGS_DIR.rglob("*"))
+    settings.STORE, settings.STORE_ENDPOINT = store_server.make_bucket(), store_server.endpoint
+    settings.INDEX_DIR = tmp_path / "replica"
+
+    for _ in range(2):  # again: nothing is left to do
+        call_command("upload_indexes", stdout=StringIO())
+        root = stores.root()
+        assert root is not None
+        assert remote.names(root.below("acme")) == names[::-1]
+        assert remote.served_last(root.below("acme")) == names[1]
+        globex.refresh_from_db()
+        assert remote.names(root.below("globex")) == [globex.generation]
+    assert found() == {"red.png", "blue.png"}
+    assert found("globex") == {"red.png", "sub/blue.png"}
+    assert sorted(path for path in settings.EMBEDDINGS_DIR.rglob("*")) == before
+
+
+def test_an_index_that_is_damaged_is_not_taken_into_the_store(
+    db: None, embedder: FakeEmbedder, settings: Any, store_server: StoreServer, tmp_path: Path
+) -> None:
+    acme = Company.objects.create(name="acme")
+    name = build(acme, "red.png", RED)
+    (acme.embeddings_directory / "metadata.json").write_bytes(b"damaged")
+    settings.STORE, settings.STORE_ENDPOINT = store_server.make_bucket(), store_server.endpoint
+    settings.INDEX_DIR = tmp_path / "replica"
+
+    said = StringIO()
+    with pytest.raises(CommandError, match="could not be uploaded"):
+        call_command("upload_indexes", stdout=StringIO(), stderr=said)
+    assert f"{name}: metadata.json has changed" in said.getvalue()
+
+
+def test_without_a_store_nothing_is_uploaded(db: None) -> None:
+    with pytest.raises(CommandError, match="IMAGESEARCH_STORE is not set"):
+        call_command("upload_indexes")
