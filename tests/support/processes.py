@@ -124,6 +124,7 @@ class Site:
     directory: Path
     launcher: Launcher
     lease_seconds: int = 1
+    unit_pictures: int = 5000
     processes: list[Process] = field(default_factory=list)
 
     def manage(self, *arguments: str, batches: int = ENDLESS, die_after: str = "", stop_after: str = "") -> Process:
@@ -140,14 +141,16 @@ class Site:
             "embeddings": str(self.directory / "embeddings"),
             "media": str(self.directory / "media"),
             "lease_seconds": self.lease_seconds,
+            "unit_pictures": self.unit_pictures,
         }
         desk = self.directory / "processes" / str(len(self.processes))
         process = Process(desk, self.launcher, order, batches=batches)
         self.processes.append(process)
         return process
 
-    def worker(self, *arguments: str, batches: int = ENDLESS) -> Process:
-        return self.manage("build_worker", "--interval=0.05", "--no-startup-delay", *arguments, batches=batches)
+    def worker(self, *arguments: str, batches: int = ENDLESS, stop_after: str = "") -> Process:
+        arguments = ("build_worker", "--interval=0.05", "--no-startup-delay", *arguments)
+        return self.manage(*arguments, batches=batches, stop_after=stop_after)
 
     def stop(self) -> None:
         for process in self.processes:
@@ -303,7 +306,7 @@ def _configured(order: dict[str, Any], desk: Path) -> Iterator[None]:
 
     settings.INDEX_DIR = settings.EMBEDDINGS_DIR = Path(order["embeddings"])
     settings.MEDIA_ROOT = Path(order["media"])
-    settings.BUILD_LEASE_SECONDS = order["lease_seconds"]
+    settings.BUILD_LEASE_SECONDS, settings.UNIT_PICTURES = order["lease_seconds"], order["unit_pictures"]
     if order["die_after"]:
         _after(order["die_after"], lambda: os.kill(os.getpid(), signal.SIGKILL))
     if order["stop_after"]:
