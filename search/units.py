@@ -212,8 +212,16 @@ def _hand_in(unit: BuildUnit, place: Place, result: UnitResult) -> None:
             )
         )
     except UnitLost:
-        place.remove([result.name])
+        _withdraw(place, result.name)
         raise
+
+
+def _withdraw(place: Place, result: str) -> None:
+    place.remove([result])
+    if isinstance(place, FolderPlace):  # of a build that is over, whose company may be gone as well
+        with suppress(OSError):
+            for directory in (place.directory, *place.directory.parents[:2]):
+                directory.rmdir()  # which refuses one that holds something
 
 
 def _leave(unit: BuildUnit, act: Callable[[], None]) -> None:

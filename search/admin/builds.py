@@ -62,7 +62,7 @@ class IndexBuildAdmin(OfCompanies, ReadOnlyAdmin):
         (
             "Result",
             {
-                "fields": (*_COUNTS, "total_images", "rate", "left", "weights", "full_reason"),
+                "fields": (*_COUNTS, "total_images", "units", "rate", "left", "weights", "full_reason"),
             },
         ),
         ("Times", {"fields": ("queued_at", "started_at", "finished_at", "took", "heartbeat_at", "attempts")}),
@@ -99,6 +99,10 @@ class IndexBuildAdmin(OfCompanies, ReadOnlyAdmin):
     @admin.display(description="Pictures/s")
     def rate(self, build: IndexBuild) -> str:
         return f"{build.images_per_second:.1f}" if build.images_per_second else "-"
+
+    @admin.display(description="Shared among workers")
+    def units(self, build: IndexBuild) -> str:
+        return build.units_description or "-"
 
     @admin.display(description="Time left")
     def left(self, build: IndexBuild) -> str:

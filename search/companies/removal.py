@@ -12,7 +12,7 @@ import numpy as np
 from django.conf import settings
 from django.db import transaction
 
-from search import belongings, overlay, publication, thumbnails
+from search import belongings, overlay, publication, thumbnails, units
 from search.companies import kept_changes
 from search.engine import storage
 from search.engine.errors import EngineError, StoreUnavailable
@@ -68,6 +68,7 @@ def delete_company(
         kept_changes.keep(company)
         Company.objects.filter(pk=company.pk).delete()  # which leaves the instance its key
         publication.keep_protection(company)  # before the commit: whoever is killed after it leaves nothing open
+        transaction.on_commit(partial(_drop_units, company))
         transaction.on_commit(partial(_look_after_index, company, by, remove=remove_index, tell=tell))
         transaction.on_commit(partial(thumbnails.forget_company, company))
         transaction.on_commit(partial(_look_after_pictures, company, by, remove=remove_pictures, tell=tell))
@@ -92,6 +93,13 @@ def _look_after_index(company: Company, by: audit.Actor, *, remove: bool, tell: 
         tell(Fate("index", removed=remove))
     except (RemovalRefused, EngineError, OSError) as error:
         tell(Fate("index", removed=False, problem=str(error)))
+
+
+def _drop_units(company: Company) -> None:
+    try:
+        units.drop_places(company)
+    except EngineError as error:
+        logger.warning("What workers have embedded for builds of %s stays in the store: %s", company, error)
 
 
 def _close(company: Company) -> None:

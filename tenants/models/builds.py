@@ -107,6 +107,14 @@ class IndexBuild(Job):
         return 100 * self.images_done // self.images_found if self.images_found else 0
 
     @property
+    def units_description(self) -> str:
+        """How much is done of what workers share, and by how many at present; "" where it is not shared."""
+        if not self.units_total:
+            return ""
+        at_work = f", {self.units_running:,} in progress" if self.status == self.Status.RUNNING else ""
+        return f"{self.units_done:,} of {self.units_total:,} units{at_work}"
+
+    @property
     def description(self) -> str:
         """What it does, in the words of every page, message and audit."""
         if self.fold:

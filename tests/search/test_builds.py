@@ -353,6 +353,8 @@ def test_builds_lists_what_is_queued_and_running(acme: Company) -> None:
     build.beat(images_found=100, images_embedded=25, images_per_second=5.0, seconds_left=75.0)
     running_line = next(line for line in listed() if line.split()[:3] == [str(build.pk), "acme", "running"])
     assert "25/100 (25 %)  5.0 pictures/s  01:15 left" in running_line
+    build.beat(units_total=20_000, units_done=12, units_running=64)
+    assert "(25 %)  12 of 20,000 units, 64 in progress  5.0 pictures/s" in "".join(listed())
     assert any(line.split()[:3] == [str(queued.pk), "globex", "queued"] for line in listed())
     assert len(listed()) == 2
 

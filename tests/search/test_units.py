@@ -9,18 +9,24 @@ from django_tasks_db.models import DBTaskResult
 
 from search import runtime, unit_work
 from search.builds import run_build
+from search.companies.removal import delete_company
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildProgress, build_index
+from search.engine.build.units import UnitResult
 from search.engine.errors import UnitFailed
 from search.engine.index.index import ImageIndex
 from search.engine.model.transform import Pixels
-from search.engine.storage.layout import workspaces
+from search.engine.objects import ObjectStore, open_store
+from search.engine.storage.layout import home, workspaces
 from search.engine.vectors import Vectors
-from search.tasks import help_with_builds
+from search.tasks import help_with_builds, look_after_companies
+from search.units import drop_places, make, place_of
+from tenants.audit import on_command_line
 from tenants.models import BuildUnit, Company, IndexBuild, JobCancelled
 from tests.engine.build.test_builder import assert_same_index, colour_of
 from tests.search.test_builds import carry_out, put, waiting_tasks
 from tests.support.fakes import BLUE, FakeEmbedder
+from tests.support.object_store import StoreServer
 
 Status = IndexBuild.Status
 
@@ -56,7 +62,7 @@ def build_while(company: Company, act: Callable[[], object], *, units: int = 4) 
         run_build(build, on_progress=once)
     finally:
         assert next(calls, None) is None, "the publisher has embedded no unit"
-        build.refresh_from_db()
+    build.refresh_from_db()
     return build
 
 
@@ -117,12 +123,14 @@ def test_a_build_asks_for_one_worker_and_who_comes_for_the_next(acme: Company) -
     assert waiting_tasks().count(("search.tasks.help_with_builds", [])) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_asked_for_help_when_all_is_done_has_nothing_to_do(acme: Company) -> None:
     carry_out(acme.queue_build())
     help_with_builds.func()
     assert not BuildUnit.objects.exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_made_again(acme: Company, embedder: FakeEmbedder, tmp_path: Path) -> None:
     def act() -> None:
         help_once()
@@ -136,6 +144,7 @@ def test_a_damaged_result_is_made_again(acme: Company, embedder: FakeEmbedder, t
     assert_same_index(storage.load(acme.embeddings_directory), in_one_piece(acme, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_worker_whose_libraries_differ_leaves_the_units_to_others(
     acme: Company, embedder: FakeEmbedder, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,3 +195,64 @@ def test_what_a_cancelled_build_has_taken_in_is_not_embedded_again(acme: Company
     before = embedder.embedded
     assert carry_out(acme.queue_build()).status == Status.SUCCEEDED
     assert embedder.embedded == before + 12
+
+
+def test_units_that_no_build_needs_any_more_are_gone_after_a_workers_start(acme: Company) -> None:
+    build = acme.queue_build()
+    BuildUnit.objects.offer(build, {"left": 4}, fingerprint="f")
+    IndexBuild.objects.update(status=Status.SUCCEEDED)  # by a release that knew no units
+    look_after_companies()
+    assert not BuildUnit.objects.exists()
+
+
+@pytest.mark.slow
+def test_a_late_result_leaves_nothing_of_a_company_that_is_gone(acme: Company) -> None:
+    def act() -> None:
+        unit = BuildUnit.objects.claim()
+        assert unit is not None
+        place = place_of(unit.build)
+
+        def embed() -> UnitResult:
+            acme.delete()
+            storage.erase(acme.embeddings_directory)
+            place.write("late.result", b"")
+            return UnitResult("late.result", "0", 4, 0)
+
+        make(unit, place, embed)
+
+    with pytest.raises(JobCancelled):
+        build_while(acme, act)
+    assert not home(acme.embeddings_directory).exists()
+
+
+# With a store --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(store_server: StoreServer, settings: Any) -> ObjectStore:
+    settings.STORE, settings.STORE_ENDPOINT = store_server.make_bucket(), store_server.endpoint
+    return open_store(settings.STORE, settings.STORE_ENDPOINT)
+
+
+def in_store(store: ObjectStore) -> list[str]:
+    return [entry.key for entry in store.listing(".building")]
+
+
+def test_units_lie_in_the_store_and_those_of_builds_before_are_removed(store: ObjectStore, acme: Company) -> None:
+    earlier = IndexBuild.objects.create(company=acme, status=Status.FAILED)
+    build = acme.queue_build()
+    for each in (earlier, build):
+        place_of(each).write("a.unit", b"1")
+    assert place_of(build).read("a.unit") == b"1"
+    drop_places(acme, but=build.pk)
+    assert in_store(store) == [f".building/{acme.pk}/{build.pk}/a.unit"]
+    assert not left_in_the_place(acme)
+
+
+def test_units_in_the_store_go_with_their_company(
+    store: ObjectStore, acme: Company, django_capture_on_commit_callbacks: Any
+) -> None:
+    place_of(acme.queue_build()).write("a.unit", b"1")
+    with django_capture_on_commit_callbacks(execute=True):
+        delete_company(acme, by=on_command_line())
+    assert in_store(store) == []

@@ -25,6 +25,8 @@ def _line(build: IndexBuild) -> str:
         f"{build.pk:>6}  {build.company.name:<20}  {build.status:<9}  {build.queued_at:%Y-%m-%d %H:%M}  "
         f"{build.images_done}/{build.images_found} ({build.percent} %)"
     )
+    if build.units_description:
+        text += f"  {build.units_description}"
     if build.images_per_second and build.status == IndexBuild.Status.RUNNING:
         text += f"  {build.images_per_second:.1f} pictures/s"
     if build.seconds_left is not None:

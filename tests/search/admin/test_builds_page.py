@@ -75,11 +75,13 @@ def test_build_page_shows_everything_and_changes_nothing(colleague: Colleague, a
         images_per_second=4.25,
         error="odd",
         full_reason="new weights",
+        units_total=12,
+        units_done=3,
     )
     address = reverse("admin:tenants_indexbuild_change", args=[build.pk])
     client = colleague(VIEW)
     page = text(client.get(address).content.decode())
-    for shown in ("1,111", "222", "333", "4.2", "odd", "new weights", "fake-weights"):
+    for shown in ("1,111", "222", "333", "4.2", "odd", "new weights", "fake-weights", "3 of 12 units"):
         assert shown in page
     assert client.post(address, {"status": "failed"}).status_code == 403
     assert client.get(reverse("admin:tenants_indexbuild_changelist")).status_code == 200
