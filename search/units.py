@@ -56,7 +56,7 @@ class SharedBuild:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, StopRequested | LeaseLost) or (error and is_outage(error)):
+        if isinstance(error, StopRequested | LeaseLost | StoreUnavailable) or (error and is_outage(error)):
             return  # whoever goes on with the build goes on with its units
         try:
             drop_places(self._build.company)
@@ -181,14 +181,15 @@ class UnitHeart(Heart):
 def make(unit: BuildUnit, place: Place, embed: Callable[[], UnitResult]) -> None:
     """Embed a unit that is the caller's, and record its outcome; a result that comes too late is removed.
 
-    Raises UnitFailed where it fails; StopRequested, JobStopped and MachineDiffers leave it to another worker.
+    Raises UnitFailed where it fails; StopRequested, JobStopped, MachineDiffers and StoreUnavailable leave it to another
+    worker.
     """
     try:
         result = embed()
         _hand_in(unit, place, result)
     except UnitLost as error:
         logger.info("%s", error)
-    except (StopRequested, JobStopped, MachineDiffers):
+    except (StopRequested, JobStopped, MachineDiffers, StoreUnavailable):
         _leave(unit, unit.hand_back)
         raise
     except Exception as error:
