@@ -5,8 +5,10 @@ each search has to find is computed beforehand from the vectors. Searches, hosti
 put and deleted and rebuilds come from eight callers while the cache has room for a third of the companies. Beside them
 connections that say nothing and bodies that trickle come and go. Twice a minute something breaks: by turns the build
 worker is killed, and the database locked for longer than anybody waits for it (SQLite) or restarted (PostgreSQL).
+With --reader a second, read-only web machine answers half of the requests, refuses changes, and sees at once those
+that are made on the other.
 
-Usage: python -m benchmarks.soak [--minutes 5] [--requests 1000000] [--weights PATH] [--postgresql]
+Usage: python -m benchmarks.soak [--minutes 5] [--requests 1000000] [--weights PATH] [--postgresql] [--reader]
 """
 
 import argparse
@@ -27,7 +29,7 @@ import urllib.error
 import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -39,7 +41,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import installation
-from benchmarks.servers import Service, memory_of_workers, service
+from benchmarks.servers import Service, gunicorn, memory_of_workers, service
 from tests.support.postgres import Cluster, binaries
 
 COMPANIES = [f"company{number:02}" for number in range(12)]
@@ -65,6 +67,15 @@ class Company:
     guarded: bool  # requires a key
     vectors: np.ndarray  # [pictures, 960], of those that nobody removes
     ids: list[str]
+
+
+@dataclass(frozen=True)
+class Web:
+    """A web machine."""
+
+    address: str
+    pid: int  # of the process whose children serve
+    read_only: bool = False
 
 
 class Mishaps:
@@ -169,38 +180,50 @@ class Soak:
         ids = [record.id for record in index.records]
         return Company(name, text, row.requires_api_key, index.vectors[:], ids)
 
-    def run(self, minutes: float, requests: int) -> dict[str, Any]:
+    def run(self, minutes: float, requests: int, *, reader: bool) -> dict[str, Any]:
         from search.engine import storage
         from tenants import models
 
         one = storage.load(models.Company.objects.get(name=COMPANIES[0]).embeddings_directory).nbytes
         environment = {"IMAGESEARCH_CACHE_BYTES": str(len(COMPANIES) // 3 * one), "METRICS_TOKEN": _METRICS_TOKEN}
         tally, samples = Tally(), []
-        with service(environment) as server:
+        with ExitStack() as stack:
+            server = stack.enter_context(service(environment))
+            webs = [Web(server.address, server.process("gunicorn") or 0)]
+            if reader:
+                webs.append(stack.enter_context(self._reader(environment)))
+            self.elsewhere = webs[-1]  # where changes are looked for
             until = time.monotonic() + 60 * minutes
             callers = [
-                threading.Thread(target=self._call, args=(server, seed, until, requests, tally))
+                threading.Thread(target=self._call, args=(webs, seed, until, requests, tally))
                 for seed in range(CALLERS)
             ]
-            threading.Thread(target=_come_and_say_nothing, args=(server,), daemon=True).start()
-            for _ in range(TRICKLING):
-                threading.Thread(target=_trickle, args=(server,), daemon=True).start()
+            for web in webs:
+                threading.Thread(target=_come_and_say_nothing, args=(web,), daemon=True).start()
+                for _ in range(TRICKLING):
+                    threading.Thread(target=_trickle, args=(web,), daemon=True).start()
             end = threading.Event()
             mishaps = threading.Thread(target=self.mishaps.go_on, args=(server, end))
             for thread in (*callers, mishaps):
                 thread.start()
-            web = server.process("gunicorn")
             while any(caller.is_alive() for caller in callers):
                 time.sleep(SECONDS_A_SAMPLE)
-                samples.append(memory_of_workers(web)["together_mb"])
+                samples.append(sum(memory_of_workers(web.pid)["together_mb"] for web in webs))
             end.set()
             mishaps.join()
-            evictions = _evictions(server)
+            evictions = sum(map(_evictions, webs))
             builds = _builds_in_the_end()
-            same = web == server.process("gunicorn")
+            same = webs[0].pid == server.process("gunicorn")
         return _report(tally, samples, evictions, builds, minutes, self.mishaps, same)
 
-    def _call(self, server: Service, seed: int, until: float, requests: int, tally: Tally) -> None:
+    @contextmanager
+    def _reader(self, environment: dict[str, str]) -> Iterator[Web]:
+        own = {"IMAGESEARCH_READ_ONLY": "true", "IMAGESEARCH_CACHE_DIR": str(self.scratch / "reader-cache")}
+        arguments = ["--config", "imagesearch/gunicorn_conf.py", "imagesearch.asgi"]
+        with gunicorn(arguments, environment | own) as reader:
+            yield Web(reader.address, reader.pid, read_only=True)
+
+    def _call(self, webs: list[Web], seed: int, until: float, requests: int, tally: Tally) -> None:
         chance = random.Random(seed)
         while time.monotonic() < until and tally.requests < requests:
             what = chance.choices(
@@ -214,66 +237,87 @@ class Soak:
                     self._delete,
                     self._rebuild,
                     self._large,
+                    self._seen,
                 ],
-                weights=[60, 10, 10, 6, 4, 5, 4, 1, 1],
+                weights=[60, 10, 10, 6, 4, 5, 4, 1, 1, 2],
             )[0]
             company, begun = chance.choice(self.companies), time.monotonic()
             try:
-                status, fault = what(server, company, chance)
+                web = webs[0] if what == self._seen else chance.choice(webs)
+                status, fault = what(web, company, chance)
             except Exception as error:  # a connection that broke is a wrong answer too
                 status, fault = 0, repr(error)
             tally.note(what.__name__.strip("_"), status, None if self.mishaps.excuse(status, since=begun) else fault)
 
     # Requests: each returns the status and what is wrong with the answer
 
-    def _search(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _search(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
         query = chance.randrange(len(self.queries))
         key = company.key if company.guarded or chance.random() < 0.5 else None
-        status, body = _send(server, f"search/{company.name}", image=self.queries[query], key=key)
+        status, body = _send(web, f"search/{company.name}", image=self.queries[query], key=key)
         return status, _wrong_results(status, body, company, self.expected[query])
 
-    def _similar(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _similar(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
         query = chance.randrange(len(self.queries))
-        status, body = _send(server, f"search/{company.name}/{company.ids[query]}", key=company.key)
+        status, body = _send(web, f"search/{company.name}/{company.ids[query]}", key=company.key)
         return status, _wrong_results(status, body, company, self.expected[query][1:])
 
-    def _hostile(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _hostile(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
         name, content = chance.choice(self.hostile)
-        status, body = _send(server, f"search/{company.name}", image=content, name=name, key=company.key)
+        status, body = _send(web, f"search/{company.name}", image=content, name=name, key=company.key)
         return status, None if status == 400 and body["success"] is False else f"{name}: {body}"
 
-    def _large(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
-        status, body = _send(server, f"search/{company.name}", image=self.large, name="large.png", key=company.key)
+    def _large(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        status, body = _send(web, f"search/{company.name}", image=self.large, name="large.png", key=company.key)
         return status, None if status in (200, 503) else str(body)
 
-    def _foreign(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _foreign(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
         other = chance.choice([each for each in self.companies if each is not company])
-        status, body = _send(server, f"search/{company.name}", image=self.queries[0], key=other.key)
+        status, body = _send(web, f"search/{company.name}", image=self.queries[0], key=other.key)
         return status, None if status == 400 and "results" not in body else str(body)
 
-    def _page(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
-        status, body = _send(server, f"images/{company.name}", key=company.key)
+    def _page(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        status, body = _send(web, f"images/{company.name}", key=company.key)
         paths = [image["fullPath"] for image in body.get("images", [])]
         own = all(path.startswith(f"{company.name}/") for path in paths)
         return status, None if status == 200 and len(paths) >= len(self.photos) and own else str(body)[:500]
 
-    def _put(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _put(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
         path, content = f"{company.name}/live{chance.randrange(5)}.jpg", chance.choice(self.queries)
-        status, body = _send(server, f"images/{company.name}/{path}", method="PUT", body=content, key=company.key)
-        return status, None if status in (200, 201) else str(body)
+        status, body = _send(web, f"images/{company.name}/{path}", method="PUT", body=content, key=company.key)
+        return status, _wrong_change(web, status, body, right=(200, 201))
 
-    def _delete(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
+    def _delete(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
         path = f"{company.name}/live{chance.randrange(5)}.jpg"
-        status, body = _send(server, f"images/{company.name}/{path}", method="DELETE", key=company.key)
-        return status, None if status in (200, 404) else str(body)
+        status, body = _send(web, f"images/{company.name}/{path}", method="DELETE", key=company.key)
+        return status, _wrong_change(web, status, body, right=(200, 404))
 
-    def _rebuild(self, server: Service, company: Company, chance: random.Random) -> tuple[int, str | None]:
-        status, body = _send(server, f"reindex/{company.name}", method="POST", body=b"", key=company.key)
-        return status, None if status == 202 else str(body)
+    def _rebuild(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        status, body = _send(web, f"reindex/{company.name}", method="POST", body=b"", key=company.key)
+        return status, _wrong_change(web, status, body, right=(202,))
+
+    def _seen(self, web: Web, company: Company, chance: random.Random) -> tuple[int, str | None]:
+        """Put and delete a picture that nobody else knows, and look for it each time on the other machine."""
+        path = f"images/{company.name}/{company.name}/live{secrets.token_hex(8)}.jpg"
+        for method, expected in (("PUT", 200), ("DELETE", 404)):
+            body = self.queries[0] if method == "PUT" else None
+            status, answer = _send(web, path, method=method, body=body, key=company.key)
+            if status not in (200, 201):
+                return status, str(answer)
+            status, answer = _send(self.elsewhere, path, key=company.key)
+            if status != expected:
+                return status, f"after {method}: {answer}"
+        return status, None
 
 
-def _come_and_say_nothing(server: Service) -> None:
-    address = _address(server)
+def _wrong_change(web: Web, status: int, body: dict[str, Any], *, right: tuple[int, ...]) -> str | None:
+    if web.read_only:
+        return None if (status, body.get("code")) == (403, "read_only") else str(body)
+    return None if status in right else str(body)
+
+
+def _come_and_say_nothing(web: Web) -> None:
+    address = _address(web)
     silent = deque[socket.socket](maxlen=20 * SILENT_A_SECOND)
     with suppress(OSError):  # the server has ended
         while True:
@@ -281,13 +325,13 @@ def _come_and_say_nothing(server: Service) -> None:
             time.sleep(1 / SILENT_A_SECOND)
 
 
-def _trickle(server: Service) -> None:
+def _trickle(web: Web) -> None:
     head = b"POST /api/search/x HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
     with suppress(ConnectionRefusedError):  # the server has ended
         while True:
             with (
                 suppress(BrokenPipeError, ConnectionResetError),
-                socket.create_connection(_address(server)) as trickling,
+                socket.create_connection(_address(web)) as trickling,
             ):
                 trickling.sendall(head)
                 while True:
@@ -295,8 +339,8 @@ def _trickle(server: Service) -> None:
                     time.sleep(1)
 
 
-def _address(server: Service) -> tuple[str, int]:
-    host, _, port = server.address.rpartition("/")[2].partition(":")
+def _address(web: Web) -> tuple[str, int]:
+    host, _, port = web.address.rpartition("/")[2].partition(":")
     return host, int(port)
 
 
@@ -338,7 +382,7 @@ def _hostile_files(photo: bytes) -> list[tuple[str, bytes]]:
 
 
 def _send(
-    server: Service,
+    web: Web,
     path: str,
     *,
     method: str | None = None,
@@ -352,7 +396,7 @@ def _send(
         head = f'--soak\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
         body = head.encode() + image + b"\r\n--soak--\r\n"
         headers["Content-Type"] = "multipart/form-data; boundary=soak"
-    request = urllib.request.Request(f"{server.address}/api/{path}", body, headers, method=method)
+    request = urllib.request.Request(f"{web.address}/api/{path}", body, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=120) as response:
             return response.status, json.load(response)
@@ -360,8 +404,8 @@ def _send(
         return error.code, json.load(error)
 
 
-def _evictions(server: Service) -> int:
-    request = urllib.request.Request(f"{server.address}/metrics", headers={"Authorization": f"Bearer {_METRICS_TOKEN}"})
+def _evictions(web: Web) -> int:
+    request = urllib.request.Request(f"{web.address}/metrics", headers={"Authorization": f"Bearer {_METRICS_TOKEN}"})
     with urllib.request.urlopen(request, timeout=60) as response:
         lines = response.read().decode().splitlines()
     counted = [line.split()[-1] for line in lines if line.startswith("imagesearch_index_cache_evictions_total")]
@@ -424,11 +468,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--postgresql", action="store_true", help="on a PostgreSQL server of its own, not on SQLite")
+    parser.add_argument("--reader", action="store_true", help="over two web machines, one of them read-only")
     options = parser.parse_args()
     cluster = _cluster() if options.postgresql else None
     scratch = Path(tempfile.mkdtemp(prefix="imagesearch-soak-"))
     try:
-        result = Soak(scratch, options.weights, cluster).run(options.minutes, options.requests)
+        result = Soak(scratch, options.weights, cluster).run(options.minutes, options.requests, reader=options.reader)
     finally:
         if cluster:
             cluster.stop()
