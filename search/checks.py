@@ -1,4 +1,6 @@
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,12 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from imagesearch.environment import existing
+from search.engine.errors import StoreUnavailable, StoreUnsuitable
 from search.engine.model.names import NAMES
+from search.engine.objects import open_store
 
 SETTINGS = "settings"  # the tag of what an operator can set wrong
+STORES = "stores"  # of what stores are asked, which takes a while: for servers, workers and preparation
 
 
 @register(SETTINGS)
@@ -118,3 +123,41 @@ def stores_can_be_used(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             id="search.E004",
         )
     ]
+
+
+@register(STORES)
+def stores_keep_what_others_have_written(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Refuse stores of pictures that overwrite what they are not to; one that is away may be back in a moment."""
+    if not find_spec("obstore"):
+        return []
+    return [*_problems_of_indexes(), *(problem for url in settings.IMAGE_STORES for problem in _problems_of(url))]
+
+
+def _problems_of_indexes() -> Iterator[CheckMessage]:
+    """Yield that the store of the indexes is away. Nothing there is ever overwritten but whole."""
+    if settings.STORE:
+        with suppress(FileNotFoundError):
+            try:
+                open_store(settings.STORE, settings.STORE_ENDPOINT).stat(".nothing")
+            except StoreUnavailable as error:
+                yield _away("IMAGESEARCH_STORE", error)
+
+
+def _problems_of(url: str) -> Iterator[CheckMessage]:
+    if settings.READ_ONLY:  # nothing is written, and perhaps nothing may be
+        return
+    try:
+        open_store(url, settings.STORE_ENDPOINT).require_conditional_writes()
+    except StoreUnsuitable as error:
+        yield Error(
+            f"IMAGESEARCH_IMAGE_ROOTS: {error}.",
+            hint="Two who add a picture of one name at a time would lose one of them without a word.",
+            id="search.E005",
+        )
+    except StoreUnavailable as error:
+        yield _away("IMAGESEARCH_IMAGE_ROOTS", error)
+
+
+def _away(setting: str, error: StoreUnavailable) -> CheckMessage:
+    hint = "Searches of indexes that this machine has a copy of work without it."
+    return Warning(f"{setting}: {error}.", hint=hint, id="search.W003")

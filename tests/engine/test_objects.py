@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from search.engine.errors import ObjectChanged, StoreUnavailable
+from search.engine.errors import ObjectChanged, StoreUnavailable, StoreUnsuitable
 from search.engine.objects import ObjectStore
 from tests.support.object_store import StoreServer
+from tests.support.poor_store import poor_store
 
 
 @pytest.fixture
@@ -76,3 +77,22 @@ def test_a_store_that_does_not_answer_is_named_with_the_way_out(monkeypatch: pyt
 
     with pytest.raises(StoreUnavailable, match=r"s3://bucket/indexes cannot be used .*IMAGESEARCH_STORE_ENDPOINT"):
         away.read("key", limit=1)
+
+
+def test_a_store_that_overwrites_what_it_is_not_to_is_told(store_server: StoreServer) -> None:
+    with poor_store() as endpoint, pytest.raises(StoreUnsuitable, match="ignores If-None-Match"):
+        ObjectStore("s3://bucket/pictures", endpoint=endpoint).require_conditional_writes()
+
+
+def test_an_upload_is_read_back_where_etags_are_no_checksums(store_server: StoreServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    with poor_store() as endpoint:
+        arrived = ObjectStore("s3://bucket", endpoint=endpoint).upload(tmp_path / "file", "key")
+    assert arrived == hashlib.sha256(b"content").digest()
+    with poor_store(loses_a_byte=True) as endpoint, pytest.raises(StoreUnavailable, match="did not arrive"):
+        ObjectStore("s3://bucket", endpoint=endpoint).upload(tmp_path / "file", "key")
+
+
+def test_stores_below_a_folder_are_the_same_wherever_they_come_from(store: ObjectStore) -> None:
+    assert store.below("acme") == ObjectStore(f"{store.url}/acme", endpoint=store.endpoint)
+    assert len({store.below("acme"), store.below("acme"), store.below("globex")}) == 2

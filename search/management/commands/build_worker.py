@@ -7,7 +7,7 @@ from django.db import InterfaceError, OperationalError
 from django_tasks_db.management.commands import db_worker
 
 from search import notices, runtime
-from search.checks import SETTINGS
+from search.checks import SETTINGS, STORES
 from search.heartbeat import beating
 from search.outages import outage, outlast
 from search.tasks import look_after_companies
@@ -46,7 +46,7 @@ db_worker.Worker = Worker  # type: ignore[misc]  # the library's command asks no
 
 class Command(db_worker.Command):
     help = "Run queued builds: the worker of django-tasks-db, which first recovers what a crash left unfinished."
-    requires_system_checks = [SETTINGS]
+    requires_system_checks = [SETTINGS, STORES]
 
     def handle(self, **options: Any) -> None:
         if settings.READ_ONLY:

@@ -7,9 +7,11 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 
 from search import publication
+from search.checks import SETTINGS, STORES
 from search.companies import demo
 from search.companies.adoption import EarlierIndex, adopt_companies, get_or_create_company
 from search.companies.model_change import is_demo_outdated
+from search.engine.errors import StoreUnavailable
 from search.management.operator_command import OperatorCommand
 from tenants import audit
 from tenants.models import Company
@@ -18,6 +20,7 @@ from tenants.read_only import where_to_write
 
 class Command(OperatorCommand):
     help = "Prepare a checkout to start: migrate, adopt indexes, create the demo and a superuser. Safe to repeat."
+    requires_system_checks = [SETTINGS, STORES]
     only_reads = True  # on a read-only machine
 
     def handle(self, **options: Any) -> None:
@@ -25,8 +28,11 @@ class Command(OperatorCommand):
             self.stdout.write(f"{where_to_write()}. Nothing is prepared, and no build worker is started.")
             return
         call_command("migrate", verbosity=0)
-        for company in adopt_companies(by=audit.on_command_line()):
-            self.stdout.write(f"Adopted the index of {company}")
+        try:
+            for company in adopt_companies(by=audit.on_command_line()):
+                self.stdout.write(f"Adopted the index of {company}")
+        except StoreUnavailable as error:
+            self.stderr.write(self.style.WARNING(f"No index is adopted. {error}"))
         if not Company.objects.exclude(name=demo.COMPANY).exists():
             self._make_demo()
         password = _make_superuser()

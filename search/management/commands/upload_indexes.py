@@ -3,6 +3,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from search.checks import SETTINGS, STORES
 from search.companies.upload import NoStore, Uploaded, upload_indexes
 from search.engine.errors import EngineError
 from search.management.companies import find_company
@@ -11,6 +12,7 @@ from search.management.operator_command import OperatorCommand
 
 class Command(OperatorCommand):
     help = "Take the indexes in IMAGESEARCH_EMBEDDINGS_DIR into the store that IMAGESEARCH_STORE names."
+    requires_system_checks = [SETTINGS, STORES]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("names", nargs="*", metavar="company", help="only these")
