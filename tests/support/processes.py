@@ -24,6 +24,7 @@ from typing import IO, Any
 from search.engine.model.transform import Pixels
 from search.engine.vectors import Vectors
 from tests.support.fakes import FakeEmbedder, embeds_altered_copies
+from tests.support.object_store import KEYS
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,6 +126,8 @@ class Site:
     launcher: Launcher
     lease_seconds: int = 1
     unit_pictures: int = 5000
+    store: str = ""  # of the indexes, if there is one: its URL and its endpoint
+    endpoint: str = ""
     processes: list[Process] = field(default_factory=list)
 
     def manage(self, *arguments: str, batches: int = ENDLESS, die_after: str = "", stop_after: str = "") -> Process:
@@ -142,6 +145,8 @@ class Site:
             "media": str(self.directory / "media"),
             "lease_seconds": self.lease_seconds,
             "unit_pictures": self.unit_pictures,
+            "store": self.store,
+            "endpoint": self.endpoint,
         }
         desk = self.directory / "processes" / str(len(self.processes))
         process = Process(desk, self.launcher, order, batches=batches)
@@ -305,6 +310,10 @@ def _configured(order: dict[str, Any], desk: Path) -> Iterator[None]:
     from search.engine.build import builder
 
     settings.INDEX_DIR = settings.EMBEDDINGS_DIR = Path(order["embeddings"])
+    if order["store"]:
+        os.environ.update(KEYS)
+        settings.STORE, settings.STORE_ENDPOINT = order["store"], order["endpoint"]
+        settings.INDEX_DIR = settings.REPLICA_DIR = desk / "replica"  # each is on a machine of its own
     settings.MEDIA_ROOT = Path(order["media"])
     settings.BUILD_LEASE_SECONDS, settings.UNIT_PICTURES = order["lease_seconds"], order["unit_pictures"]
     if order["die_after"]:
