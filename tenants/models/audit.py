@@ -50,6 +50,7 @@ class AuditEvent(SavedOnce):
         DUPLICATES_AFTER_ALL = "duplicates after all", "no longer marked as not duplicates"
         COMPANY_EXPORTED = "company exported", "company exported"
         INDEX_IMPORTED = "index imported", "index imported"
+        ENGINE_CHOSEN = "engine chosen", "search engine chosen"
         INDEX_ROLLED_BACK = "index rolled back", "index rolled back"
         MODEL_CHOSEN = "model chosen", "model chosen"
         KEY_MADE = "key made", "API key created"

@@ -52,9 +52,23 @@ class CompanyQuerySet(models.QuerySet["Company"]):
         """
         return bool(self.filter(generation=made_from).update(generation=generation, **model))
 
+    def switch_engine(self, generation: str, engine: str) -> bool:
+        """Have another engine search this generation, unless another serves by now; return whether it does.
+
+        search.companies.engines alone calls this.
+        """
+        return bool(self.filter(generation=generation).update(engine=engine))
+
 
 class Company(models.Model):
     """One customer: its pictures in image_folder, its index in embeddings/<name>."""
+
+    class Engine(models.TextChoices):
+        """What searches a company's index. Its files are the truth in any case."""
+
+        LOCAL = "local", "this service"
+        MOVING = "moving", "this service, soon Milvus"  # publications make collections, too, and nobody searches them
+        MILVUS = "milvus", "Milvus"
 
     name = models.CharField(
         max_length=64,
@@ -129,6 +143,14 @@ class Company(models.Model):
         editable=False,
         db_default=0,
         help_text="Live changes up to this one are in every index that is kept and have been deleted here.",
+    )
+    engine = models.CharField(
+        max_length=10,
+        choices=Engine.choices,
+        default=Engine.LOCAL,
+        db_default=Engine.LOCAL.value,
+        editable=False,
+        help_text="What searches the index: this service, or Milvus.",
     )
     candidate = models.CharField(  # noqa: DJ001, NULL like generation
         max_length=64,
