@@ -147,6 +147,12 @@ def token(text: str) -> str:
     return text
 
 
+def password(text: str) -> str:
+    if not re.fullmatch(r"[!-~]*", text):
+        raise ValueError
+    return text
+
+
 def cache(text: str) -> dict[str, Any]:
     parts = urlsplit(text)
     # Those whose counting is atomic; files and the database read a counter and write it back.

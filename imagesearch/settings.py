@@ -21,6 +21,7 @@ from imagesearch.environment import (
     mail,
     one_of,
     origins,
+    password,
     path,
     rate,
     read,
@@ -150,6 +151,10 @@ STORE = read("IMAGESEARCH_STORE", "", store, "a bucket and a prefix such as s3:/
 STORE_ENDPOINT = read("IMAGESEARCH_STORE_ENDPOINT", "", endpoint, "an address such as https://s3.example.com:9000")
 READ_ONLY = read("IMAGESEARCH_READ_ONLY", "false", boolean, "true or false")
 WRITE_URL = read("IMAGESEARCH_WRITE_URL", "", endpoint, "an address such as https://admin.example.com")
+MILVUS_URL = read("IMAGESEARCH_MILVUS_URL", "", endpoint, "an address such as http://milvus.example.com:19530")
+MILVUS_TOKEN = read(
+    "IMAGESEARCH_MILVUS_TOKEN", "", password, "an API key, or user:password, without a space", secret=True
+)
 
 # Model
 WEIGHTS = read("IMAGESEARCH_WEIGHTS", "IMAGENET1K_V1", weights, "IMAGENET1K_V1, IMAGENET1K_V2, builtin or a path")

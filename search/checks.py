@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DatabaseError
 
 from imagesearch.environment import existing
 from search.engine.errors import StoreUnavailable, StoreUnsuitable
 from search.engine.model.names import NAMES
 from search.engine.objects import open_store
+from tenants.models import Company
 
 SETTINGS = "settings"  # the tag of what an operator can set wrong
 STORES = "stores"  # of what stores are asked, which takes a while: for servers, workers and preparation
@@ -161,3 +163,20 @@ def _problems_of(url: str) -> Iterator[CheckMessage]:
 def _away(setting: str, error: StoreUnavailable) -> CheckMessage:
     hint = "Searches of indexes that this machine has a copy of work without it."
     return Warning(f"{setting}: {error}.", hint=hint, id="search.W003")
+
+
+@register(Tags.database)
+def milvus_is_set(app_configs: Any, databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    if settings.MILVUS_URL or not databases:
+        return []
+    names: list[str] = []
+    with suppress(DatabaseError):  # it is not migrated yet
+        names += Company.objects.exclude(engine=Company.Engine.LOCAL).values_list("name", flat=True)[:10]
+    return [
+        Warning(
+            f"{name} needs Milvus, and IMAGESEARCH_MILVUS_URL is not set.",
+            hint=f"Set it to the server's address, or run `manage.py move_company {name} --engine local`.",
+            id="search.W004",
+        )
+        for name in names
+    ]

@@ -14,8 +14,15 @@ from filelock import FileLock
 from PIL import Image
 
 from search import shared_weights
-from search.engine.errors import ModelMismatch, StillUnavailable, StoreUnavailable, WeightsUnavailable
+from search.engine.errors import (
+    EngineUnavailable,
+    ModelMismatch,
+    StillUnavailable,
+    StoreUnavailable,
+    WeightsUnavailable,
+)
 from search.engine.index.index import ImageIndex
+from search.engine.milvus import Milvus
 from search.engine.model import kept, onnx_model
 from search.engine.model.downloads import fetch
 from search.engine.model.embedder import Embedder
@@ -132,6 +139,7 @@ _builtin: _MadeOnce[Embedder] = _MadeOnce(lambda: _load(BUILTIN))
 _further = _Further()
 _gate: _MadeOnce[Lanes] = _MadeOnce(lambda: _make_gate())
 _indexes: _MadeOnce[IndexCache] = _MadeOnce(lambda: CountedCache(settings.CACHE_BYTES))
+_milvus: _MadeOnce[Milvus] = _MadeOnce(lambda: Milvus(settings.MILVUS_URL, token=settings.MILVUS_TOKEN))
 _verifier: _MadeOnce[Verifier] = _MadeOnce(lambda: Verifier(Path(settings.CACHE_DIR) / "verified"))
 
 
@@ -167,7 +175,7 @@ def believe_others() -> None:
 
 def reset() -> None:
     """Forget the embedders and the indexes, so that the process is as one that has just begun."""
-    for each in (_configured, _builtin, _further, _gate, _indexes, _verifier):
+    for each in (_configured, _builtin, _further, _gate, _indexes, _milvus, _verifier):
         each.put(None)
     _found.clear()
 
@@ -187,6 +195,13 @@ def _make_gate() -> Lanes:
 
 def index_cache() -> IndexCache:
     return _indexes.get()
+
+
+def milvus() -> Milvus:
+    """Return the Milvus server. Raises EngineUnavailable where none is set."""
+    if not settings.MILVUS_URL:
+        raise EngineUnavailable("A company is searched in Milvus, and IMAGESEARCH_MILVUS_URL is not set")
+    return _milvus.get()
 
 
 def verifier() -> Verifier:

@@ -58,6 +58,8 @@ WRONG_VALUES = {
     "IMAGESEARCH_CACHE_BYTES": ["-1", "2GB"],
     "IMAGESEARCH_STORE": ["bucket", "https://bucket", "s3://", "s3://bucket//indexes", "s3://bucket/../other"],
     "IMAGESEARCH_STORE_ENDPOINT": ["s3.example.com", "https://user@s3.example.com", "https://s3.example.com/bucket"],
+    "IMAGESEARCH_MILVUS_URL": ["milvus.example.com:19530", "http://root:Milvus@milvus.example.com"],
+    "IMAGESEARCH_MILVUS_TOKEN": ["root: Milvus"],
     "IMAGESEARCH_REPLICA_DIR": ["~nobody-at-all/replica"],
     "IMAGESEARCH_REPLICA_BYTES": ["-1", "2GB"],
     "IMAGESEARCH_READ_ONLY": ["never"],

@@ -18,6 +18,7 @@ from search.engine.errors import (
     CropRefused,
     DecoderBusy,
     DeviceUnavailable,
+    EngineUnavailable,
     ImageUnreadable,
     IndexCorrupt,
     IndexNotBuilt,
@@ -79,6 +80,7 @@ KINDS: dict[type[Exception], Kind] = {
     StoreUnsuitable: Kind(503, "store_unsuitable"),
     NotEnoughSpace: Kind(503, "disk_full"),
     WeightsUnavailable: Kind(503, "weights_unavailable"),
+    EngineUnavailable: Kind(503, "engine_unavailable"),
     DecoderBusy: Kind(503, "busy"),
     DeviceUnavailable: Kind(503, "device_unavailable"),
     FolderUnusable: Kind(503, "folder_unusable"),
@@ -194,11 +196,13 @@ def _own_words(error: Exception) -> str:
         return "The object store cannot be used; see the server log"
     if isinstance(error, UnreadablePostError):
         return "The request ended before its body was complete"
+    if isinstance(error, EngineUnavailable):
+        return "What searches this company does not answer; try again later"
     return str(error)
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, LimitExceeded | DecoderBusy | IndexOnItsWay):
+    if isinstance(error, LimitExceeded | DecoderBusy | EngineUnavailable | IndexOnItsWay):
         left = {QUOTA_REMAINING: "0"} if isinstance(error, QuotaExceeded) else {}
         return {"Retry-After": str(error.retry_after), **left}
     passing = isinstance(error, OperationalError | InterfaceError | StoreUnavailable)
