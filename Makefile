@@ -1,8 +1,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
+MILVUS_TESTS := tests/engine/index/test_search_index_contract.py tests/engine/index/test_milvus_server.py \
+	tests/search/test_milvus.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
-.PHONY: run test test-slow checks tests bench quality soak
+.PHONY: run test test-slow checks tests bench quality soak test-scale
 
 run: .venv/.installed
 	@$(BIN)/python manage.py prepare
@@ -18,13 +20,22 @@ test: .venv/.installed-dev
 test-slow: .venv/.installed-dev
 	$(PYTEST) -m "slow or fuzz" --hypothesis-profile=deep
 
+# What is past one machine, on a real Milvus: the newest of PyPI, in an environment of its own.
+test-scale: .venv/.installed-dev .venv-scale/.installed
+	TEST_MILVUS=.venv-scale/bin/python $(BIN)/pytest --log-cli-level=INFO $(MILVUS_TESTS)
+
 checks:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
 tests:
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not scale"
+
+.venv-scale/.installed:
+	@test -x .venv-scale/bin/python || $(PYTHON) -m venv .venv-scale
+	.venv-scale/bin/python -m pip install --quiet milvus==2.3.5
+	@touch $@
 
 .venv/.installed: requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -21,7 +21,7 @@ from tenants.models import Company, unwritten
 from tests.support.checkout import copy_code
 from tests.support.companies import BuiltCompanies
 from tests.support.fakes import FakeEmbedder
-from tests.support.milvus_server import MilvusServer
+from tests.support.milvus_server import MilvusServer, StandaloneServer
 from tests.support.object_store import KEYS, StoreServer
 from tests.support.postgres import Cluster, binaries
 from tests.support.processes import Launcher, Site, copy_sqlite, database, make_template
@@ -174,8 +174,9 @@ def postgres(django_db_blocker: Any) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def milvus_server() -> Iterator[MilvusServer]:
-    """The test run's own Milvus; each test names its collections by itself."""
-    server = MilvusServer()
+    """The test run's own Milvus, a real one with TEST_MILVUS; each test names its collections by itself."""
+    python = os.environ.get("TEST_MILVUS")
+    server = StandaloneServer(Path(python)) if python else MilvusServer()
     try:
         yield server
     finally:

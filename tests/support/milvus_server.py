@@ -1,60 +1,92 @@
-"""Milvus servers of the test run's own: milvus-lite's, in a process beside the tests."""
+"""Milvus servers of the test run's own, in a process beside the tests; they listen on 127.0.0.1 alone."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
+from typing import Any
 
 from search.engine.milvus import Milvus
 from tests.support.waiting import eventually
 
-_RUN = """
+_LITE = """
 import sys
 from milvus_lite.adapter.grpc.server import run_server
 run_server(sys.argv[1], "127.0.0.1", int(sys.argv[2]))
 """
+_STANDALONE = """
+import json, signal, sys
+from milvus import MilvusServer, MilvusServerConfig
+server = MilvusServer(MilvusServerConfig(data_dir=sys.argv[1]), proxy_port=int(sys.argv[2]))
+server.start()
+print(json.dumps(server.server_proc.pid), flush=True)
+server.server_proc.wait()
+"""
 
 
 class MilvusServer:
-    """Runs from its making until stop(), and forgets everything then; listens on 127.0.0.1 alone.
-
-    It proves the calls; its speed, and what it does under load, say nothing of a real server's.
-    """
+    """milvus-lite's server: it proves the calls. Its speed, and what it does under load, say nothing of Milvus's."""
 
     def __init__(self) -> None:
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
-            port = chosen.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self._directory = tempfile.TemporaryDirectory()
-        command = [sys.executable, "-c", _RUN, self._directory.name, str(port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda: _listens(port), "Milvus answers", seconds=30)
+            self.port = chosen.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.directory = tempfile.TemporaryDirectory()
+        self.pid = self.start()
+
+    def start(self) -> int:
+        """Start the server, on what it has stored, and return its process's id."""
+        self._process = self._run([sys.executable, "-c", _LITE])
+        eventually(self.listens, "Milvus answers")
+        return self._process.pid
 
     def connect(self) -> Milvus:
-        return Milvus(self.url, seconds=20)
+        return Milvus(self.url, seconds=30)
 
     def environment(self) -> dict[str, str]:
         return {"IMAGESEARCH_MILVUS_URL": self.url}
 
     def fall_silent(self) -> None:
         """Answer nothing until speak(), but let others connect."""
-        os.kill(self._process.pid, signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
 
     def speak(self) -> None:
-        os.kill(self._process.pid, signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.wait()
 
     def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._directory.cleanup()
+        self.kill()
+        self.directory.cleanup()
+
+    def listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _run(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True} | options
+        return subprocess.Popen([*command, self.directory.name, str(self.port)], **options)
 
 
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+class StandaloneServer(MilvusServer):
+    """The real server, of the newest release that PyPI has."""
+
+    def __init__(self, python: Path) -> None:
+        """python: of an environment with the package milvus."""
+        self._python = python
+        super().__init__()
+
+    def start(self) -> int:
+        self._process = self._run([str(self._python), "-c", _STANDALONE], stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        return int(json.loads(self._process.stdout.readline()))
