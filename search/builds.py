@@ -274,7 +274,7 @@ def _fold(build: IndexBuild, heart: BuildHeart) -> BuildOutcome:
     made_from = company.generation
     files = publication.index_files(company, beat=heart.beat_if_due)
     unreadable = _embed_hidden(build, heart)
-    index = overlay.live_index_or_empty(company)
+    index = overlay.live_index_or_empty(company, of_files=True)
 
     def report(written: int) -> None:
         heart.report(BuildProgress(found=len(index), reused=written))

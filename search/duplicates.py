@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from django.db.models import Count, Max, QuerySet
 
-from search import belongings, publication
+from search import belongings, collections, publication
 from search.engine.errors import IndexNotBuilt
 from search.engine.index.duplicates import ALL, QUICK, DuplicatePairs, Level
 from search.engine.index.groups import Group, groups, is_seen
@@ -57,6 +57,8 @@ def groups_of(company: Company, index: ImageIndex, *, levels: Collection[Level] 
 
     index: the company's, as of now. Raises NotLookedYet.
     """
+    if collections.serve(company):
+        raise NotLookedYet(f"The index of '{company}' lies in Milvus: its duplicates are not put into groups")
     if not has_looked(company):
         raise _not_looked(company)
     chosen = frozenset(levels)
@@ -130,7 +132,7 @@ class Distinct:
         self._test = QuickTest(index)
         self._changed = {record.id for record in index.added}
         self._changed |= {record.id for record in index.records.of_rows(index.hidden.tolist())}
-        self._known = _known(company) if company else _Known(index)
+        self._known = _known(company) if company and not collections.serve(company) else _Known(index)
 
     def first_of_each(self, matches: Iterable[Match]) -> Iterator[Match]:
         """Yield those of the matches that show something else than all before them."""

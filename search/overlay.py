@@ -6,6 +6,7 @@ on the built index, which belongs to one company and one generation: when the ca
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from weakref import WeakKeyDictionary
@@ -53,8 +54,17 @@ def live_index(company: Company) -> ImageIndex:
 
     company: freshly read from the database.
     """
+    return _live(company, publication.built_index)
+
+
+def live_index_of_files(company: Company) -> ImageIndex:
+    """Return the same, read from the generation's files, whatever searches the company: for workers."""
+    return _live(company, publication.index_of_files)
+
+
+def _live(company: Company, built_index: Callable[[Company], ImageIndex]) -> ImageIndex:
     while True:
-        built = _built_or_empty(company)
+        built = _built_or_empty(company, built_index)
         if company.live_sequence <= built.info.holds_changes_to:
             return built
         try:
@@ -69,19 +79,19 @@ def live_index(company: Company) -> ImageIndex:
                 ) from None
 
 
-def live_index_or_empty(company: Company) -> ImageIndex:
+def live_index_or_empty(company: Company, *, of_files: bool = False) -> ImageIndex:
     """Return the same, and an empty index for a company that has none."""
     try:
-        return live_index(company)
+        return live_index_of_files(company) if of_files else live_index(company)
     except IndexNotBuilt:
         if company.generation is not None:  # it has one, which is gone
             raise
         return empty_index()
 
 
-def _built_or_empty(company: Company) -> ImageIndex:
+def _built_or_empty(company: Company, built_index: Callable[[Company], ImageIndex]) -> ImageIndex:
     try:
-        return publication.built_index(company)
+        return built_index(company)
     except IndexNotBuilt:
         if company.generation is not None or not company.live_sequence:
             raise

@@ -30,7 +30,7 @@ from django.db import DatabaseError, transaction
 from django.db.models import Q, Value
 from django.db.models.functions import Greatest
 
-from search import belongings, replica, runtime, stores
+from search import belongings, collections, replica, runtime, stores
 from search.engine import storage
 from search.engine.errors import (
     EngineError,
@@ -49,7 +49,7 @@ from tenants.models import NAME_PATTERN, Company, IndexBuild, LiveChangeQuerySet
 logger = logging.getLogger(__name__)
 
 # The columns that are read together.
-STATE = ["generation", "live_sequence", "live_floor", "candidate", "own_model", "model_before"]
+STATE = ["generation", "live_sequence", "live_floor", "candidate", "own_model", "model_before", "engine"]
 
 _HELD_SECONDS = 60.0
 
@@ -89,7 +89,7 @@ def built_index(company: Company) -> ImageIndex:
     published or pruned meanwhile does no harm. Raises IndexNotBuilt and IndexCorrupt.
     """
     if company.generation is not None:
-        index = _find_undamaged(company, company.generation)
+        index = _find_undamaged(company, _version(company, company.generation))
         if index is not None and index.info.holds_changes_to >= company.live_floor:
             return index
     company.refresh_from_db(fields=STATE)
@@ -104,16 +104,23 @@ def built_index(company: Company) -> ImageIndex:
 def _newest_index(company: Company) -> ImageIndex:
     if company.generation is None:
         return _linked_index(company)
+    if collections.serve(company):
+        return _index_in_milvus(company, company.generation)
     return _index_of_copy(company, company.generation) if settings.STORE else _published_index(company)
 
 
 def _has_moved_on(company: Company) -> bool:
     """Read the row again and tell whether another generation serves by now: the one before may have been pruned."""
-    before = company.generation
-    if before is None:
+    before = company.generation, company.engine
+    if company.generation is None:
         return False
     company.refresh_from_db(fields=STATE)
-    return company.generation != before
+    return (company.generation, company.engine) != before
+
+
+def _version(company: Company, generation: str) -> str:
+    """Return what stands for a generation among the loaded indexes: for one in Milvus another text than for files."""
+    return f"milvus {generation}" if collections.serve(company) else generation
 
 
 def _find_undamaged(company: Company, version: str) -> ImageIndex | None:
@@ -157,6 +164,24 @@ def _published_index(company: Company) -> ImageIndex:
             )
         index = cache.get(company.pk, directory.name, lambda: _load(directory))
     return _above_floor(company, index, directory.name)
+
+
+def _index_in_milvus(company: Company, published: str) -> ImageIndex:
+    """Return the index whose pictures lie in Milvus; of its files only what it says of itself is read."""
+    name = _serving(company, published)
+    index = _find_undamaged(company, _version(company, name))
+    if index is None:
+        open_index = partial(collections.open_index, company, name, _info_of(company, name))
+        index = runtime.index_cache().get(company.pk, _version(company, name), open_index)
+    return _above_floor(company, index, name)
+
+
+def index_of_files(company: Company) -> ImageIndex:
+    """Return the same as built_index(), for workers, who read all of it: from the files, whatever searches the company.
+
+    Raises IndexNotBuilt, IndexCorrupt and StoreUnavailable.
+    """
+    return storage.load(index_files(company)) if collections.serve(company) else built_index(company)
 
 
 def _above_floor(company: Company, index: ImageIndex, name: str) -> ImageIndex:
@@ -298,12 +323,18 @@ def info(company: Company) -> IndexInfo:
     """
     while True:
         try:
-            if settings.STORE and company.generation is not None:
-                return replica.info(company, _serving(company, company.generation))
-            return storage.info(index_directory(company))
+            if company.generation is None:
+                return storage.info(index_directory(company))
+            return _info_of(company, _serving(company, company.generation))
         except IndexUnusable:
             if not _has_moved_on(company):
                 raise
+
+
+def _info_of(company: Company, name: str) -> IndexInfo:
+    if settings.STORE:
+        return replica.info(company, name)
+    return storage.info(storage.generation_directory(company.embeddings_directory, name))
 
 
 def sound_info(company: Company) -> IndexInfo:
@@ -489,6 +520,7 @@ def _put_elsewhere(company: Company, files: Path, name: str, *, made_from: str |
     try:
         if store is not None:
             remote.upload(store, files, name, beat=beat)
+        _make_collection(company, name, files, beat)
         yield
     except BaseException:
         with suppress(DatabaseError, StoreUnavailable):
@@ -518,8 +550,19 @@ def discard(company: Company, name: str) -> None:
 
 
 def _discard_elsewhere(company: Company, name: str) -> None:
+    collections.drop(company, name)
     if store := stores.of(company):
         remote.remove(store, name)
+
+
+def _make_collection(company: Company, name: str, files: Path, beat: Beat) -> None:
+    """Make the generation's collection where the company needs one; _switch() refuses where it did not by then."""
+    engine = Company.objects.filter(pk=company.pk).values_list("engine", flat=True).first()
+    if engine is None:
+        raise _overtaken(company)
+    company.engine = engine
+    if collections.are_wanted(company):
+        collections.make(company, name, files, beat=beat)
 
 
 def _require_usable(company: Company, name: str, beat: Beat) -> None:
@@ -531,6 +574,7 @@ def _require_usable(company: Company, name: str, beat: Beat) -> None:
         raise IndexCorrupt(f"The index {name} of {company} is damaged: {error}") from error
     if index.info.holds_changes_to < company.live_floor:
         raise PublishRefused(f"The index {name} of {company} is older than changes that are gone from the database")
+    _make_collection(company, name, directory, beat)
 
 
 def _require_there(company: Company, name: str) -> None:
@@ -550,7 +594,8 @@ def _switch(company: Company, made_from: str | None, name: str, confirm: Confirm
     _require_there(company, name)
     model = _model_columns(company, name)
     with confirm(), transaction.atomic():
-        if not Company.objects.filter(pk=company.pk).switch_generation(made_from, name, **model):
+        row = Company.objects.filter(pk=company.pk, engine=company.engine)
+        if not row.switch_generation(made_from, name, **model):
             raise _overtaken(company)
     company.generation = name
     for column, value in model.items():
@@ -625,6 +670,14 @@ def _tidy(company: Company, name: str, *, before: str | None, link: bool) -> Non
         storage.prune(directory, name, before=before, keep=_kept_before(), spared=spared)
         if store:
             _prune_store(company, name, store, before=before, spared=spared)
+        _collect_collections(company, name, before)
+
+
+def _collect_collections(company: Company, serving: str, *others: str | None) -> None:
+    """Drop the collections that no generation needs; others: what searches may still use."""
+    if settings.MILVUS_URL:
+        there = [each.name for each in generations(company)] if collections.are_wanted(company) else []
+        collections.collect(company, serving, kept={serving, *filter(None, others), *there})
 
 
 def _kept_before() -> int:
@@ -863,7 +916,9 @@ def _repair(company: Company) -> None:
     serving = company.generation if _is_there(company, company.generation) else _stand_in(company)
     if serving != company.generation:
         logger.warning("The row of %s names %s from now on, instead of %s", company, serving, company.generation)
+        _make_collection(company, serving, files_of(company, serving), _no_beat)
         _switch(company, company.generation, serving, nullcontext)
+    _collect_collections(company, serving)
     if store := stores.of(company):
         _repair_store(company, store, serving)
     elif not _finish_publication(company, serving) and storage.linked_generation(directory) not in (None, serving):

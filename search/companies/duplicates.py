@@ -70,7 +70,7 @@ def _find(search: DuplicateSearch, heart: "_SearchHeart") -> DuplicatePairs:
 
 def _index_of(company: Company) -> ImageIndex:
     try:
-        return overlay.live_index(company)
+        return overlay.live_index_of_files(company)
     except IndexNotBuilt as error:
         raise IndexNotBuilt(f"{company} has no index yet, and so nothing to compare: build it first") from error
 

@@ -12,7 +12,7 @@ import numpy as np
 from django.conf import settings
 from django.db import transaction
 
-from search import belongings, overlay, publication, thumbnails, units
+from search import belongings, collections, overlay, publication, thumbnails, units
 from search.companies import kept_changes
 from search.engine import storage
 from search.engine.errors import EngineError, StoreUnavailable
@@ -75,6 +75,7 @@ def delete_company(
 
 
 def _look_after_index(company: Company, by: audit.Actor, *, remove: bool, tell: Tell) -> None:
+    collections.drop_all(company)
     try:
         directory = index_directory(company)
         if Company.objects.filter(name=company.name).exists():  # what lies there by now is the new one's

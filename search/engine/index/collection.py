@@ -115,7 +115,7 @@ class CollectionRecords(SortedRecords):
 
     @property
     def nbytes(self) -> int:
-        return _KEPT * _KEPT_BYTES
+        return min(_KEPT, len(self)) * _KEPT_BYTES
 
     def at(self, row: int) -> ImageRecord:
         return self.of_rows([row])[0]
