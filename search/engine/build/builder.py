@@ -75,7 +75,6 @@ _DAMAGED = "The previous index is damaged"
 _IN_DOUBT = -1  # for the time of a file
 _VECTOR_BYTES = 4 * DIMENSION
 _OTHER_BYTES = 512  # of a picture, in the rest of the index
-_NOTED = ("signature", "number")
 _NOTHING: Any = (np.empty((0, DIMENSION), np.float32), [], np.empty(0, SIGNATURE))
 
 
@@ -372,7 +371,7 @@ class _Build:
     # Embedding
 
     def _open_workspace(self) -> Workspace:
-        return Workspace(self._workspace, made_by=made_by(self._embedder))
+        return Workspace(self._workspace, made_by=made_by(self._embedder), beat=self._beat)
 
     def _embed(self, plan: Plan, workspace: Workspace) -> None:
         """Embed what the plan says, and note in it where the vectors are."""
@@ -430,14 +429,10 @@ class _Build:
             return  # those of the same content are found when it is read
         embedded = 0
         for start, pictures in plan.blocks():
-            paths = plan.paths(range(start, start + len(pictures)))
-            for place in np.flatnonzero(is_to_embed(pictures)).tolist():
-                looks = pictures["signature"][place]
-                found = workspace.find(paths[place], int(looks["size"]), int(looks["mtime_ns"]))
-                if found is not None:
-                    pictures["number"][place], pictures["signature"][place] = found, workspace.signature(found)
-                    embedded += 1
-            plan.update(np.arange(start, start + len(pictures)), **{name: pictures[name] for name in _NOTED})
+            numbers = workspace.find(plan.paths(range(start, start + len(pictures))), pictures["signature"])
+            found = np.flatnonzero(is_to_embed(pictures) & (numbers >= 0))
+            plan.update(start + found, number=numbers[found], signature=workspace.signatures(numbers[found]))
+            embedded += len(found)
             self._advance(embedded=embedded)
 
     def _reader(self, workspace: Workspace | None) -> PictureReader:

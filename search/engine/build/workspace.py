@@ -12,8 +12,9 @@ import hashlib
 import json
 import secrets
 import shutil
+import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -32,6 +33,8 @@ _SHA256_BYTES = 32
 
 _PATH = np.dtype([("begin", "<u8"), ("end", "<u8")])  # of a hash of the path
 _FOUND = np.dtype([("path", _PATH), ("signature", SIGNATURE), ("hash", "<u8")])
+_AS_FOUND = struct.Struct("<16sqq32sQ")  # the same
+_LINES_A_BEAT = 4096
 
 
 class Workspace:
@@ -42,8 +45,11 @@ class Workspace:
     One thread writes; find() and find_content() are safe to call from others meanwhile.
     """
 
-    def __init__(self, directory: Path, *, made_by: dict[str, Any]) -> None:
-        """made_by: what identifies the model, its pictures and libraries; work of another is removed."""
+    def __init__(self, directory: Path, *, made_by: dict[str, Any], beat: Callable[[], None] = lambda: None) -> None:
+        """made_by: what identifies the model, its pictures and libraries; work of another is removed.
+
+        beat is called now and then.
+        """
         self._directory = directory
         self._header = json.dumps(made_by, sort_keys=True)
         self._found: list[Vectors] = []  # a segment each
@@ -52,7 +58,7 @@ class Workspace:
         segments: list[npt.NDArray[np.void]] = []  # _FOUND
         directory.mkdir(parents=True, exist_ok=True)
         for lines in sorted(directory.glob("*.jsonl")):
-            segments += self._read_segment(lines)
+            segments += self._read_segment(lines, beat)
         found = np.concatenate([np.empty(0, _FOUND), *segments])
         self._signatures, self._contents = found["signature"], Contents(found["signature"])
         self._paths = found["path"]
@@ -83,21 +89,28 @@ class Workspace:
         """The beginnings of the contents found here; see Contents."""
         return self._contents.begins
 
-    def signature(self, number: int) -> Any:
-        """Return the SIGNATURE of a picture found here."""
-        return self._signatures[number]
+    def signatures(self, numbers: npt.NDArray[np.int64]) -> np.ndarray:
+        """Return the SIGNATURE of pictures found here, by number."""
+        found: np.ndarray = self._signatures[numbers]
+        return found
 
-    def find(self, path: str, size: int, mtime_ns: int) -> int | None:
-        """Return the number of the picture found under this path, if its file looks the same."""
-        key = _path_key(path)
-        place = int(np.searchsorted(self._path_begins, key["begin"]))
-        while place < len(self) and self._path_begins[place] == key["begin"]:
-            number = int(self._path_order[place])
-            looks = self._signatures[number]
-            if self._paths[number] == key and (looks["size"], looks["mtime_ns"]) == (size, mtime_ns):
-                return number
-            place += 1
-        return None
+    def find(self, paths: Sequence[str], looks: np.ndarray) -> npt.NDArray[np.int64]:
+        """Return the numbers of the pictures found under these paths whose files look the same, and -1 for others.
+
+        looks: SIGNATURE [len(paths)], of which sizes and times count.
+        """
+        numbers = np.full(len(paths), -1)
+        keys = np.frombuffer(b"".join(map(_path_key, paths)), _PATH)
+        firsts = np.searchsorted(self._path_begins, keys["begin"])
+        ends = np.searchsorted(self._path_begins, keys["begin"], side="right")
+        for later in range(int((ends - firsts).max(initial=0))):  # one that changed was embedded again
+            waiting = np.flatnonzero((numbers < 0) & (firsts + later < ends))
+            candidates = self._path_order[firsts[waiting] + later]
+            same = self._paths[candidates] == keys[waiting]
+            for name in ("size", "mtime_ns"):
+                same &= self._signatures[name][candidates] == looks[name][waiting]
+            numbers[waiting[same]] = candidates[same]
+        return numbers
 
     def find_content(self, sha256: bytes) -> int | None:
         """Return the number of a picture found here with this content."""
@@ -137,7 +150,7 @@ class Workspace:
         """Remove all work: it has become an index. A build that still writes here loses nothing but its work."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _read_segment(self, path: Path) -> list[npt.NDArray[np.void]]:
+    def _read_segment(self, path: Path, beat: Callable[[], None]) -> list[npt.NDArray[np.void]]:
         """Return the pictures of a segment, _FOUND [N], in one array, or in none where it holds none of this model."""
         floats = path.with_suffix(".f32")
         with path.open("rb") as lines:
@@ -145,7 +158,7 @@ class Workspace:
                 for file in (path, floats):
                     file.unlink(missing_ok=True)
                 return []
-            found = _whole_entries(lines)[: floats.stat().st_size // _ROW_BYTES]
+            found = _whole_entries(lines, beat)[: floats.stat().st_size // _ROW_BYTES]
         if not len(found):
             return []
         self._segment_starts.append(sum(map(len, self._found)))
@@ -154,21 +167,22 @@ class Workspace:
         return [found]
 
 
-def _whole_entries(lines: IO[bytes]) -> npt.NDArray[np.void]:
+def _whole_entries(lines: IO[bytes], beat: Callable[[], None]) -> npt.NDArray[np.void]:
     """Return the entries, _FOUND [N], up to the first line that a crash has torn."""
     entries = bytearray()
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        for line in lines:
+    with contextlib.suppress(ValueError, TypeError):
+        for number, line in enumerate(lines):
             if not line.endswith(b"\n"):
                 break
-            entries += _parse(line).tobytes()
+            entries += _parse(line)
+            if not number % _LINES_A_BEAT:
+                beat()
     return np.frombuffer(entries, _FOUND)
 
 
-def _path_key(path: str) -> Any:
+def _path_key(path: str) -> bytes:
     """Return 128 bits that stand for a path, a _PATH."""
-    digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=_PATH.itemsize).digest()
-    return np.frombuffer(digest, _PATH)[0]
+    return hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=_PATH.itemsize).digest()
 
 
 def _line(path: str, signature: Any, hashed: int) -> str:
@@ -176,21 +190,19 @@ def _line(path: str, signature: Any, hashed: int) -> str:
     return f"{json.dumps(entry)}\n"
 
 
-def _parse(line: bytes) -> Any:
+def _parse(line: bytes) -> bytes:
     """Return a _FOUND.
 
     Raises ValueError and TypeError; for a line of a release before, too, which kept no perceptual hash.
     """
     path, size, mtime_ns, sha256, hashed = json.loads(line.decode("ascii"))
-    if len(bytes.fromhex(sha256)) != _SHA256_BYTES:
+    content = bytes.fromhex(sha256)
+    if len(content) != _SHA256_BYTES:
         raise ValueError(sha256)
-    if not 0 <= int(hashed) < 2**64:
-        raise ValueError(hashed)
-    found = np.zeros((), _FOUND)
-    found["path"] = _path_key(path)
-    found["signature"] = int(size), int(mtime_ns), np.frombuffer(bytes.fromhex(sha256), np.uint8)
-    found["hash"] = int(hashed)
-    return found
+    try:
+        return _AS_FOUND.pack(_path_key(path), int(size), int(mtime_ns), content, int(hashed))
+    except struct.error as error:
+        raise ValueError(line) from error
 
 
 def _map(file: IO[bytes], rows: int) -> Vectors:

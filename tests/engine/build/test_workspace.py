@@ -31,6 +31,13 @@ def content(number: int) -> bytes:
     return bytes([number] * 32)
 
 
+def find(workspace: Workspace, path: str, size: int, mtime_ns: int) -> int | None:
+    looks = np.zeros(1, SIGNATURE)
+    looks["size"], looks["mtime_ns"] = size, mtime_ns
+    (number,) = workspace.find([path], looks).tolist()
+    return None if number < 0 else number
+
+
 def keep(directory: Path, count: int, *, start: int = 0, made_by: dict[str, Any] = MODEL) -> None:
     with Workspace(directory, made_by=made_by) as workspace:
         workspace.add(*some_work(count, start=start))
@@ -39,10 +46,10 @@ def keep(directory: Path, count: int, *, start: int = 0, made_by: dict[str, Any]
 def test_work_is_found_again_by_path_and_by_content(tmp_path: Path) -> None:
     keep(tmp_path, 3)
     with Workspace(tmp_path, made_by=MODEL) as workspace:
-        number = workspace.find("1.png", 101, 1001)
+        number = find(workspace, "1.png", 101, 1001)
         assert number is not None
         assert number == workspace.find_content(content(1))
-        assert workspace.signature(number)["sha256"].tobytes() == content(1)
+        assert workspace.signatures(np.array([number]))["sha256"].tobytes() == content(1)
         assert workspace.hashes(np.array([number])).tolist() == [2**63 + 1]
         assert (workspace.vectors(np.array([number])) == 1).all()
 
@@ -53,7 +60,23 @@ def test_work_is_found_again_by_path_and_by_content(tmp_path: Path) -> None:
 def test_a_file_that_looks_different_is_not_found(tmp_path: Path, path: str, size: int, mtime_ns: int) -> None:
     keep(tmp_path, 3)
     with Workspace(tmp_path, made_by=MODEL) as workspace:
-        assert workspace.find(path, size, mtime_ns) is None
+        assert find(workspace, path, size, mtime_ns) is None
+
+
+def test_many_are_found_at_once_whatever_state_of_their_files_was_embedded(tmp_path: Path) -> None:
+    keep(tmp_path, 40)
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        paths, later, hashes, vectors = some_work(20)
+        later["mtime_ns"] += 7
+        workspace.add(paths, later, hashes, vectors)
+    with Workspace(tmp_path, made_by=MODEL) as workspace:
+        paths, looks, _, _ = some_work(60)
+        looks["mtime_ns"][10:30] += 7
+        found = workspace.find(paths, looks)
+        there = [number for number in range(60) if number < 20 or 30 <= number < 40]
+        assert np.flatnonzero(found >= 0).tolist() == there
+        assert workspace.vectors(found[there])[:, 0].tolist() == there
+        assert (workspace.signatures(found[there])["mtime_ns"] == looks["mtime_ns"][there]).all()
 
 
 def test_vectors_come_from_earlier_builds_and_this_one_in_any_order(tmp_path: Path) -> None:
