@@ -44,7 +44,7 @@ class Original:
 def open_original(company: Company, record: ImageRecord, *, at_once: bool = False) -> Original:
     """Return a picture's file, which the caller closes. Links are followed inside the company's folder only.
 
-    at_once: false where perhaps its look is enough. Raises PictureGone and StoreUnavailable.
+    at_once: false where perhaps its look is enough. Raises PictureGone and StoreError.
     """
     folder = folder_of(company)
     try:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from django.conf import settings
 
-from search.engine.errors import ImageUnreadable, StoreUnavailable
+from search.engine.errors import ImageUnreadable, StoreError
 from search.engine.index.index import ImageIndex
 from search.engine.index.records import ImageRecord
 from search.engine.pictures.decode import measure
@@ -44,7 +44,7 @@ def details(company: Company, index: ImageIndex, record: ImageRecord, *, viewer:
             file = _look_at(opened, record)
     except PictureGone as error:
         problem = str(error)
-    except StoreUnavailable:
+    except StoreError:
         problem = "The store that holds the file cannot be reached at the moment"
     is_live = record in index.added
     return Details(
@@ -58,7 +58,7 @@ def details(company: Company, index: ImageIndex, record: ImageRecord, *, viewer:
 
 def file_of(company: Company, record: ImageRecord) -> File | None:
     """Return a picture's file as it lies in the folder now; None where it is gone."""
-    with suppress(PictureGone, StoreUnavailable), original(company, record) as opened:
+    with suppress(PictureGone, StoreError), original(company, record) as opened:
         return _look_at(opened, record)
     return None
 

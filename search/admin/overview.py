@@ -11,7 +11,7 @@ from django.utils import timezone
 from search import belongings, publication
 from search.companies.consistency import disagreements, older_index
 from search.engine import storage
-from search.engine.errors import EngineError, IndexNotBuilt, StoreUnavailable, StoreUnsuitable
+from search.engine.errors import EngineError, IndexNotBuilt, StoreError
 from search.engine.index.index import IndexInfo
 from search.engine.model.weights import BUILTIN
 from search.engine.pictures.folder import ImageFile
@@ -130,7 +130,7 @@ def pictures_found(company: Company) -> str:
         return "The folder does not exist yet; the first upload creates it."
     except OSError as error:
         return f"The folder cannot be read: {error.strerror}"
-    except (StoreUnavailable, StoreUnsuitable) as error:
+    except StoreError as error:
         return str(error)
 
 

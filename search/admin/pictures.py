@@ -17,7 +17,7 @@ from search.admin.access import CompanyAccess
 from search.admin.details import details
 from search.admin.grid import Place, Tile, grid, tile
 from search.admin.uploads import upload_limits
-from search.engine.errors import DecoderBusy, EngineError, PathRefused, StoreUnavailable
+from search.engine.errors import DecoderBusy, EngineError, PathRefused, StoreError
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.pictures.paths import require_path
 from search.http import bodies
@@ -96,7 +96,7 @@ class Pictures(CompanyAccess):
             made = thumbnails.thumbnail(company, ImageRecord(file, image_id(company.name, file)), size=160)
         except DecoderBusy as error:
             return HttpResponse(str(error), status=503, headers={"Retry-After": str(error.retry_after)})
-        except StoreUnavailable:
+        except StoreError:
             return HttpResponse("The store of the pictures is away; try again later", status=503)
         except (PathRefused, PictureGone) as error:
             raise Http404(str(error)) from error

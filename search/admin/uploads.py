@@ -20,7 +20,7 @@ from search import storage_limits
 from search.admin.access import to_page
 from search.admin.actions import IndexActions
 from search.companies.uploads import store_uploads, summary
-from search.engine.errors import PathRefused, StoreUnavailable
+from search.engine.errors import PathRefused, StoreError
 from search.engine.pictures.folder import SkippedFile
 from search.engine.pictures.intake import Intake, Upload
 from search.engine.pictures.paths import new_path
@@ -139,7 +139,7 @@ class _Refused:
 
     @classmethod
     def of(cls, company: Company, file: SkippedFile, location: str) -> "_Refused":
-        with suppress(OSError, PathRefused, StoreUnavailable), folder_of(company).shelf() as shelf:
+        with suppress(OSError, PathRefused, StoreError), folder_of(company).shelf() as shelf:
             path = new_path(file.path, location=location)
             shelf.require(path)
             return cls(file.path, file.reason, _thumbnail_url(company, path))

@@ -113,11 +113,19 @@ class IndexOnItsWay(EngineError):
         )
 
 
-class StoreUnavailable(EngineError):
+class StoreError(EngineError):
+    """Base of what an object store fails to do: nothing is known of what it was asked for."""
+
+
+class StoreUnavailable(StoreError):
     """The object store does not answer, or refuses what was asked of it."""
 
 
-class StoreUnsuitable(EngineError):
+class StoreRefused(StoreUnavailable):
+    """The store answers, and forbids what was asked of it."""
+
+
+class StoreUnsuitable(StoreError):
     """An object store that lacks something which we rely on, or holds an object beside which nothing can be listed."""
 
 

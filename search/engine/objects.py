@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from search.engine.errors import ObjectChanged, StoreUnavailable, StoreUnsuitable
+from search.engine.errors import ObjectChanged, StoreRefused, StoreUnavailable, StoreUnsuitable
 
 _RANGE_BYTES = 16 << 20  # of a download at a time: each request has a time limit of its own
 _PART_BYTES = 8 << 20
@@ -250,7 +250,8 @@ class ObjectStore:
                 f"Rename or remove it ({_first_words(error)!r})"
             ) from error
         except exceptions.BaseError as error:
-            raise StoreUnavailable(
+            refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+            raise (StoreRefused if refused else StoreUnavailable)(
                 f"The store {self.url} cannot be used ({_first_words(error)}): check that it runs, "
                 "IMAGESEARCH_STORE_ENDPOINT and the AWS variables"
             ) from error

@@ -138,7 +138,7 @@ def build_index(
     publish: makes the finished files the index, by default by a link at target.
     report is called after each batch and during long steps; an exception from it, or from publish, ends the build and
     leaves the old index.
-    Raises NothingToIndex where no picture could be indexed, NotEnoughSpace, PublishRefused and StoreUnavailable.
+    Raises NothingToIndex where no picture could be indexed, NotEnoughSpace, PublishRefused and StoreError.
     """
     build = _Build(folder, target, embedder, options, live_sequence, report, company, owner, before, units)
     return build.run(publish or partial(storage.publish_by_link, target, keep=options.keep_generations))

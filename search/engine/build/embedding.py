@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 
 from search.engine import durable
-from search.engine.errors import ImageUnreadable, StoreUnavailable
+from search.engine.errors import ImageUnreadable, StoreError
 from search.engine.model.embedder import Embedder, Hashed, read_hashed
 from search.engine.pictures.folders import PictureFolder
 from search.engine.storage import SIGNATURE
@@ -62,7 +62,7 @@ class PictureReader:
     def embed(self, chunk: Chunk) -> list[Read]:
         """Return what became of each picture; those that are embedded are so in one call of the embedder.
 
-        Raises StoreUnavailable.
+        Raises StoreError.
         """
         reads = [self._read(number, path) for number, path in chunk]
         pixels = [read.hashed.pixels for read in reads if read.hashed]
@@ -93,7 +93,7 @@ class PictureReader:
                 return Read(number, signature, hashed=hashed)
         except ImageUnreadable as error:
             return Read(number, signature, reason=str(error))
-        except StoreUnavailable:  # nothing is known of the picture: an index without it would lose it
+        except StoreError:  # nothing is known of the picture: an index without it would lose it
             raise
         except Exception as error:  # whatever one file does, the others are indexed
             why = getattr(error, "strerror", None) or type(error).__name__

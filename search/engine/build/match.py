@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.errors import EngineError, StoreUnavailable
+from search.engine.errors import EngineError, StoreError
 from search.engine.index.match_fit import (
     MIN_ALTERED,
     MIN_IMAGES,
@@ -82,7 +82,7 @@ def fit_match(
     """Return the fit of an index that has these vectors, None where they are too few; for the same pictures the same.
 
     pictures: those of the vectors; one that cannot be read any more is passed over. workers: threads that alter and
-    embed. beat: called now and then; an exception from it ends the fit. Raises StoreUnavailable.
+    embed. beat: called now and then; an exception from it ends the fit. Raises StoreError.
     """
     if len(vectors) < MIN_IMAGES:
         return None
@@ -132,7 +132,7 @@ def _embed_copies_of(pictures: Pictures, row: int, embedder: Embedder) -> Vector
         copies = [altered_copy(image, seed=f"{path} {number}") for number in range(_COPIES)]
         # As a query is read: what JPEG does to it is part of the alteration.
         pixels = [read_prepared(embedder, copy, name="copy.jpg", max_pixels=LONGEST_SIDE**2) for copy in copies]
-    except StoreUnavailable:  # with another fit the same pictures would make another index
+    except StoreError:  # with another fit the same pictures would make another index
         raise
     except (OSError, EngineError):
         return np.empty((0, DIMENSION), np.float32)

@@ -166,7 +166,7 @@ def make_plan(
     before: the index before, or None. keep: its vectors may be kept, and it has signatures. checksum: contents are
     always compared. directory: see Plan.
     beat is called about twice a second with the number of files found so far. Raises NothingToIndex where folder cannot
-    be read, StoreUnavailable, and IndexCorrupt where an entry of the index before is damaged.
+    be read, StoreError, and IndexCorrupt where an entry of the index before is damaged.
     """
     plan, folder = Plan(directory), as_folder(folder)
     comparison = _Comparison(folder, before, keep=keep, checksum=checksum)

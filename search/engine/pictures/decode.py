@@ -20,7 +20,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from search.engine.errors import CropRefused, DecoderBusy, ImageUnreadable, StoreUnavailable
+from search.engine.errors import CropRefused, DecoderBusy, ImageUnreadable, StoreError
 from search.engine.pictures import jpeg, tiff
 from search.engine.pictures.crop import Crop
 from search.engine.pictures.gates import ONE_LARGE, Gate
@@ -100,7 +100,7 @@ def open_image(
     The result carries no metadata, so nothing can be applied twice.
     TIFF, GIF and WebP are never larger than Pillow's own 179 million pixels, whatever max_pixels says.
     Raises ImageUnreadable, whatever is wrong; the message is the reason, without the path; CropRefused where the part
-    has too few pixels; StoreUnavailable, where it is read from one; and what the gate raises.
+    has too few pixels; StoreError, where it is read from one; and what the gate raises.
     """
     try:
         with _opened(source) as file:
@@ -114,7 +114,7 @@ def open_image(
                 picture.load()
                 upright = _turn_upright(_lay_on_ground(picture), picture)
                 return upright.crop(crop.box(upright.size)) if crop else upright
-    except (ImageUnreadable, CropRefused, DecoderBusy, StoreUnavailable):
+    except (ImageUnreadable, CropRefused, DecoderBusy, StoreError):
         raise
     except Exception as error:  # Pillow raises a dozen unrelated types on broken files, assertions too
         raise ImageUnreadable(_reason(error)) from error
@@ -124,12 +124,12 @@ def measure(source: BinaryIO, *, name: str, max_pixels: int) -> tuple[str, tuple
     """Return the format of the picture in source, and its width and height as it is shown, by its header alone.
 
     name: its extension must agree with the content. Raises ImageUnreadable and
-    StoreUnavailable.
+    StoreError.
     """
     try:
         kind = _check_kind(source, name)
         return kind, _upright_size(_read_header(_MeteredFile(source), kind, max_pixels))
-    except (ImageUnreadable, StoreUnavailable):
+    except (ImageUnreadable, StoreError):
         raise
     except Exception as error:  # as in open_image
         raise ImageUnreadable(_reason(error)) from error

@@ -38,7 +38,7 @@ class StagedPicture(Protocol):
 
 class PictureShelf(Protocol):
     """A folder of pictures, open for changes. Its methods raise PathRefused where no picture can have a path, or
-    something that is none has it; OSError; and StoreUnavailable.
+    something that is none has it; OSError; and StoreError.
     """
 
     def __enter__(self) -> Self: ...
@@ -67,7 +67,7 @@ class PictureFolder(Protocol):
     """A company's pictures. str() of it tells people where they lie. Many threads may use it.
 
     Paths are relative to it, as paths.require_path wants them. Its methods raise OSError where there is nothing, or
-    nothing that can be read, and StoreUnavailable where a store cannot tell: then nothing is known of the pictures.
+    nothing that can be read, and StoreError where a store cannot tell: then nothing is known of the pictures.
     """
 
     def find(self) -> Iterator[ImageFile | SkippedFile]:

@@ -17,7 +17,7 @@ from tempfile import SpooledTemporaryFile
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
-from search.engine.errors import ObjectChanged, PathRefused, StoreUnsuitable
+from search.engine.errors import ObjectChanged, PathRefused, StoreRefused, StoreUnsuitable
 from search.engine.objects import ObjectStore, StoredObject
 from search.engine.pictures.folder import COUNTED, ImageFile, Look, SkippedFile, in_words
 from search.engine.pictures.paths import (
@@ -117,7 +117,8 @@ class StoredFolder:
 
     def remove(self, path: str) -> None:
         self.require(path)
-        self._store.delete([path])
+        with _writing(path):
+            self._store.delete([path])
 
     def _is_there(self, path: str) -> bool:
         with suppress(OSError, PathRefused):
@@ -152,7 +153,8 @@ class StagedObject:
             self._require_short(path)
             self.file.seek(0)
             try:
-                self._store.write(path, self.file.read(), only_new=not replace)
+                with _writing(path):
+                    self._store.write(path, self.file.read(), only_new=not replace)
             except FileExistsError as error:
                 raise _taken(path) from error
         return there
@@ -259,3 +261,16 @@ def _named(path: str) -> Iterator[None]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
     except ObjectChanged as error:
         raise OSError(errno.ESTALE, "It was replaced while it was read", path) from error
+    except StoreRefused as error:  # which does not pass: whoever waits for the store would wait for ever
+        raise StoreUnsuitable(
+            f"{path} is refused. {error}; it may lie in an archive: restore it, or move it out of the folder"
+        ) from error
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Raise that the store may not be written to as that of a folder."""
+    try:
+        yield
+    except StoreRefused as error:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path) from error

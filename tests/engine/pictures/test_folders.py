@@ -3,9 +3,11 @@
 import http.client
 import io
 import os
+import threading
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
@@ -54,11 +56,13 @@ def place(folder: PictureFolder, path: str, content: bytes = b"new", *, replace:
         return staged.place(path, replace=replace, durable=True)
 
 
-def put(folder: PictureFolder, server: StoreServer, key: str, content: bytes = b"x") -> None:
+def put(
+    folder: PictureFolder, server: StoreServer, key: str, content: bytes = b"x", headers: dict[str, str] | None = None
+) -> None:
     """Put an object beside the pictures as another program would, whatever its key."""
     bucket, _, prefix = str(folder).removeprefix("s3://").partition("/")
     connection = http.client.HTTPConnection(server.endpoint.removeprefix("http://"))
-    connection.request("PUT", f"/{bucket}/{prefix}/{quote(key)}", content)
+    connection.request("PUT", f"/{bucket}/{prefix}/{quote(key)}", content, headers or {})
     assert connection.getresponse().status == 200
     connection.close()
 
@@ -282,3 +286,39 @@ def test_a_stage_takes_what_uploads_write(store_folder: PictureFolder) -> None:
         assert open_image(staged.file, name="a.png", max_pixels=100).size == (8, 8)
         staged.place("a.png", replace=False)
     assert open_image(io.BytesIO(read(store_folder, "a.png")), name="a.png", max_pixels=100).size == (8, 8)
+
+
+def test_a_picture_in_an_archive_is_refused_by_name_and_not_taken_for_missing(
+    store_folder: PictureFolder, store_server: StoreServer
+) -> None:
+    place(store_folder, "b.png")
+    put(store_folder, store_server, "a.png", headers={"x-amz-storage-class": "GLACIER"})
+    assert paths(store_folder) == ["a.png", "b.png"]
+    with pytest.raises(StoreUnsuitable, match=r"a\.png is refused.*restore it"):
+        store_folder.open("a.png")
+
+
+class _ReadOnlyStore(BaseHTTPRequestHandler):
+    """A store whose keys may read what is there, which is nothing, and write nothing."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *told: object) -> None:
+        pass
+
+
+def test_a_store_that_may_not_be_written_to_says_so(store_server: StoreServer) -> None:
+    with HTTPServer(("127.0.0.1", 0), _ReadOnlyStore) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        folder = stored_folder("s3://bucket/acme", endpoint=f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(PermissionError, match=r"Permission denied: 'b\.png'"):
+            place(folder, "b.png")
+        server.shutdown()
