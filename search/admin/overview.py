@@ -107,7 +107,7 @@ def size_on_disk(company: Company) -> int | None:
     """Return the bytes of the company's index; None where nobody can tell at this moment."""
     try:
         return belongings.size(company)
-    except (OSError, StoreUnavailable):
+    except (OSError, StoreError):
         return None
 
 
