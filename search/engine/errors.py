@@ -122,7 +122,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreRefused(StoreUnavailable):
-    """The store answers, and forbids what was asked of it."""
+    """The store answers, and refuses what was asked of it: a key, a bucket, an object; waiting does not help."""
 
 
 class StoreUnsuitable(StoreError):

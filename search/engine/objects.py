@@ -1,6 +1,7 @@
 """Objects in a store that speaks S3. The one module that knows obstore, which few need and which is imported late."""
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ _PARTS_AT_A_TIME = 4
 _CLIENT: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}  # of a request
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 _DELETED_AT_A_TIME = 1000
+_REFUSED = re.compile(r"status code: 4(?!08|29)\d\d")  # and not "later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,7 @@ class ObjectStore:
                 f"Rename or remove it ({_first_words(error)!r})"
             ) from error
         except exceptions.BaseError as error:
-            refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+            refused = _REFUSED.search(_first_words(error))
             raise (StoreRefused if refused else StoreUnavailable)(
                 f"The store {self.url} cannot be used ({_first_words(error)}): check that it runs, "
                 "IMAGESEARCH_STORE_ENDPOINT and the AWS variables"

@@ -128,10 +128,13 @@ class StoredFolder:
 
     def _listing(self) -> Iterator[StoredObject]:
         """Yield what is not hidden and does not lie in a folder of a system's own."""
-        for found in self._store.listing():
-            *folders, name = found.key.split("/")
-            if not any(map(_is_hidden, (*folders, name))) and not any(map(is_system_folder, folders)):
-                yield found
+        try:
+            for found in self._store.listing():
+                *folders, name = found.key.split("/")
+                if not any(map(_is_hidden, (*folders, name))) and not any(map(is_system_folder, folders)):
+                    yield found
+        except StoreRefused as error:
+            raise StoreUnsuitable(str(error)) from error
 
 
 class StagedObject:

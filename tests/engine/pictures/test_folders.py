@@ -248,7 +248,7 @@ def test_a_store_that_is_away_is_not_a_folder_without_pictures(store_server: Sto
 
 def test_a_bucket_that_does_not_exist_is_no_empty_folder(store_server: StoreServer) -> None:
     nowhere = stored_folder("s3://no-such-bucket/acme", endpoint=store_server.endpoint)
-    with pytest.raises(StoreUnavailable, match="404 Not Found"):
+    with pytest.raises(StoreUnsuitable, match="404 Not Found"):
         list(nowhere.find())
 
 
