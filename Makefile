@@ -4,11 +4,15 @@ MILVUS_TESTS := tests/engine/index/test_search_index_contract.py tests/engine/in
 	tests/search/test_milvus.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile
 
-.PHONY: run test test-slow checks tests bench quality soak test-scale
+.PHONY: run cluster test test-slow test-scale checks tests bench quality soak
 
 run: .venv/.installed
 	@$(BIN)/python manage.py prepare
 	@exec $(BIN)/python -m imagesearch.supervise
+
+# What docs/scaling.md spreads over machines, on this one: PostgreSQL, Redis, an S3 server, two servers, two workers.
+cluster: .venv/.installed-cluster
+	@exec $(BIN)/python -m imagesearch.cluster
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -44,6 +48,11 @@ tests:
 
 .venv/.installed-dev: requirements-dev.txt requirements-scale.txt .venv/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+.venv/.installed-cluster: requirements-scale.txt requirements-dev.txt .venv/.installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-scale.txt --constraint requirements-dev.txt \
+		moto flask flask-cors py-partiql-parser
 	@touch $@
 
 bench: .venv/.installed-bench

@@ -43,11 +43,11 @@ def _name_of_output() -> str:
     return "/dev/fd/1"
 
 
-def main() -> None:
+def main(configuration: Path = _CONFIGURATION) -> None:
     os.environ.update(OUTPUT=_name_of_output(), HAS_WORKER=str(not settings.READ_ONLY))
     sys.stderr = cast(TextIO, _LastingErrors(sys.stderr))
     as_root = ["--user", "root"] if os.geteuid() == 0 else []  # named, it is no longer warned of
-    supervisord.main(["--configuration", str(_CONFIGURATION), *as_root])
+    supervisord.main(["--configuration", str(configuration), *as_root])
 
 
 if __name__ == "__main__":
