@@ -24,8 +24,9 @@ def anchors_of(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_test_that_threats_are_answered_by_exists() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/threats.md").read_text())
-    assert len(named) > 50
+@pytest.mark.parametrize(("document", "least"), [("threats.md", 50), ("scaling.md", 15)])
+def test_every_test_that_a_document_names_exists(document: str, least: int) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / document).read_text())
+    assert len(named) > least
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
