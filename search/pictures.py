@@ -80,7 +80,7 @@ def _put(company: Company, path: str, content: bytes, by: audit.Actor) -> tuple[
     before = _size(company, path)
     growth = {"pictures": int(before is None), "size": len(content) - (before or 0)}
     require_room(company, **growth)
-    embedder = runtime.embedder_for(index)
+    embedder = _embedder_of(company, index)
     if not len(index.records):
         runtime.keep_weights(embedder.passport)  # of an index builds keep them
     hashed = read_hashed(embedder, BytesIO(content), name=path, max_pixels=settings.MAX_PIXELS, gate=runtime.gate())
@@ -100,6 +100,12 @@ def _put(company: Company, path: str, content: bytes, by: audit.Actor) -> tuple[
             staged.place(path, replace=True, durable=True)  # last: without its file the row is rolled back
     fold_wanted.send_robust(Company, company=company)
     return record, Put.REPLACED if known else Put.CREATED
+
+
+def _embedder_of(company: Company, index: ImageIndex) -> Embedder:
+    """Return the model of the index that serves; with a store, this machine may have an earlier one still."""
+    used = publication.model_in_use(company) if settings.STORE else None
+    return runtime.embedder_of(used) if used else runtime.embedder_for(index)
 
 
 def _require_model(company: Company, embedder: Embedder) -> None:

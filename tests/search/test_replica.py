@@ -20,10 +20,12 @@ from search.engine import storage
 from search.engine.errors import IndexNotBuilt, IndexOnItsWay, StoreUnavailable
 from search.engine.objects import ObjectStore
 from search.engine.storage import copies, remote
+from search.pictures import delete_image, put_image
+from tenants.audit import on_command_line
 from tenants.models import Company
 from tests.conftest import Colour, paint, picture
 from tests.support.damage import flip_a_byte
-from tests.support.fakes import BLUE, GREEN, RED
+from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.object_store import StoreServer
 from tests.support.waiting import eventually
 
@@ -100,6 +102,10 @@ def row(company: Company) -> Company:
 
 def found(company: Company) -> set[str]:
     return {record.path for record in overlay.live_index(row(company)).page(0, 1000)[0]}
+
+
+def put(company: Company, path: str, colour: Colour) -> None:
+    put_image(row(company), path, picture(colour).getvalue(), by=on_command_line())
 
 
 def search(client: Client, name: str = "acme") -> Any:
@@ -218,6 +224,62 @@ def test_an_index_below_the_floor_never_answers(
         found(acme)
     slow_store.set()
     eventually(copy_of(acme).is_dir, "the fetch is over")
+    assert found(acme) == {"red.png", "blue.png", "green.png"}
+
+
+def test_live_changes_are_seen_once_each_by_a_machine_that_lags(
+    shop: Shop, acme: Company, slow_store: threading.Event
+) -> None:
+    slow_store.set()
+    assert found(acme) == {"red.png", "blue.png"}
+    slow_store.clear()
+    put(acme, "green.png", GREEN)
+    delete_image(row(acme), "red.png", by=on_command_line())
+    shop.publish(acme, {})  # the changes are part of this one, which the machine lacks
+    assert not row(acme).live_changes.missing_from(publication.holds_changes_to(row(acme))).exists()
+    assert found(acme) == {"blue.png", "green.png"}
+    put(acme, "red.png", RED)
+    delete_image(row(acme), "green.png", by=on_command_line())
+    assert found(acme) == {"blue.png", "red.png"}
+    slow_store.set()
+    eventually(copy_of(acme).is_dir, "the new one is here")
+    assert found(acme) == {"blue.png", "red.png"}
+    assert publication.built_index(row(acme)).info.total_images == 2
+
+
+def test_the_floor_that_rises_while_a_machine_lags_makes_it_wait_for_the_new_index(
+    shop: Shop, acme: Company, slow_store: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_store.set()
+    found(acme)
+    slow_store.clear()
+    put(acme, "green.png", GREEN)
+    searching = row(acme)
+    new = shop.publish(acme, {})
+    held = publication.holds_changes_to(new)
+    Company.objects.filter(pk=acme.pk).update(live_floor=held)
+    acme.live_changes.all().delete()
+    monkeypatch.setattr(replica, "REQUEST_SECONDS", 0.01)
+    with pytest.raises(IndexOnItsWay):
+        overlay.live_index(searching)
+    slow_store.set()
+    eventually(copy_of(acme).is_dir, "the new one is here")
+    assert found(acme) == {"red.png", "blue.png", "green.png"}
+
+
+def test_a_picture_put_on_a_machine_that_lags_is_embedded_with_the_new_model(
+    shop: Shop, acme: Company, slow_store: threading.Event
+) -> None:
+    slow_store.set()
+    found(acme)
+    slow_store.clear()
+    new_model = FakeEmbedder(fingerprint="e" * 64)
+    runtime.use(new_model)
+    shop.publish(acme, {})
+    put(acme, "green.png", GREEN)
+    assert [change.fingerprint for change in acme.live_changes.all()] == ["e" * 64]
+    slow_store.set()
+    eventually(copy_of(acme).is_dir, "the new one is here")
     assert found(acme) == {"red.png", "blue.png", "green.png"}
 
 
