@@ -186,6 +186,7 @@ def test_a_company_whose_copy_is_on_its_way_leaves_threads_to_the_others(
         assert sum(each.exception(PATIENCE) is None for each in asked) == 2
 
 
+@pytest.mark.slow
 def test_the_earlier_index_answers_while_a_new_one_is_on_its_way(
     shop: Shop, acme: Company, slow_store: threading.Event
 ) -> None:
@@ -198,6 +199,7 @@ def test_the_earlier_index_answers_while_a_new_one_is_on_its_way(
     eventually(lambda: found(acme) == {"red.png", "blue.png", "green.png"}, "the new one is used")
 
 
+@pytest.mark.slow
 def test_a_new_process_answers_from_the_earlier_copy_as_well(
     shop: Shop, acme: Company, slow_store: threading.Event, embedder: Any
 ) -> None:
@@ -267,6 +269,7 @@ def test_the_floor_that_rises_while_a_machine_lags_makes_it_wait_for_the_new_ind
     assert found(acme) == {"red.png", "blue.png", "green.png"}
 
 
+@pytest.mark.slow
 def test_a_picture_put_on_a_machine_that_lags_is_embedded_with_the_new_model(
     shop: Shop, acme: Company, slow_store: threading.Event
 ) -> None:
@@ -322,6 +325,7 @@ def test_a_damaged_copy_is_fetched_again_once(shop: Shop, acme: Company, client:
     assert (answer.status_code, answer.json()["code"]) == (503, "index_damaged")
 
 
+@pytest.mark.slow
 def test_a_generation_that_is_gone_from_the_store_is_replaced_by_the_one_before(shop: Shop, acme: Company) -> None:
     new = shop.publish(acme, {"green.png": GREEN})
     remote.remove(shop.store(acme), str(new.generation))
@@ -368,6 +372,7 @@ def test_a_copy_that_is_loaded_stays(shop: Shop, acme: Company, settings: Any) -
     assert names_here(shop) == []
 
 
+@pytest.mark.slow
 def test_an_earlier_copy_leaves_once_nobody_has_it_loaded(shop: Shop, acme: Company) -> None:
     replica.at_hand(acme, str(acme.generation), wait_seconds=None)
     new = shop.publish(acme, {"green.png": GREEN})
@@ -375,6 +380,7 @@ def test_an_earlier_copy_leaves_once_nobody_has_it_loaded(shop: Shop, acme: Comp
     eventually(lambda: [copy.name for copy in copies.copies(shop.machine)] == [new.generation], "the earlier leaves")
 
 
+@pytest.mark.slow
 def test_what_a_killed_fetch_has_left_is_cleared_away(shop: Shop, acme: Company) -> None:
     left = copy_of(acme).with_name(".fetching-20250101T000000000000-aaaaaaaa")
     left.mkdir(parents=True)
@@ -407,6 +413,7 @@ def test_marked_companies_are_fetched_before_anybody_searches_them(shop: Shop, a
     assert copy_of(new).is_dir()
 
 
+@pytest.mark.slow
 def test_copies_of_a_deleted_company_leave(shop: Shop, acme: Company) -> None:
     globex = shop.add("globex", {"green.png": GREEN})
     for company in (acme, globex):
@@ -416,6 +423,7 @@ def test_copies_of_a_deleted_company_leave(shop: Shop, acme: Company) -> None:
     assert names_here(shop) == ["globex"]
 
 
+@pytest.mark.slow
 def test_the_command_fetches_what_is_named_or_marked(shop: Shop, acme: Company) -> None:
     globex = shop.add("globex", {"green.png": GREEN})
     assert prefetch_command("globex") == f"globex: fetched {globex.generation}\n"
@@ -424,12 +432,14 @@ def test_the_command_fetches_what_is_named_or_marked(shop: Shop, acme: Company) 
     assert prefetch_command() == f"acme: fetched {acme.generation}\n"
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_could_not_fetch(shop: Shop, acme: Company) -> None:
     shop.go_away()
     with pytest.raises(CommandError, match="Not fetched: acme"):
         prefetch_command("acme")
 
 
+@pytest.mark.slow
 def test_the_admin_offers_prefetch_where_there_is_a_store(shop: Shop, acme: Company, admin_client: Client) -> None:
     page = reverse("admin:tenants_company_change", args=[acme.pk])
     assert 'name="prefetch"' in admin_client.get(page).content.decode()

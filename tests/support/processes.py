@@ -130,9 +130,17 @@ class Site:
     endpoint: str = ""
     processes: list[Process] = field(default_factory=list)
 
-    def manage(self, *arguments: str, batches: int = ENDLESS, die_after: str = "", stop_after: str = "") -> Process:
+    def manage(
+        self,
+        *arguments: str,
+        batches: int = ENDLESS,
+        die_after: str = "",
+        stop_after: str = "",
+        machine: str = "",
+    ) -> Process:
         """Start a management command.
 
+        machine: the name of the one that it runs on, by default one of its own: of the directory with its copies.
         die_after: "module:function", whose first return kills the process. stop_after: the same, and stops it until
         it gets SIGCONT.
         """
@@ -147,6 +155,7 @@ class Site:
             "unit_pictures": self.unit_pictures,
             "store": self.store,
             "endpoint": self.endpoint,
+            "replica": str(self.directory / machine) if machine else "",
         }
         desk = self.directory / "processes" / str(len(self.processes))
         process = Process(desk, self.launcher, order, batches=batches)
@@ -313,7 +322,7 @@ def _configured(order: dict[str, Any], desk: Path) -> Iterator[None]:
     if order["store"]:
         os.environ.update(KEYS)
         settings.STORE, settings.STORE_ENDPOINT = order["store"], order["endpoint"]
-        settings.INDEX_DIR = settings.REPLICA_DIR = desk / "replica"  # each is on a machine of its own
+        settings.INDEX_DIR = settings.REPLICA_DIR = Path(order["replica"] or desk / "replica")
     settings.MEDIA_ROOT = Path(order["media"])
     settings.BUILD_LEASE_SECONDS, settings.UNIT_PICTURES = order["lease_seconds"], order["unit_pictures"]
     if order["die_after"]:

@@ -90,12 +90,12 @@ class Gunicorn(Server):
         self._master.wait(60)
 
 
-def forked_server(site: Site) -> Server:
-    """Start Django's own server, which is there sooner than gunicorn; the site stops it."""
+def forked_server(site: Site, machine: str = "") -> Server:
+    """Start Django's own server, which is there sooner than gunicorn; the site stops it. machine: see Site.manage."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    process = site.manage("runserver", "--noreload", address)
+    process = site.manage("runserver", "--noreload", address, machine=machine)
     eventually(lambda: process.status is not None or _answers(address), "the server answers")
     assert process.status is None, process.output
     return Server(f"http://{address}")
