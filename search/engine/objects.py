@@ -223,7 +223,7 @@ class ObjectStore:
         return f"{self._prefix}{key}"
 
     def _key(self, path: str) -> str:
-        return path.removeprefix(self._prefix)
+        return f"{path}/".removeprefix(self._prefix).removesuffix("/")  # the prefix itself may be an object
 
     def _stored(self, found: Any) -> StoredObject:
         return StoredObject(self._key(found["path"]), found["size"], found["last_modified"], found["e_tag"])

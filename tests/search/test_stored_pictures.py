@@ -15,13 +15,13 @@ from search import duplicates
 from search.builds import run_build
 from search.companies import duplicates as searches
 from search.companies.removal import delete_company
-from search.engine.errors import StoreUnavailable
+from search.engine.errors import StoreUnavailable, StoreUnsuitable
 from search.engine.objects import ObjectStore
 from search.engine.pictures.folders import StoredFolder
 from search.folders import folder_of
 from search.pictures import Put, delete_image, put_image
 from tenants.audit import on_command_line
-from tenants.models import AuditEvent, Company, DuplicateSearch, IndexBuild
+from tenants.models import AuditEvent, Company, DuplicateSearch, IndexBuild, JobStopped
 from tests.conftest import Colour, picture
 from tests.support.admin import text, upload, url
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
@@ -208,6 +208,30 @@ def test_a_build_fails_and_the_index_stays_as_it_was(away: None, settings: Any, 
     assert found(RED) == ["red.png", "Cold/blue.png"]
     settings.STORE_ENDPOINT = store_server.endpoint
     assert "no changes" in build()
+
+
+def test_a_worker_goes_on_with_a_build_when_the_store_is_back_but_not_where_it_refuses(
+    acme: Company, settings: Any, store_server: StoreServer
+) -> None:
+    leave(acme, "new.png", GREEN)
+    queued = acme.queue_build()
+    queued.start()
+    settings.STORE_ENDPOINT = AWAY
+    with pytest.raises(JobStopped):
+        run_build(queued)
+    queued.refresh_from_db()
+    assert queued.is_active
+    settings.STORE_ENDPOINT = store_server.endpoint
+    assert "Indexed 3 of 3 pictures" in build()
+    acme.image_folder = "s3://no-such-bucket/acme"
+    settings.IMAGE_STORES = ["s3://no-such-bucket"]
+    acme.save()
+    refused = acme.queue_build()
+    refused.start()
+    with pytest.raises(StoreUnsuitable):
+        run_build(refused)
+    refused.refresh_from_db()
+    assert "404 Not Found" in refused.error
 
 
 def test_a_store_that_goes_away_in_the_middle_of_a_build_loses_no_picture(

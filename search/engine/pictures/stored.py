@@ -56,13 +56,16 @@ class StoredFolder:
     def find(self) -> Iterator[ImageFile | SkippedFile]:
         before = ""
         for found in self._listing():
-            if found.key < before:  # builds walk through the index before beside it
+            if not has_allowed_extension(found.key):
+                continue
+            if found.key > before:
+                yield _examine(found)
+                before = found.key
+            elif found.size:  # else what a console makes for a folder, whose slash the client leaves out
+                # Builds walk through the index before beside it.
                 raise StoreUnsuitable(
                     f"The store {self} lists {found.key!r} after {before!r}: use one that lists in order"
                 )
-            before = found.key
-            if has_allowed_extension(found.key):
-                yield _examine(found)
 
     def other_types(self) -> str:
         kinds = (extension(found.key) for found in self._listing() if not has_allowed_extension(found.key))

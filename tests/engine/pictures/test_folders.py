@@ -206,6 +206,16 @@ def test_what_lies_beside_the_prefix_is_no_picture(store_folder: PictureFolder, 
     assert store_folder.other_types() == "2 of no type"
 
 
+def test_folders_that_consoles_have_made_do_not_disturb_the_order(
+    store_folder: PictureFolder, store_server: StoreServer
+) -> None:
+    for key in ("A!.png", "A/b.png", "c.png", "c.png!.png"):
+        place(store_folder, key)
+    for key in ("A/", "c.png/"):
+        put(store_folder, store_server, key, b"")
+    assert paths(store_folder) == ["A!.png", "A/b.png", "c.png", "c.png!.png"]
+
+
 def test_a_picture_in_many_pieces_is_read_whole(store_folder: PictureFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.engine.objects._RANGE_BYTES", 1000)
     monkeypatch.setattr(stored, "_IN_MEMORY", 100)
