@@ -6,6 +6,7 @@ ends, another one finds the lock free at its next round.
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from django.conf import settings
 from django.db import Error, connection
 from filelock import FileLock, Timeout
 
-from search import replica
+from search import collections, replica
 from search.engine.errors import EngineError
 from search.engine.storage import copies
 from tenants.models import Company
@@ -22,11 +23,18 @@ from tenants.models import Company
 logger = logging.getLogger(__name__)
 
 ROUND_SECONDS = 5.0
+_AGAIN_SECONDS = 600.0  # what has left since it was fetched is not fetched sooner: there is too little room
+
+_fetched: dict[tuple[int, str | None], float] = {}  # when, by key and generation of a company; of the one thread
 
 
 def lacking(companies: Iterable[Company]) -> list[Company]:
     """Return those of the companies, freshly read, whose index lies in the store and not on this machine."""
-    return [each for each in companies if each.generation is not None and not replica.is_here(each, each.generation)]
+    return [
+        each
+        for each in companies
+        if each.generation is not None and not collections.serve(each) and not replica.is_here(each, each.generation)
+    ]
 
 
 def fetch(company: Company) -> None:
@@ -62,11 +70,26 @@ def _look_until(over: threading.Event) -> None:
         over.wait(ROUND_SECONDS)
 
 
+def _fetch_unless_lately(company: Company) -> None:
+    key, now = (company.pk, company.generation), time.monotonic()
+    if now - _fetched.get(key, float("-inf")) < _AGAIN_SECONDS:
+        return
+    with suppress(EngineError):  # the log tells
+        fetch(company)
+        for old in [each for each in _fetched if each[0] == company.pk]:
+            del _fetched[old]
+        _fetched[key] = now
+
+
 def look() -> None:
     """Fetch what the marked companies lack here, and remove the copies of companies that were deleted. Raises Error."""
-    for company in lacking(Company.objects.active().filter(prefetch=True)):
-        with suppress(EngineError):  # the log tells
-            fetch(company)
+    marked = list(Company.objects.active().filter(prefetch=True))
+    missing = lacking(marked)
+    for company in marked:
+        if company not in missing:
+            replica.note_use(company)
+    for company in missing:
+        _fetch_unless_lately(company)
     known = set(Company.objects.values_list("name", flat=True))
     for directory in copies.directories(Path(settings.INDEX_DIR)):
         if directory.name not in known:

@@ -103,12 +103,18 @@ def is_here(company: Company, generation: str) -> bool:
     return storage.is_there(_directory(company, generation))
 
 
+def note_use(company: Company) -> None:
+    """Note that the copy of the index which serves the company is used now, if this machine has one."""
+    if company.generation is not None:
+        copies.note_use(_directory(company, company.generation))
+
+
 def info(company: Company, generation: str) -> IndexInfo:
     """Return what a generation says of itself, without fetching it; it never changes, so the store is asked once.
 
     Raises IndexNotBuilt where the store does not have it, IndexCorrupt and StoreUnavailable.
     """
-    if is_here(company, generation):
+    with suppress(IndexUnusable):  # not here, removed meanwhile, or damaged: the store tells
         return storage.info(_directory(company, generation))
     return remote.info(_store(company), generation)
 
@@ -177,6 +183,9 @@ def _carry_out(fetch: _Fetch, company: Company, generation: str, copy: Path) -> 
     finally:
         fetch.over.set()
     if fetch.error is None:
+        with _lock:
+            if _fetches.get(copy) is fetch:
+                del _fetches[copy]
         with suppress(OSError):
             _drop_earlier(company, generation)
 

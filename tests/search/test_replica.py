@@ -348,6 +348,13 @@ def test_what_an_index_says_of_itself_is_told_without_fetching_it(shop: Shop, ac
         publication.generations(acme)
 
 
+def test_a_damaged_copy_does_not_keep_the_index_from_being_told_of(shop: Shop, acme: Company) -> None:
+    replica.at_hand(acme, str(acme.generation), wait_seconds=None)
+    for file in copy_of(acme).iterdir():
+        file.unlink()
+    assert publication.info(row(acme)).total_images == 2
+
+
 def test_the_least_recently_used_copies_leave(shop: Shop, settings: Any) -> None:
     companies = [shop.add(name, {"red.png": RED}) for name in ("acme", "globex", "initech")]
     for age, company in zip((300, 100, 200), companies, strict=True):
@@ -411,6 +418,19 @@ def test_marked_companies_are_fetched_before_anybody_searches_them(shop: Shop, a
     new = shop.publish(acme, {"green.png": GREEN})
     prefetch.look()
     assert copy_of(new).is_dir()
+
+
+def test_marked_companies_that_have_too_little_room_do_not_push_each_other_out_again_and_again(
+    shop: Shop, acme: Company, settings: Any
+) -> None:
+    shop.add("globex", {"green.png": GREEN})
+    Company.objects.update(prefetch=True)
+    settings.REPLICA_BYTES = 1
+    prefetch.look()
+    before = sample("imagesearch_replica_fetches_total", outcome="fetched")
+    prefetch.look()
+    assert len(names_here(shop)) == 1
+    assert sample("imagesearch_replica_fetches_total", outcome="fetched") == before
 
 
 @pytest.mark.slow
