@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tenants.models import AuditEvent, Company
 from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.milvus_server import MilvusServer
+from tests.support.object_store import StoreServer
 
 MakeCompany = Callable[..., Company]
 Engine = Company.Engine
@@ -76,6 +78,7 @@ def test_a_company_is_searched_alike_by_both_engines(acme: Company) -> None:
     assert AuditEvent.objects.filter(action=AuditEvent.Action.ENGINE_CHOSEN).count() == 2
 
 
+@pytest.mark.slow
 def test_searches_read_no_file_but_what_the_index_says_of_itself(acme: Company) -> None:
     there = found()
     for file in publication.index_directory(acme).iterdir():
@@ -87,6 +90,35 @@ def test_searches_read_no_file_but_what_the_index_says_of_itself(acme: Company) 
     assert found() == there
 
 
+@pytest.mark.slow
+def test_a_company_whose_files_lie_in_a_store_is_searched_without_fetching_them(
+    db: None, embedder: FakeEmbedder, milvus: Milvus, store_server: StoreServer, settings: Any, tmp_path: Path
+) -> None:
+    settings.STORE, settings.STORE_ENDPOINT = store_server.make_bucket(), store_server.endpoint
+    settings.INDEX_DIR = tmp_path / "publisher"
+    settings.INDEX_DIR.mkdir()
+    company = Company.objects.create(name="acme")
+    paint(company.image_directory / "red.png", RED)
+    call_command("build_embeddings", company="acme")
+    call_command("move_company", "acme", engine="milvus")
+    settings.INDEX_DIR = tmp_path / "web"
+    settings.INDEX_DIR.mkdir()
+    begin_anew()
+    assert [path for path, _ in found()] == ["red.png"]
+    assert [file.name for file in settings.INDEX_DIR.rglob("faiss_index.bin")] == []
+    call_command("move_company", "acme", engine="local")
+    assert [path for path, _ in found()] == ["red.png"]
+
+
+def test_check_index_names_a_collection_that_is_gone(acme: Company, milvus: Milvus) -> None:
+    call_command("check_index", "acme")
+    milvus.drop(milvus.names()[0])
+    begin_anew()
+    with pytest.raises(CommandError):
+        call_command("check_index", "acme")
+
+
+@pytest.mark.slow
 def test_publications_make_collections_and_drop_those_of_generations_that_are_gone(
     acme: Company, milvus: Milvus, settings: Any
 ) -> None:
@@ -102,6 +134,7 @@ def test_publications_make_collections_and_drop_those_of_generations_that_are_go
     assert len(found(colour=BLUE, topK=50)) == 5
 
 
+@pytest.mark.slow
 def test_a_fold_makes_a_collection_of_its_own(acme: Company, milvus: Milvus) -> None:
     put("new.png", RED)
     before = sorted(found())
@@ -132,6 +165,7 @@ def test_milvus_away_is_a_503_of_its_companies_alone(
         milvus_server.speak()
 
 
+@pytest.mark.slow
 def test_a_publication_without_milvus_leaves_the_old_index(acme: Company, settings: Any) -> None:
     before, generation = found(), Company.objects.get().generation
     url, settings.MILVUS_URL = settings.MILVUS_URL, "http://127.0.0.1:9"
@@ -145,6 +179,7 @@ def test_a_publication_without_milvus_leaves_the_old_index(acme: Company, settin
     assert found() == before
 
 
+@pytest.mark.slow
 def test_a_move_that_was_killed_is_gone_on_with(make_company: MakeCompany, milvus: Milvus) -> None:
     company = make_company("acme", {"red.png": RED})
 
@@ -167,6 +202,7 @@ def test_a_move_that_was_killed_is_gone_on_with(make_company: MakeCompany, milvu
     assert generations_in(milvus) == {each.name for each in publication.generations(Company.objects.get())}
 
 
+@pytest.mark.slow
 def test_a_publication_that_a_move_overtakes_is_refused(make_company: MakeCompany, milvus: Milvus) -> None:
     """Its generation has no collection, and searches would find none."""
     make_company("acme", {"red.png": RED})
@@ -183,6 +219,7 @@ def test_a_publication_that_a_move_overtakes_is_refused(make_company: MakeCompan
     assert found()
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_deleted_company_is_dropped(
     acme: Company, milvus: Milvus, django_capture_on_commit_callbacks: Any
 ) -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from search import publication
+from search import collections, publication
 from search.companies.consistency import disagreements, older_index
-from search.engine.errors import IndexNotBuilt
+from search.engine.errors import EngineError, IndexNotBuilt
 from search.engine.storage.checkup import Checkup, examine
 from search.folders import folder_of
 from search.management.companies import find_company
@@ -66,13 +66,23 @@ def _look_over(company: Company) -> tuple[list[str], str]:
     while True:
         try:
             checkup = examine(publication.index_files(company), pictures=folder_of(company))
-            problems, summary = checkup.problems, f"ok, {_summary(checkup)}"
+            problems, summary = [*checkup.problems, *_collection_problems(company)], f"ok, {_summary(checkup)}"
         except IndexNotBuilt as error:
             problems, summary = ([str(error)] if company.generation else []), "no index yet"
         checked = company.generation
         company.refresh_from_db(fields=publication.STATE)
         if not problems or company.generation == checked:  # else it was dropped while it was looked at
             return problems, summary
+
+
+def _collection_problems(company: Company) -> list[str]:
+    """Return what is wrong with the collection of a company that Milvus searches."""
+    if collections.serve(company):
+        try:
+            publication.built_index(company)
+        except EngineError as error:
+            return [str(error)]
+    return []
 
 
 def _summary(checkup: Checkup) -> str:
