@@ -1,6 +1,7 @@
 """What only a real Milvus shows: `make test-scale` starts one."""
 
 import logging
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.scale
 
-PICTURES = 100_000
+PICTURES = int(os.environ.get("TEST_PICTURES", "100000"))
 logger = logging.getLogger(__name__)
 
 
