@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ _REST_SECONDS = 2.0  # after a failure nothing is asked for so long
 _BEAT_SECONDS = 0.5
 _TEXT_BYTES = 65_535
 _FOLDERS = 4096  # that a path has at most
-_MISSING = 100  # Milvus's code for a collection that is not there
+_MISSING, _NOT_LOADED = 100, 101  # Milvus's codes for a collection that is not there, or only stored
 _SCALAR_INDEXES = "INVERTED", "STL_SORT"  # the second until Milvus 2.3
 _FIELDS = ["text", "sha256", "perceptual_hash"]
 
@@ -75,7 +75,7 @@ class Milvus:
         folder_key: only those that have it. effort: HNSW's ef, at least limit counts.
         """
         only = "" if folder_key is None else f"array_contains(folder_keys, {int(folder_key)})"
-        with self._asked() as client:
+        with self._asked(loaded=name) as client:
             found = client.search(
                 name,
                 data=[vector],
@@ -120,7 +120,7 @@ class Milvus:
 
     def count(self, name: str) -> int:
         """Return how many pictures there are."""
-        with self._asked() as client:
+        with self._asked(loaded=name) as client:
             found = client.query(
                 name,
                 filter="id >= 0",
@@ -150,7 +150,7 @@ class Milvus:
     ) -> list[StoredRow]:
         if limit <= 0:
             return []
-        with self._asked() as client:
+        with self._asked(loaded=name) as client:
             found = client.query(
                 name,
                 filter=only,
@@ -233,7 +233,8 @@ class Milvus:
             raise failed[0]
 
     @contextmanager
-    def _asked(self) -> Iterator[Any]:
+    def _asked(self, *, loaded: str = "") -> Iterator[Any]:
+        """Yield the client. loaded: a collection that must be; where it is not, as after a restart, it will be soon."""
         import grpc
         from pymilvus.exceptions import MilvusException
 
@@ -243,6 +244,9 @@ class Milvus:
         except (MilvusException, grpc.RpcError) as error:
             if isinstance(error, MilvusException) and error.code == _MISSING:
                 raise IndexCorrupt(f"A collection is gone from Milvus: {error.message}") from error
+            if loaded and isinstance(error, MilvusException) and error.code == _NOT_LOADED:
+                with suppress(MilvusException, grpc.RpcError):
+                    client.load_collection(loaded, timeout=self._seconds, _async=True)
             if isinstance(error, grpc.RpcError):  # else it has answered
                 self._rest()
             raise EngineUnavailable(f"Milvus at {self.url} does not answer: {_in_words(error)}") from error

@@ -25,6 +25,7 @@ from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
 from tests.support.milvus_server import MilvusServer
 from tests.support.object_store import StoreServer
+from tests.support.waiting import eventually
 
 MakeCompany = Callable[..., Company]
 Engine = Company.Engine
@@ -110,6 +111,17 @@ def test_a_company_whose_files_lie_in_a_store_is_searched_without_fetching_them(
     assert [path for path, _ in found()] == ["red.png"]
 
 
+@pytest.mark.slow
+def test_searches_go_on_once_milvus_is_back(acme: Company, milvus_server: MilvusServer) -> None:
+    before = found()
+    milvus_server.kill()
+    assert Client().post("/api/search/acme", {"image": picture(RED)}).status_code == 503
+    milvus_server.pid = milvus_server.start()
+    eventually(lambda: Client().post("/api/search/acme", {"image": picture(RED)}).status_code == 200, "it is back")
+    assert found() == before
+
+
+@pytest.mark.slow
 def test_check_index_names_a_collection_that_is_gone(acme: Company, milvus: Milvus) -> None:
     call_command("check_index", "acme")
     milvus.drop(milvus.names()[0])
