@@ -92,6 +92,11 @@ def call_for_help() -> None:
         help_with_builds.enqueue()
 
 
+def number_waiting() -> int:
+    """Return how many tasks are ready for a worker; a call for help, which waits as long as a large build, is none."""
+    return DBTaskResult.objects.ready().exclude(task_path=help_with_builds.module_path).count()
+
+
 def _others_wait(priority: int) -> bool:
     """Return whether a task waits for a worker that is not to wait for one of this priority."""
     return DBTaskResult.objects.ready().filter(priority__gt=priority).exists()

@@ -8,7 +8,6 @@ from django.db.models import Count, F, Sum
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_GET
-from django_tasks_db.models import DBTaskResult
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -16,7 +15,8 @@ from prometheus_client.registry import Collector
 
 from search import attention, health
 from search.http.errors import error_body
-from tenants.models import Company, DuplicateSearch, IndexBuild, Watch
+from search.tasks import number_waiting
+from tenants.models import BuildUnit, Company, DuplicateSearch, IndexBuild, Watch
 
 _OUTCOMES = ("embedded", "reused", "removed", "skipped")
 
@@ -71,6 +71,7 @@ class _DatabaseCollector(Collector):
         yield GaugeMetricFamily("imagesearch_database_up", "1 if the database is reachable.", value=answers)
         if answers and self._of_all_machines:
             yield from self._builds()
+            yield self._units()
             yield self._duplicate_searches()
             yield self._tasks()
             yield from self._attention()
@@ -92,6 +93,13 @@ class _DatabaseCollector(Collector):
             pictures.add_metric([outcome], number)
         yield from (count, seconds, pictures)
 
+    def _units(self) -> GaugeMetricFamily:
+        units = GaugeMetricFamily("imagesearch_build_units", "Units of active builds by status.", labels=["status"])
+        totals = dict(BuildUnit.objects.order_by().values_list("status").annotate(number=Count("pk")))
+        for status in (BuildUnit.Status.QUEUED, BuildUnit.Status.RUNNING):
+            units.add_metric([status], totals.get(status, 0))
+        return units
+
     def _duplicate_searches(self) -> GaugeMetricFamily:
         count = GaugeMetricFamily("imagesearch_duplicate_searches", "Searches for duplicates.", labels=["status"])
         rows = DuplicateSearch.objects.order_by().values_list("status").annotate(number=Count("pk"))
@@ -101,8 +109,9 @@ class _DatabaseCollector(Collector):
         return count
 
     def _tasks(self) -> GaugeMetricFamily:
-        waiting = DBTaskResult.objects.ready().count()
-        return GaugeMetricFamily("imagesearch_tasks_waiting", "Tasks that are ready for a worker.", value=waiting)
+        return GaugeMetricFamily(
+            "imagesearch_tasks_waiting", "Tasks that are ready for a worker.", value=number_waiting()
+        )
 
     def _attention(self) -> Iterator[GaugeMetricFamily]:
         silent = Watch.objects.is_worker_silent()

@@ -17,7 +17,8 @@ from django.db import connection
 from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from tenants.models import Company, DuplicateSearch
+from search.tasks import call_for_help
+from tenants.models import BuildUnit, Company, DuplicateSearch
 from tests.conftest import paint, picture
 from tests.support.fakes import BLUE, GREEN, RED
 from tests.support.processes import ROOT, copy_sqlite, database
@@ -183,8 +184,12 @@ def test_builds_and_queues_are_told_from_the_database(client: Client, make_compa
         call_command("build_embeddings", company="globex")
     DuplicateSearch.objects.ask(acme)
     before = scrape(client)
-    acme.queue_build()
+    BuildUnit.objects.offer(acme.queue_build(), {"first": 5, "second": 5}, fingerprint="f")
+    assert BuildUnit.objects.get(name="second").start()
+    call_for_help()  # waits as long as there are units, and so tells nothing
     samples = scrape(client)
+    units = {status: samples.of("imagesearch_build_units", status=status) for status in ("queued", "running")}
+    assert units == {"queued": 1, "running": 1}
     builds = {status: samples.of("imagesearch_builds", status=status) for status in ("queued", "running", "cancelled")}
     assert builds == {"queued": 1, "running": 0, "cancelled": 0}
     assert samples.of("imagesearch_builds", status="succeeded") == 2
