@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from django.db.models import Count, Q, QuerySet, Sum
 
 from search import stores
@@ -24,7 +25,7 @@ from search.engine.errors import MachineDiffers, StoreUnavailable, UnitFailed
 from search.engine.objects import ObjectStore
 from search.engine.storage.layout import workspaces
 from search.heartbeat import BuildHeart, Heart
-from search.outages import is_outage, outlast
+from search.outages import is_outage, outage, outlast
 from search.stopping import StopRequested
 from tenants.models import BuildUnit, Company, IndexBuild, JobStopped, LeaseLost, UnitLost
 from tenants.signals import help_wanted
@@ -118,17 +119,16 @@ class SharedBuild:
         self._counts |= {"units_total": total, "units_done": done}
 
     def _look(self) -> None:
-        """Learn what is under way."""
+        """Learn what is under way; while the database is locked or away, what was known stays."""
         taking = [self._taking.pk] if self._taking else []
         running = Q(status=BuildUnit.Status.RUNNING)
-        found = outlast(
-            partial(
-                self._rows().filter(running | Q(status=BuildUnit.Status.SUCCEEDED)).exclude(pk__in=taking).aggregate,
-                done=Sum("done"),
-                running=Count("pk", filter=running),
-            )
-        )
-        self._under_way, self._counts["units_running"] = found["done"] or 0, found["running"]
+        rows = self._rows().filter(running | Q(status=BuildUnit.Status.SUCCEEDED)).exclude(pk__in=taking)
+        try:
+            found = rows.aggregate(done=Sum("done", default=0), running=Count("pk", filter=running))
+        except (OperationalError, InterfaceError) as error:
+            outage.met(error)
+        else:
+            self._under_way, self._counts["units_running"] = found["done"], found["running"]
 
     def _require_none_failed(self) -> None:
         failed = self._rows().filter(status=BuildUnit.Status.FAILED).first()
