@@ -3,17 +3,23 @@
 import signal
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from django.db import close_old_connections
 from django.db.models.functions import Now
 
 from search.engine import storage
 from search.engine.index.index import ImageIndex
+from search.engine.objects import open_store
 from search.engine.storage.layout import workspaces
+from search.publication import built_index
 from tenants.models import BuildUnit, Company, IndexBuild
 from tests.search.test_build_workers import BATCH, company_with, index_of, undisturbed_index, wait_for
 from tests.support.databases import on_postgresql, on_sqlite
+from tests.support.object_store import StoreServer
+from tests.support.postgres import Cluster
 from tests.support.processes import Process, Site
 from tests.support.waiting import eventually
 
@@ -149,6 +155,24 @@ def test_a_small_build_goes_through_while_a_large_one_runs(site: Site, acme: Com
     assert (large.status, large.units.filter(status=Status.RUNNING).count()) == (Status.RUNNING, 2)
 
 
+@on_postgresql
+def test_all_who_share_a_build_wait_for_a_database_that_is_away(
+    site: Site, acme: Company, postgres: Cluster, tmp_path: Path
+) -> None:
+    build = acme.queue_build()
+    workers = [publisher(site, build, batches=1), helper(site, batches=1)]
+    with postgres.away():
+        for worker in workers:
+            worker.let(100)
+        for worker in workers:
+            eventually(lambda worker=worker: "The database is locked or away" in worker.output, "it waits")
+    close_old_connections()
+    wait_for(build, Status.SUCCEEDED)
+    assert build.attempts == 1
+    assert sum(worker.embedded for worker in workers) == 6 * UNIT
+    assert_identical(index_of(acme), undisturbed_index(acme, tmp_path))
+
+
 @on_sqlite
 def test_workers_help_a_build_on_the_command_line(site: Site, acme: Company, tmp_path: Path) -> None:
     command = site.manage("build_embeddings", "--company=acme", "--workers=2", batches=1)
@@ -159,3 +183,23 @@ def test_workers_help_a_build_on_the_command_line(site: Site, acme: Company, tmp
     command.let(100)
     assert command.wait() == 0, command.output
     assert_identical(index_of(acme), undisturbed_index(acme, tmp_path))
+
+
+@on_postgresql
+def test_machines_that_share_a_store_alone_share_a_build(
+    site: Site, acme: Company, store_server: StoreServer, settings: Any, tmp_path: Path
+) -> None:
+    url = store_server.make_bucket()
+    undisturbed = undisturbed_index(acme, tmp_path)
+    site.store, site.endpoint = url, store_server.endpoint
+    settings.STORE, settings.STORE_ENDPOINT, settings.INDEX_DIR = url, store_server.endpoint, tmp_path / "here"
+    build = acme.queue_build()
+    publishing = publisher(site, build, batches=1)
+    other = site.worker()
+    eventually(lambda: build.units.filter(status=Status.SUCCEEDED).count() == 5, "the other machine has done the rest")
+    publishing.let(100)
+    wait_for(build, Status.SUCCEEDED)
+    assert (publishing.embedded, other.embedded) == (UNIT, 5 * UNIT)
+    acme.refresh_from_db()
+    assert_identical(built_index(acme), undisturbed)
+    assert not list(open_store(url, store_server.endpoint).listing(".building"))
