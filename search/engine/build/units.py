@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -133,18 +133,15 @@ class _Order:
     made_by: dict[str, Any]
 
     def encoded(self) -> bytes:
-        entries = {
-            "paths": self.paths,
-            "chunk": self.chunk,
-            "max_pixels": self.max_pixels,
-            "known": self.known,
-            "made_by": self.made_by,
-        }
-        return json.dumps(entries, sort_keys=True).encode()
+        return json.dumps(asdict(self), sort_keys=True).encode()
 
     @classmethod
     def decoded(cls, content: bytes) -> Self:
-        return cls(**json.loads(content))
+        """Raises MachineDiffers for what another release has written in fields of its own."""
+        entries = json.loads(content)
+        if entries.keys() != {field.name for field in fields(cls)}:
+            raise MachineDiffers("The build is another release's, which describes its units in other words")
+        return cls(**entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +181,8 @@ def embed_unit(
 
     attempt: part of the result's name, so that nobody else writes it. folder: what the paths are relative to.
     workers: threads. report: an exception from it ends the work.
-    Raises MachineDiffers where the publisher's vectors are made otherwise or none of the pictures can be opened here,
-    UnitRefused where the unit's file is not what was written, StoreUnavailable, and OSError.
+    Raises MachineDiffers where the publisher makes vectors or units otherwise, or none of the pictures can be opened
+    here, UnitRefused where the unit's file is not what was written, StoreUnavailable, and OSError.
     """
     order = _Order.decoded(_read(place, unit))
     here = made_by(embedder)

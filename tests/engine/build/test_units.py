@@ -1,5 +1,7 @@
 """Builds that many workers share make what one worker makes, bit for bit."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -223,6 +225,16 @@ def test_a_machine_with_another_library_makes_no_part_of_a_build(shop: Collectio
     other.libraries = {"fake": "2"}
     with pytest.raises(MachineDiffers, match="'fake': '2'"):
         embed(workers, cut(shop, workers), shop.folder, other)
+
+
+def test_a_machine_with_another_release_that_describes_units_otherwise_makes_no_part_of_a_build(
+    shop: Collection, workers: Workers
+) -> None:
+    content = json.dumps(json.loads(workers.place.read(cut(shop, workers).name)) | {"later": 1}).encode()
+    unit = Unit(f"{hashlib.sha256(content).hexdigest()[:32]}.unit", 8)
+    workers.place.write(unit.name, content)
+    with pytest.raises(MachineDiffers, match="another release's"):
+        embed(workers, unit, shop.folder, FussyEmbedder())
 
 
 def test_a_machine_that_does_not_have_the_pictures_makes_no_part_of_a_build(
