@@ -79,10 +79,11 @@ def test_a_build_publishes_into_the_store_and_leaves_no_link(acme: Company, stor
 
 
 def test_earlier_generations_stay_while_machines_may_use_them(acme: Company, store: ObjectStore) -> None:
-    names = [build(acme, f"{number}.png", RED) for number in range(4)]
+    names = [build(acme, f"{number}.png", RED) for number in range(2)]
     assert remote.names(store.below("acme")) == names[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_machines_are_quick")
 def test_so_many_earlier_generations_stay_in_the_store(acme: Company, store: ObjectStore, settings: Any) -> None:
     settings.KEEP_GENERATIONS = 0
@@ -105,6 +106,7 @@ def test_a_rollback_is_for_all_machines_and_what_was_given_up_goes_with_the_next
     assert remote.names(store.below("acme")) == [third, first]
 
 
+@pytest.mark.slow
 def test_a_new_generation_sorts_behind_one_of_a_machine_whose_clock_is_ahead(acme: Company, store: ObjectStore) -> None:
     first = build(acme, "red.png", RED)
     ahead = f"2999{first[4:]}"
@@ -112,6 +114,7 @@ def test_a_new_generation_sorts_behind_one_of_a_machine_whose_clock_is_ahead(acm
     assert build(acme, "blue.png", BLUE) > ahead
 
 
+@pytest.mark.slow
 def test_live_changes_stay_until_every_machine_may_have_the_index_that_holds_them(
     acme: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +133,7 @@ def test_live_changes_stay_until_every_machine_may_have_the_index_that_holds_the
     assert found() >= {"blue.png"}
 
 
+@pytest.mark.slow
 def test_where_the_store_lost_a_generation_the_newest_above_the_floor_takes_its_place(
     acme: Company, store: ObjectStore
 ) -> None:
@@ -189,6 +193,7 @@ def test_an_index_that_is_kept_comes_back_closed_on_any_machine(
     assert adopt_companies(by=OPERATOR) == []
 
 
+@pytest.mark.slow
 def test_a_company_moves_from_one_store_to_another_as_an_archive(
     acme: Company, store_server: StoreServer, settings: Any, tmp_path: Path
 ) -> None:
@@ -199,6 +204,7 @@ def test_a_company_moves_from_one_store_to_another_as_an_archive(
     assert found("globex") == {"red.png"}
 
 
+@pytest.mark.slow
 def test_what_protects_a_company_and_its_duplicates_lie_in_the_store(
     acme: Company, store: ObjectStore, django_capture_on_commit_callbacks: Any
 ) -> None:
