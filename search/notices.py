@@ -113,7 +113,7 @@ def _of_builds() -> Iterator[Notice]:
 
 
 def _failed(build: IndexBuild) -> str:
-    error = without_server_paths(build.error, build.image_folder).strip()
+    error = without_server_paths(build.error, build.image_folder, build.company.image_place).strip()
     shown = error if len(error) <= _LONGEST_ERROR else f"{error[:_LONGEST_ERROR]} ..."
     page = _address(reverse("admin:tenants_indexbuild_change", args=[build.pk]))
     return (

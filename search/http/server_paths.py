@@ -8,15 +8,24 @@ from django.conf import settings
 _QUOTED = re.compile(r"(?P<quote>['\"`])/(?:[^'\"`]*/)?(?P<name>[^'\"`/]+)/?(?P=quote)")
 _PLAIN = re.compile(r"(?<![\w.~:/-])/(?:[^\s/'\"`<>|:;,()]+/)*(?P<name>[^\s/'\"`<>|:;,()]+)/?")
 
+_STORED = re.compile(r"s3://(?:[^\s'\"`<>|;,()]*/)?(?P<name>[^\s'\"`<>|:;,()/]+)/?")
+
 
 def without_server_paths(text: str, *more: str) -> str:
-    """Return text with each absolute path cut to what it ends in: below a directory of ours, to what is below that.
+    """Return text with each absolute path, and each URL of a store, cut to what it ends in: below a directory of ours,
+    to what is below that. The address of the store's server is left out.
 
     more: directories that text may name besides ours, whose names may have spaces.
     """
     for place in [*sorted(_places(), key=len, reverse=True), *filter(None, more)]:
         text = re.sub(rf"{re.escape(place)}(?=/|\b|$)", lambda _, name=Path(place).name: name, text)  # type: ignore[misc]
+    text = _STORED.sub(r"\g<name>", _server_of_store().sub("the store", text))
     return _PLAIN.sub(r"\g<name>", _QUOTED.sub(r"\g<quote>\g<name>\g<quote>", text))
+
+
+def _server_of_store() -> re.Pattern[str]:
+    server = re.escape(settings.STORE_ENDPOINT) if settings.STORE_ENDPOINT else r"https://[\w.-]+\.amazonaws\.com"
+    return re.compile(rf"{server}(?:[^\s'\"`<>|;,()]*[^\s'\"`<>|;,():.])?")
 
 
 def _places() -> set[str]:

@@ -75,3 +75,13 @@ def test_absolute_paths_are_cut_to_what_they_end_in(settings: Any, text: str, sh
 def test_directories_with_spaces_are_cut_where_they_are_known() -> None:
     text = "The folder /srv/My Pictures/Old ones does not exist"
     assert without_server_paths(text, "/srv/My Pictures/Old ones") == "The folder Old ones does not exist"
+
+
+def test_a_store_is_named_by_the_end_of_its_url_and_without_its_server(settings: Any) -> None:
+    settings.STORE_ENDPOINT = "http://10.0.0.3:9000"
+    text = "s3://shop/secret/acme cannot be used (GET http://10.0.0.3:9000/shop?prefix=secret%2Facme in 3 ms): check it"
+    assert without_server_paths(text) == "acme cannot be used (GET the store in 3 ms): check it"
+    settings.STORE_ENDPOINT = ""
+    text = "No pictures in s3://shop/a b/acme, asked https://shop.s3.eu-central-1.amazonaws.com/a%20b/acme: add some"
+    shown = without_server_paths(text, "s3://shop/a b/acme")
+    assert shown == "No pictures in acme, asked the store: add some"
