@@ -5,25 +5,33 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 from django.contrib.auth.hashers import PBKDF2PasswordHasher, make_password
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.db.models import Sum
 
+from search.pictures import put_image
+from tenants import audit
 from tenants.models import ApiKey, Company, DailySearches
-from tests.conftest import paint, picture
-from tests.support.fakes import BLUE, GREEN, RED
+from tests.conftest import Colour, paint, picture
+from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
+from tests.support.object_store import StoreServer
 from tests.support.permissions import BOUND
 from tests.support.postgres import Cluster
 from tests.support.processes import ROOT, Site
 from tests.support.redis import redis_server
 from tests.support.servers import Browser, Gunicorn, environment_of
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
+OPERATOR = audit.on_command_line()
 YELLOW, CYAN = (250, 240, 20), (20, 230, 240)
 
 
@@ -128,6 +136,36 @@ def _change(server: Gunicorn, method: str, path: str, headers: dict[str, str]) -
     body = picture(RED).getvalue()
     answer = requests.request(method, f"{server.url}/api/{path}", data=body, headers=headers, timeout=60)
     return answer.status_code, answer.json()["code"]
+
+
+def test_a_read_only_server_without_any_directory_answers_from_the_store(
+    site: Site, store_server: StoreServer, settings: Any, embedder: FakeEmbedder
+) -> None:
+    settings.STORE, settings.STORE_ENDPOINT = store_server.make_bucket(), store_server.endpoint
+    settings.INDEX_DIR = site.directory / "replica"
+    company = Company.objects.create(name="acme")
+    add(company, "red.png", RED)
+    call_command("build_embeddings", company="acme", stdout=StringIO())
+    nothing = dict.fromkeys(("IMAGESEARCH_EMBEDDINGS_DIR", "IMAGESEARCH_MEDIA_DIR"), "/nowhere")
+    cache = {"IMAGESEARCH_CACHE_DIR": str(site.directory / "cache")}
+    store = store_server.environment(settings.STORE)
+    server = Gunicorn(site, IMAGESEARCH_READ_ONLY="true", **nothing, **cache, **store)
+    try:
+        assert server.found("acme", RED) == ["red.png"]
+        put_image(company, "green.png", picture(GREEN).getvalue(), by=OPERATOR)
+        assert server.found("acme", GREEN) == ["green.png", "red.png"]
+        add(company, "blue.png", BLUE)
+        call_command("build_embeddings", company="acme", stdout=StringIO())
+        assert eventually(lambda: server.found("acme", BLUE)[0] == "blue.png", "the new index is there")
+        assert _change(server, "PUT", "images/acme/new.png", {}) == (403, "read_only")
+        assert server.status("/api/health/ready") == 200
+    finally:
+        server.stop()
+    assert "Traceback" not in server.log.read_text()
+
+
+def add(company: Company, name: str, colour: Colour) -> None:
+    paint(company.image_directory / name, colour)
 
 
 # Two machines, each with a cache of its own, over one PostgreSQL and one Redis ----------------------------------------
