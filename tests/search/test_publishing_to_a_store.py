@@ -248,6 +248,26 @@ def test_a_build_waits_for_a_store_that_is_away_and_the_old_index_serves(acme: C
     assert found() == {"red.png", "blue.png"}
 
 
+@pytest.mark.slow
+def test_an_index_of_another_model_waits_in_the_store_and_is_used_from_another_machine(
+    acme: Company, embedder: FakeEmbedder, store: ObjectStore, settings: Any, tmp_path: Path
+) -> None:
+    settings.MODEL_SWITCH = "manual"
+    first = build(acme, "red.png", RED)
+    runtime.use(FakeEmbedder("e" * 64, weights="new-weights", first=500))
+    runtime.use_also(embedder)
+    assert build(acme, "blue.png", BLUE) != first  # with the old model
+    served, candidate = acme.generation, acme.candidate
+    assert candidate in remote.names(store.below("acme"))
+    assert remote.served_last(store.below("acme")) == served
+
+    settings.INDEX_DIR = tmp_path / "another machine"
+    publication.use_candidate(acme, made_from=served)
+    acme.refresh_from_db()
+    assert (acme.generation, acme.candidate) == (candidate, None)
+    assert found() == {"red.png", "blue.png"}
+
+
 # upload_indexes -------------------------------------------------------------------------------------------------------
 
 
