@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search.engine import durable
-from search.engine.errors import NothingToIndex
+from search.engine.errors import NotEnoughSpace, NothingToIndex
 from search.engine.index.index import ImageIndex
 from search.engine.pictures.folder import ImageFile, SkippedFile
 from search.engine.pictures.folders import PictureFolder, as_folder
@@ -166,7 +166,7 @@ def make_plan(
     before: the index before, or None. keep: its vectors may be kept, and it has signatures. checksum: contents are
     always compared. directory: see Plan.
     beat is called about twice a second with the number of files found so far. Raises NothingToIndex where folder cannot
-    be read, StoreError, and IndexCorrupt where an entry of the index before is damaged.
+    be read, NotEnoughSpace, StoreError, and IndexCorrupt where an entry of the index before is damaged.
     """
     plan, folder = Plan(directory), as_folder(folder)
     comparison = _Comparison(folder, before, keep=keep, checksum=checksum)
@@ -266,6 +266,12 @@ def _read(file: IO[bytes], start: int, length: int) -> bytes:
 
 
 def _write(file: IO[bytes], content: bytes, start: int) -> None:
+    """Raises NotEnoughSpace."""
     rest = memoryview(content)
-    while rest:
-        rest = rest[os.pwrite(file.fileno(), rest, start + len(content) - len(rest)) :]
+    try:
+        while rest:
+            rest = rest[os.pwrite(file.fileno(), rest, start + len(content) - len(rest)) :]
+    except OSError as error:
+        raise NotEnoughSpace(
+            f"What the build plans cannot be written to a temporary file ({error.strerror}): free up space"
+        ) from error

@@ -182,7 +182,7 @@ def embed_unit(
     attempt: part of the result's name, so that nobody else writes it. folder: what the paths are relative to.
     workers: threads. report: an exception from it ends the work.
     Raises MachineDiffers where the publisher makes vectors or units otherwise, or none of the pictures can be opened
-    here, UnitRefused where the unit's file is not what was written, StoreUnavailable, and OSError.
+    here, UnitRefused where the unit's file is not what was written, StoreError, and OSError.
     """
     order = _Order.decoded(_read(place, unit))
     here = made_by(embedder)

@@ -1,3 +1,4 @@
+import errno
 import os
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from search.engine import durable, storage
 from search.engine.build import plan as plan_module
 from search.engine.build.plan import EMBED, PICTURE, PathsOfRows, Plan, make_plan
-from search.engine.errors import NothingToIndex
+from search.engine.errors import NotEnoughSpace, NothingToIndex
 from search.engine.index.index import ImageIndex
 from tests.conftest import paint
 from tests.engine.build.test_builder import LONG_AGO, Collection, acme, colour_of  # noqa: F401
@@ -153,3 +154,17 @@ def test_the_paths_of_rows_are_those_of_the_pictures_that_are_not_left_out() -> 
     left_out = [0, 1, 4, 8]
     rows = PathsOfRows(plan, left_out)
     assert list(rows) == [path for place, path in enumerate(paths) if place not in left_out]
+
+
+def test_a_disk_that_is_full_while_a_plan_is_written_is_named(
+    acme: Collection,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    acme.paint_many(3)
+
+    def pwrite(descriptor: int, content: memoryview, place: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(NotEnoughSpace, match="No space left on device"):
+        make_plan(acme.folder, None, keep=False, checksum=False)
