@@ -71,7 +71,7 @@ def carry_out_duplicate_search(search_id: int) -> None:
     _look_again_later(carry_out_duplicate_search, search)
     if search.start():
         with suppress(StopRequested, JobStopped), observing(duplicate_search=search.pk):
-            duplicates.carry_out(search, others_wait=partial(_others_wait, _LATER))
+            duplicates.carry_out(search, others_wait=_others_wait)
 
 
 @task(priority=_HELP)
@@ -97,7 +97,7 @@ def number_waiting() -> int:
     return DBTaskResult.objects.ready().exclude(task_path=help_with_builds.module_path).count()
 
 
-def _others_wait(priority: int) -> bool:
+def _others_wait(priority: int = _LATER) -> bool:
     """Return whether a task waits for a worker that is not to wait for one of this priority."""
     return DBTaskResult.objects.ready().filter(priority__gt=priority).exists()
 
