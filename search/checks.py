@@ -13,7 +13,6 @@ from imagesearch.environment import existing
 from search.engine.errors import StoreUnavailable, StoreUnsuitable
 from search.engine.model.names import NAMES
 from search.engine.objects import open_store
-from tenants.models import Company
 
 SETTINGS = "settings"  # the tag of what an operator can set wrong
 STORES = "stores"  # of what stores are asked, which takes a while: for servers, workers and preparation
@@ -169,6 +168,8 @@ def _away(setting: str, error: StoreUnavailable) -> CheckMessage:
 def milvus_is_set(app_configs: Any, databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     if settings.MILVUS_URL or not databases:
         return []
+    from tenants.models import Company  # late: settings are checked before there are models
+
     names: list[str] = []
     with suppress(DatabaseError):  # it is not migrated yet
         names += Company.objects.exclude(engine=Company.Engine.LOCAL).values_list("name", flat=True)[:10]
