@@ -252,6 +252,8 @@ class Soak:
             try:
                 web = webs[0] if what == self._seen else chance.choice(webs)
                 status, fault = what(web, company, chance)
+            except _OnItsWay:
+                status, fault = 503, None
             except Exception as error:  # a connection that broke is a wrong answer too
                 status, fault = 0, repr(error)
             tally.note(what.__name__.strip("_"), status, None if self.mishaps.excuse(status, since=begun) else fault)
@@ -323,6 +325,10 @@ def _wrong_change(web: Web, status: int, body: dict[str, Any], *, right: tuple[i
     return None if status in right else str(body)
 
 
+class _OnItsWay(Exception):
+    """A machine that has no copy of an index yet says so: it is to be asked again."""
+
+
 def _come_and_say_nothing(web: Web) -> None:
     address = _address(web)
     silent = deque[socket.socket](maxlen=20 * SILENT_A_SECOND)
@@ -367,8 +373,6 @@ def _large_picture() -> bytes:
 
 def _wrong_results(status: int, body: dict[str, Any], company: Company, expected: np.ndarray) -> str | None:
     """Return what is wrong with an answer, or None. expected: the scores of the pictures that stay, best first."""
-    if status == 503 and body.get("code") == "index_on_its_way":  # from the store, at a machine that has none yet
-        return None
     if status != 200:
         return str(body)
     results = body["results"]
@@ -418,7 +422,10 @@ def _send(
         with urllib.request.urlopen(request, timeout=120) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        answer = json.load(error)
+        if answer.get("code") == "index_on_its_way":
+            raise _OnItsWay from error
+        return error.code, answer
 
 
 def _evictions(web: Web) -> int:
