@@ -16,6 +16,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from imagesearch.environment import read, whole_number
+
 _CODE = Path(__file__).resolve().parent.parent
 _BUCKET = "imagesearch"
 _WAIT_SECONDS = 60
@@ -26,8 +28,8 @@ _DIRECTORIES = ("media", "embeddings", "writer", "reader", "worker-1", "worker-2
 
 def main() -> None:
     directory = Path(sys.argv[1] if sys.argv[1:] else _CODE / ".cluster").absolute()
-    port = int(os.environ.get("PORT") or 5000)
-    ports = {name: str(port + beside) for name, beside in _PORTS.items()}
+    port = read("PORT", "5000", whole_number(1, 65535 - len(_PORTS)), "a port number")
+    ports = _ports(port)
     postgres = _postgres()
     if not (postgres and shutil.which("redis-server")):
         sys.exit(
@@ -112,25 +114,29 @@ def _nginx_conf(port: int, ports: dict[str, str]) -> str:
     return f"{user}pid nginx/pid;\nevents {{}}\nhttp {{\naccess_log nginx/access.log;\n{places}\n{example}\n}}\n"
 
 
-def prepare() -> None:
+def prepare(directory: Path, port: int) -> None:
     """Make the bucket, the tables and the demo, and let the servers and workers start."""
-    directory = Path(os.environ["CLUSTER"])
-    _wait_for(int(os.environ["PORT_POSTGRES"]))
-    _wait_for(int(os.environ["PORT_STORE"]))
-    bucket = f"{os.environ['IMAGESEARCH_STORE_ENDPOINT']}/{_BUCKET}"
-    with urllib.request.urlopen(urllib.request.Request(bucket, method="PUT")):  # noqa: S310
+    ports = _ports(port)
+    for name in ("PORT_POSTGRES", "PORT_STORE"):
+        _wait_for(int(ports[name]), directory)
+    bucket = f"http://127.0.0.1:{ports['PORT_STORE']}/{_BUCKET}"
+    with urllib.request.urlopen(urllib.request.Request(bucket, method="PUT")):
         pass
     subprocess.run([sys.executable, "manage.py", "prepare"], check=True, cwd=_CODE)
-    where = {name: f"http://localhost:{os.environ[name]}/" for name in ("PORT_WRITER", "PORT_READER")}
+    where = {name: f"http://localhost:{ports[name]}/" for name in ("PORT_WRITER", "PORT_READER")}
     sys.stdout.write(f"Takes writes: {where['PORT_WRITER']}\nRead-only:    {where['PORT_READER']}\n")
     (directory / "ready").touch()
 
 
-def _wait_for(port: int) -> None:
+def _ports(port: int) -> dict[str, str]:
+    return {name: str(port + beside) for name, beside in _PORTS.items()}
+
+
+def _wait_for(port: int, directory: Path) -> None:
     deadline = time.monotonic() + _WAIT_SECONDS
     while not _listens(port):
         if time.monotonic() > deadline:
-            sys.exit(f"Nothing listens at port {port}: see the logs in {os.environ['CLUSTER']}")
+            sys.exit(f"Nothing listens at port {port}: see the logs in {directory}")
         time.sleep(0.1)
 
 
@@ -140,4 +146,7 @@ def _listens(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    prepare() if sys.argv[1:] == ["prepare"] else main()
+    if sys.argv[1:2] == ["prepare"]:
+        prepare(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main()
