@@ -1,6 +1,5 @@
 """Milvus servers of the test run's own, in a process beside the tests; they listen on 127.0.0.1 alone."""
 
-import json
 import os
 import signal
 import socket
@@ -19,11 +18,11 @@ from milvus_lite.adapter.grpc.server import run_server
 run_server(sys.argv[1], "127.0.0.1", int(sys.argv[2]))
 """
 _STANDALONE = """
-import json, signal, sys
+import sys
 from milvus import MilvusServer, MilvusServerConfig
 server = MilvusServer(MilvusServerConfig(data_dir=sys.argv[1]), proxy_port=int(sys.argv[2]))
 server.start()
-print(json.dumps(server.server_proc.pid), flush=True)
+print(server.server_proc.pid, flush=True)
 server.server_proc.wait()
 """
 
@@ -87,6 +86,10 @@ class StandaloneServer(MilvusServer):
         super().__init__()
 
     def start(self) -> int:
+        """It takes no port that another has used a moment ago, as one that was killed has."""
+        return eventually(self._started, "Milvus starts")
+
+    def _started(self) -> int:
         self._process = self._run([str(self._python), "-c", _STANDALONE], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
-        return int(json.loads(self._process.stdout.readline()))
+        return int(self._process.stdout.readline() or 0)
