@@ -7,7 +7,7 @@ from functools import partial
 
 from django.core.exceptions import ValidationError
 
-from search.engine.errors import StoreUnavailable
+from search.engine.errors import StoreRefused, StoreUnavailable
 from search.outages import is_outage, outlast
 from search.stopping import StopRequested
 from tenants.models import Job, JobStopped
@@ -20,8 +20,8 @@ def outcome_recorded(job: Job, *, requeue: bool = True) -> Iterator[None]:
     """Record in the job's row what the block raises, and raise it again; the block itself records its success.
 
     On StopRequested the job is handed back to the queue, or cancelled where requeue is false. After a time without the
-    database, or without the store, it is handed back as well, and JobStopped raised. Raises JobCancelled and LeaseLost
-    where the job is no longer the caller's.
+    database, or where the store does not answer, it is handed back as well, and JobStopped raised. Raises JobCancelled
+    and LeaseLost where the job is no longer the caller's.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def outcome_recorded(job: Job, *, requeue: bool = True) -> Iterator[None]:
             raise JobStopped(
                 f"The {job.KIND} of {job.company} goes on anew: the database was locked or away"
             ) from error
-        if requeue and isinstance(error, StoreUnavailable):
+        if requeue and isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused):
             logger.warning("The %s of %s goes on in a moment: %s", job.KIND, job.company, error)
             outlast(partial(job.hand_back, at_once=False))
             raise JobStopped(f"The {job.KIND} of {job.company} goes on in a moment: {error}") from error

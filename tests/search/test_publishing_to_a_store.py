@@ -14,7 +14,7 @@ from search.builds import run_build
 from search.companies.adoption import adopt_companies
 from search.companies.removal import delete_company
 from search.engine import storage
-from search.engine.errors import StoreUnavailable
+from search.engine.errors import StoreRefused, StoreUnavailable
 from search.engine.objects import ObjectStore
 from search.engine.storage import remote
 from search.pictures import put_image
@@ -246,6 +246,20 @@ def test_a_build_waits_for_a_store_that_is_away_and_the_old_index_serves(acme: C
     assert queued.start()
     run_build(queued)
     assert found() == {"red.png", "blue.png"}
+
+
+def test_a_build_fails_where_the_store_refuses_because_waiting_does_not_help(acme: Company, settings: Any) -> None:
+    settings.STORE = "s3://no-such-bucket/indexes"
+    paint(acme.image_directory / "red.png", RED)
+    queued = acme.queue_build()
+    assert queued.start()
+
+    with pytest.raises(StoreRefused):
+        run_build(queued)
+
+    queued.refresh_from_db()
+    assert queued.status == IndexBuild.Status.FAILED
+    assert "s3://no-such-bucket" in queued.error
 
 
 @pytest.mark.slow
