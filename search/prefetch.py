@@ -90,9 +90,13 @@ def look() -> None:
             replica.note_use(company)
     for company in missing:
         _fetch_unless_lately(company)
-    known = set(Company.objects.values_list("name", flat=True))
+    known = {each.name: each for each in Company.objects.only("name", "created_at")}
     for directory in copies.directories(Path(settings.INDEX_DIR)):
-        if directory.name not in known:
-            for copy in copies.copies_of(directory):
-                if copies.remove_unused(copy):
-                    logger.info("Removed the copy %s of %s, which was deleted", copy.name, directory.name)
+        for copy in copies.copies_of(directory):
+            if _is_of_deleted(copy, known.get(directory.name)) and copies.remove_unused(copy):
+                logger.info("Removed the copy %s of %s, which was deleted", copy.name, directory.name)
+
+
+def _is_of_deleted(copy: copies.Copy, company: Company | None) -> bool:
+    """Return whether a copy is of a company that is no more. company: the one that has the name now."""
+    return company is None or bool(copies.served(copy.path) and not replica.has_served(company, copy))

@@ -221,13 +221,16 @@ def _load_copy(company: Company, name: str) -> ImageIndex:
     while True:
         directory = replica.at_hand(company, name, wait_seconds=replica.REQUEST_SECONDS)
         try:
-            return runtime.index_cache().get(company.pk, name, partial(_load, directory))
+            index = runtime.index_cache().get(company.pk, name, partial(_load, directory))
         except IndexUnusable as error:
             replica.throw_away(company, name, error)
+        else:
+            replica.note_serving(company, name)
+            return index
 
 
 def _earlier_at_hand(company: Company, name: str) -> ImageIndex | None:
-    """Return the index that this process has loaded, or else the newest before this one of which a copy is here.
+    """Return the index that this process has loaded, or else the last one that has served of which a copy is here.
 
     None where there is none that lacks no change which is gone from the database.
     """
@@ -235,11 +238,11 @@ def _earlier_at_hand(company: Company, name: str) -> ImageIndex | None:
     loaded = cache.find_any(company.pk)
     if loaded and loaded.info.holds_changes_to >= floor and not runtime.verifier().is_damaged(loaded):
         return loaded
-    for each in storage.generations(company.embeddings_directory, None):
-        if each.name < name and each.name != company.candidate and each.info.holds_changes_to >= floor:
-            directory = storage.generation_directory(company.embeddings_directory, each.name)
-            with suppress(IndexUnusable):
-                return cache.get(company.pk, each.name, partial(_load, directory))
+    for earlier in replica.served(company):
+        directory = storage.generation_directory(company.embeddings_directory, earlier)
+        with suppress(IndexUnusable):
+            if earlier != name and storage.info(directory).holds_changes_to >= floor:
+                return cache.get(company.pk, earlier, partial(_load, directory))
     return None
 
 
@@ -263,9 +266,9 @@ def index_files(company: Company, *, beat: Callable[[], None] = lambda: None) ->
 
 
 def newest_here(company: Company) -> Path:
-    """Return the directory of the newest copy that this machine has. Raises IndexNotBuilt."""
-    for each in storage.generations(company.embeddings_directory, None):
-        return storage.generation_directory(company.embeddings_directory, each.name)
+    """Return the directory of the copy that served last on this machine. Raises IndexNotBuilt."""
+    for name in replica.served(company):
+        return storage.generation_directory(company.embeddings_directory, name)
     raise IndexNotBuilt(f"This machine has no copy of the index of {company}")
 
 

@@ -109,6 +109,30 @@ def note_use(company: Company) -> None:
         copies.note_use(_directory(company, company.generation))
 
 
+def note_serving(company: Company, generation: str) -> None:
+    """Note that this machine's copy of a generation serves the company now."""
+    copies.note_serving(_directory(company, generation), _mark(company))
+
+
+def served(company: Company) -> list[str]:
+    """Return the generations that have served the company from copies which are here, the last one first.
+
+    Others may lie beside them: of an earlier company of this name, or candidates.
+    """
+    found = [copy for copy in copies.copies_of(company.embeddings_directory) if has_served(company, copy)]
+    return [copy.name for copy in sorted(found, key=lambda copy: copies.served_at(copy.path), reverse=True)]
+
+
+def has_served(company: Company, copy: copies.Copy) -> bool:
+    """Return whether a copy has served this company, and no other one of its name since."""
+    return copies.served(copy.path) == _mark(company)
+
+
+def _mark(company: Company) -> str:
+    """Return what no other company has: a restored database gives primary keys out again."""
+    return f"{company.pk} {company.created_at.timestamp()}"
+
+
 def info(company: Company, generation: str) -> IndexInfo:
     """Return what a generation says of itself, without fetching it; it never changes, so the store is asked once.
 

@@ -1,6 +1,7 @@
 """What a machine answers from its copies of indexes that lie in a store."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,14 @@ class Shop:
                 paint(company.image_directory / path, colour)
             call_command("build_embeddings", company=company.name)
             return self._upload(company)
+
+    def delete(self, company: Company) -> None:
+        """Delete a company with all that it has, on another machine."""
+        Company.objects.filter(pk=company.pk).delete()
+        shutil.rmtree(company.image_directory)
+        with self._publisher():
+            storage.erase(company.embeddings_directory)
+        remote.remove_all(self.store(company), last="company.json")
 
     def store(self, company: Company) -> ObjectStore:
         return ObjectStore(f"{self._url}/{company.name}", endpoint=self._endpoint)
@@ -210,6 +219,39 @@ def test_a_new_process_answers_from_the_earlier_copy_as_well(
     runtime.reset()
     runtime.use(embedder)
     assert found(acme) == {"red.png", "blue.png"}
+
+
+def test_an_index_that_was_given_up_does_not_answer_for_a_new_one(
+    shop: Shop, acme: Company, slow_store: threading.Event, embedder: Any
+) -> None:
+    slow_store.set()
+    shop.publish(acme, {"green.png": GREEN})
+    assert found(acme) == {"red.png", "blue.png", "green.png"}
+    Company.objects.filter(pk=acme.pk).update(generation=acme.generation)  # somebody goes back
+    prefetch.fetch(row(acme))
+    assert found(acme) == {"red.png", "blue.png"}
+    (acme.image_directory / "green.png").unlink()
+    shop.publish(acme, {"yellow.png": (250, 240, 20)})
+    slow_store.clear()
+    runtime.reset()
+    runtime.use(embedder)
+    assert found(acme) == {"red.png", "blue.png"}
+
+
+def test_a_copy_of_a_deleted_company_never_answers_for_a_new_one_of_its_name(
+    shop: Shop, acme: Company, slow_store: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_store.set()
+    found(acme)
+    shop.delete(acme)
+    new = shop.add("acme", {"green.png": GREEN})
+    slow_store.clear()
+    monkeypatch.setattr(replica, "REQUEST_SECONDS", 0.01)
+    with pytest.raises(IndexOnItsWay):
+        found(new)
+    slow_store.set()
+    eventually(copy_of(new).is_dir, "the new one is here")
+    assert found(new) == {"green.png"}
 
 
 def test_an_index_below_the_floor_never_answers(
@@ -441,6 +483,16 @@ def test_copies_of_a_deleted_company_leave(shop: Shop, acme: Company) -> None:
     Company.objects.filter(pk=acme.pk).delete()
     prefetch.look()
     assert names_here(shop) == ["globex"]
+
+
+@pytest.mark.slow
+def test_copies_of_a_deleted_company_leave_where_another_has_its_name(shop: Shop, acme: Company) -> None:
+    found(acme)
+    shop.delete(acme)
+    Company.objects.create(name="acme")
+    runtime.index_cache().forget(acme.pk, publication.built_index(acme))
+    prefetch.look()
+    assert names_here(shop) == []
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A machine's copies of generations that lie in a store: how many bytes they take, and how they leave.
 
-A copy from which an index is loaded stays, whichever process has loaded it: see OpenFile.
+A copy from which an index is loaded stays, whichever process has loaded it: see OpenFile. Names of companies are given
+again, so each copy notes which company it has served.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from search.engine.storage.generations import PublishLockTaken, discard, publish
 from search.engine.storage.layout import (
     FAISS_INDEX,
     METADATA,
+    SERVES,
     complete_generations,
     fetch_lock,
     fetched_drafts,
@@ -67,6 +69,28 @@ def note_use(copy: Path) -> None:
         os.utime(copy)
 
 
+def note_serving(copy: Path, company: str) -> None:
+    """Note that a copy serves a company now. company: a text that no other company ever has."""
+    with contextlib.suppress(OSError):
+        durable.replace(copy / SERVES, company.encode())
+
+
+def served(copy: Path) -> str:
+    """Return the company that a copy serves, or served last; "" where it has not served."""
+    try:
+        return (copy / SERVES).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def served_at(copy: Path) -> float:
+    """Return when a copy began to serve last, in seconds since 1970, 0 where it has not."""
+    try:
+        return (copy / SERVES).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def remove_unused(copy: Copy) -> bool:
     """Remove a copy, unless an index is loaded from it or published into its directory; tell whether it is gone."""
     try:
@@ -109,7 +133,7 @@ def _bytes(directory: Path) -> int:
     size = 0
     with contextlib.suppress(FileNotFoundError):
         for file in directory.iterdir():
-            size += file.lstat().st_size
+            size += file.lstat().st_size if file.name != SERVES else 0
     return size
 
 

@@ -14,6 +14,7 @@
         index_info.json        IndexInfo, and the "format": 3, which says that the files are ours
         SHA256SUMS             of all the others, for `sha256sum --check` as well; that of perceptual_hashes.npy stands
                                in index_info.json, because releases before refuse a list with names they do not know
+        .serves                of a copy of what lies in a store: which company it serves here, see copies.py
     <parent>/.generations/AOF/.writing-<hex>/        a generation that is being written
     <parent>/.generations/AOF/.fetching-<generation>/ one that is being fetched from a store, see remote.py
     <parent>/.generations/AOF/.link-<hex>            the link, about to be moved into its place
@@ -65,6 +66,7 @@ FORMAT = 3
 COMPANY_CARD = "company.json"
 KEPT_CHANGES = ".live_changes.json"
 DUPLICATES = ".duplicates"
+SERVES = ".serves"
 
 _GENERATIONS = ".generations"
 _MOMENT = "%Y%m%dT%H%M%S%f"  # a generation's name begins with when it was published
