@@ -246,6 +246,13 @@ def _earlier_at_hand(company: Company, name: str) -> ImageIndex | None:
     return None
 
 
+def is_elsewhere(company: Company) -> bool:
+    """Return whether the index that serves the company would have to be fetched from the store."""
+    if company.generation is None or not settings.STORE or collections.serve(company):
+        return False
+    return not replica.is_here(company, company.generation)
+
+
 def index_directory(company: Company) -> Path:
     """Return the directory of the files that serve the company, or, with a store, of the copy of them that this machine
     has, or will have: see index_files(). Raises IndexNotBuilt where the row's are gone.

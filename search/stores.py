@@ -1,5 +1,9 @@
 """What lies in the object store of the indexes, where IMAGESEARCH_STORE names one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from django.conf import settings
 
 from search.engine.objects import ObjectStore, open_store
@@ -9,9 +13,22 @@ BUILDING = ".building"  # below the root: what builds have embedded, by company 
 WEIGHTS = ".weights"  # below the root: see search/engine/model/kept.py
 
 
+_hurried = ContextVar("hurried", default=False)
+
+
+@contextmanager
+def hurrying() -> Iterator[None]:
+    """Let what this thread asks of the store fail within seconds until the end of the block: a caller waits for it."""
+    token = _hurried.set(True)
+    try:
+        yield
+    finally:
+        _hurried.reset(token)
+
+
 def root() -> ObjectStore | None:
     """Return the store of all indexes; None where they lie in a folder alone."""
-    return open_store(settings.STORE, settings.STORE_ENDPOINT) if settings.STORE else None
+    return open_store(settings.STORE, settings.STORE_ENDPOINT, hurried=_hurried.get()) if settings.STORE else None
 
 
 def of(company: Company) -> ObjectStore | None:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +21,17 @@ _MAX_PARTS = 9000  # of an upload; S3 allows 10,000
 _PARTS_AT_A_TIME = 4
 _CLIENT: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}  # of a request
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+# For who cannot wait: of a request that moves few bytes.
+_CLIENT_IN_A_HURRY: Any = {"connect_timeout": timedelta(seconds=2), "timeout": timedelta(seconds=4)}
+_RETRIES_IN_A_HURRY: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=2)}
+_FEW_BYTES = 1 << 20
+_AWAY_SECONDS = 5.0  # that a store which did not answer in time is not asked again by who cannot wait
+_SLOW_SECONDS = 1.0
 _DELETED_AT_A_TIME = 1000
 _REFUSED = re.compile(r"status code: 4(?!08|29)\d\d")  # and not "later"
+
+
+_away_until: dict[tuple[str, str], float] = {}  # by bucket and endpoint; each thread writes what it has just seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +50,17 @@ class ObjectStore:
     the store does not answer or refuses.
     """
 
-    def __init__(self, url: str, *, endpoint: str = "") -> None:
+    def __init__(self, url: str, *, endpoint: str = "", hurried: bool = False) -> None:
         """url: s3://bucket/prefix. endpoint: of another store than Amazon's, such as http://127.0.0.1:9000.
+        hurried: what moves few bytes fails within seconds where the store does not answer, and for a while at once.
 
         Keys and region come from the usual AWS variables.
         """
         parts = urlsplit(url)
         self.url, self.endpoint = url.rstrip("/"), endpoint
+        self._hurried, self._place = hurried, (parts.netloc, endpoint)
         self._store = _bucket(parts.netloc, endpoint)
+        self._quick = _bucket(parts.netloc, endpoint, hurried=True) if hurried else self._store
         self._prefix = f"{parts.path.strip('/')}/".lstrip("/")
 
     def __eq__(self, other: object) -> bool:
@@ -58,20 +71,20 @@ class ObjectStore:
 
     def below(self, folder: str) -> "ObjectStore":
         """Return what lies below a folder of this store."""
-        return ObjectStore(f"{self.url}/{folder}", endpoint=self.endpoint)
+        return ObjectStore(f"{self.url}/{folder}", endpoint=self.endpoint, hurried=self._hurried)
 
     def stat(self, key: str) -> StoredObject:
         import obstore
 
         with self._errors():
-            return self._stored(obstore.head(self._store, self._path(key)))
+            return self._stored(obstore.head(self._quick, self._path(key)))
 
     def read(self, key: str, *, limit: int) -> bytes:
         """Return the content of an object. Raises ValueError where it has more than limit bytes."""
         import obstore
 
         with self._errors():
-            found = obstore.get(self._store, self._path(key))
+            found = obstore.get(self._quick if limit <= _FEW_BYTES else self._store, self._path(key))
             if found.meta["size"] > limit:
                 raise ValueError(f"{self.url}/{key} has {found.meta['size']} bytes, more than {limit}")
             return bytes(found.bytes())
@@ -86,7 +99,8 @@ class ObjectStore:
 
         mode: Any = "create" if only_new else {"e_tag": instead_of} if instead_of else "overwrite"
         with self._errors():
-            written = obstore.put(self._store, self._path(key), content, mode=mode, use_multipart=False)
+            store = self._quick if len(content) <= _FEW_BYTES else self._store
+            written = obstore.put(store, self._path(key), content, mode=mode, use_multipart=False)
             return str(written["e_tag"])
 
     def upload(self, file: Path, key: str, *, beat: Callable[[], None] = lambda: None) -> bytes:
@@ -170,7 +184,7 @@ class ObjectStore:
 
         with self._errors():
             pages = obstore.list(
-                self._store, prefix=self._path(folder) or None, offset=self._path(after) if after else None
+                self._quick, prefix=self._path(folder) or None, offset=self._path(after) if after else None
             )
             for page in pages:
                 yield from map(self._stored, page)
@@ -180,7 +194,7 @@ class ObjectStore:
         import obstore
 
         with self._errors():
-            found = obstore.list_with_delimiter(self._store, self._path(folder) or None)
+            found = obstore.list_with_delimiter(self._quick, self._path(folder) or None)
         return list(map(self._key, found["common_prefixes"])), list(map(self._stored, found["objects"]))
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -190,7 +204,7 @@ class ObjectStore:
         remaining = list(map(self._path, keys))
         with self._errors():
             while remaining:
-                obstore.delete(self._store, remaining[:_DELETED_AT_A_TIME])
+                obstore.delete(self._quick, remaining[:_DELETED_AT_A_TIME])
                 del remaining[:_DELETED_AT_A_TIME]
 
     def now(self) -> datetime:
@@ -238,6 +252,9 @@ class ObjectStore:
     def _errors(self) -> Iterator[None]:
         from obstore import exceptions
 
+        began = time.monotonic()
+        if self._hurried and began < _away_until.get(self._place, began):
+            raise StoreUnavailable(f"The store {self.url} has not answered in time: try again in some seconds")
         try:
             yield
         except exceptions.AlreadyExistsError as error:
@@ -253,6 +270,8 @@ class ObjectStore:
             ) from error
         except exceptions.BaseError as error:
             refused = _REFUSED.search(_first_words(error))
+            if not refused and time.monotonic() - began > _SLOW_SECONDS:
+                _away_until[self._place] = time.monotonic() + _AWAY_SECONDS
             raise (StoreRefused if refused else StoreUnavailable)(
                 f"The store {self.url} cannot be used ({_first_words(error)}): check that it runs, "
                 "IMAGESEARCH_STORE_ENDPOINT and the AWS variables"
@@ -286,21 +305,21 @@ class _Sent:
         return f'"{self._parts[0].hex() if self._parts else hashlib.md5(usedforsecurity=False).hexdigest()}"'
 
 
-def open_store(url: str, endpoint: str) -> ObjectStore:
-    """Return the store of a URL; nothing is asked of it yet."""
-    return ObjectStore(url, endpoint=endpoint)
+def open_store(url: str, endpoint: str, *, hurried: bool = False) -> ObjectStore:
+    """Return the store of a URL; nothing is asked of it yet. hurried: see ObjectStore."""
+    return ObjectStore(url, endpoint=endpoint, hurried=hurried)
 
 
 @cache
-def _bucket(name: str, endpoint: str) -> Any:
-    """Return the client of a bucket, with its connections, one for the whole process."""
+def _bucket(name: str, endpoint: str, *, hurried: bool = False) -> Any:
+    """Return the client of a bucket, with its connections, one for the whole process, or two: see ObjectStore."""
     from obstore.store import S3Store
 
     options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
     return S3Store(
         name,
-        client_options={**_CLIENT, "allow_http": endpoint.startswith("http://")},
-        retry_config=_RETRIES,
+        client_options={**(_CLIENT_IN_A_HURRY if hurried else _CLIENT), "allow_http": endpoint.startswith("http://")},
+        retry_config=_RETRIES_IN_A_HURRY if hurried else _RETRIES,
         **options,
     )
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from django.db.models import Prefetch, Sum
 
-from search import queries
-from search.engine.errors import EngineError, IndexNotBuilt
+from search import publication, queries
+from search.engine.errors import EngineError, IndexNotBuilt, IndexOnItsWay, StoreUnavailable
 from search.http.signed_urls import Viewer, picture_urls
 from tenants.models import Company, CompanyQuerySet, DailySearches, IndexBuild
 
@@ -24,7 +24,7 @@ _WORDS = {  # of the last build
 class Card:
     company: Company
     build: IndexBuild | None  # the last
-    total: int | None  # pictures that can be searched; None: there is no index that can be read
+    total: int | None  # pictures that can be searched; None: there is no index that can be read now
     is_damaged: bool
     thumbnails: list[str]  # URLs
     searches_today: int
@@ -39,7 +39,9 @@ class Card:
             return "index damaged"
         if self.build and self.build.status in _WORDS:
             return _WORDS[IndexBuild.Status(self.build.status)]
-        return "no index yet" if self.total is None else "ready"
+        if self.total is None:
+            return "no index yet" if self.company.generation is None else "index not to be had at the moment"
+        return "ready"
 
     @property
     def is_ready(self) -> bool:
@@ -79,11 +81,14 @@ def _look_into(company: Company) -> tuple[int | None, list[str], bool]:
     """Return how many pictures the company's index has, the ids of a few all over it, and if it is damaged."""
     try:
         total = queries.company_info(company).total_images
-        if total > OPENED_FOR_A_CARD and not queries.loaded_names([company]):
+        is_costly = total > OPENED_FOR_A_CARD or publication.is_elsewhere(company)
+        if is_costly and not queries.loaded_names([company]):
             return total, [], False
         index = queries.company_index(company)
         return len(index), [record.id for record in index.spread(PICTURES)], False
     except IndexNotBuilt:
         return None, [], company.generation is not None  # it has one, which is gone
+    except (IndexOnItsWay, StoreUnavailable):
+        return None, [], False
     except EngineError:
         return None, [], True

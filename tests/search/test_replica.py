@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from search.engine.objects import ObjectStore
 from search.engine.storage import copies, remote
 from search.pictures import delete_image, put_image
 from tenants.audit import on_command_line
-from tenants.models import Company
+from tenants.models import ApiKey, Company
 from tests.conftest import Colour, paint, picture
 from tests.support.damage import flip_a_byte
 from tests.support.fakes import BLUE, GREEN, RED, FakeEmbedder
@@ -339,6 +341,35 @@ def test_copies_answer_while_the_store_is_away_and_others_are_told_so(
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "store_unavailable", "2")
     assert "127.0.0.1" not in answer.json()["error"]
     assert client.get("/api/health/ready").json()["checks"]["embeddings"] == "ok"
+
+
+@pytest.mark.parametrize("is_away", [False, True], ids=["there", "away"])
+def test_the_front_door_neither_fetches_indexes_nor_needs_the_store(
+    shop: Shop, acme: Company, client: Client, admin_client: Client, is_away: bool
+) -> None:
+    Company.objects.update(public_page=True)
+    if is_away:
+        shop.go_away()
+    page = client.get("/")
+    assert (page.status_code, "acme" in page.content.decode()) == (200, True)
+    page_of_staff = admin_client.get("/").content.decode()
+    assert ("index not to be had at the moment" in page_of_staff, "index damaged" in page_of_staff) == (is_away, False)
+    assert names_here(shop) == []
+
+
+@pytest.mark.slow
+def test_requests_wait_seconds_for_a_store_that_hangs(shop: Shop, acme: Company, settings: Any) -> None:
+    found(acme)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings.STORE_ENDPOINT = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        key = ApiKey(company=acme, name="shop", can_write=True)
+        headers = {"X-API-Key": key.draw()}
+        key.save()
+        began = time.monotonic()
+        for name in ("green.png", "yellow.png", "other.png"):
+            address, content = f"/api/images/acme/{name}", picture(GREEN).getvalue()
+            assert Client(headers=headers).put(address, content, "image/png").status_code == 201
+        assert time.monotonic() - began < 10
 
 
 def test_a_damaged_object_is_named_and_the_index_before_answers_on(shop: Shop, acme: Company, client: Client) -> None:
