@@ -1,5 +1,6 @@
 """What the workers carry out."""
 
+import logging
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -15,12 +16,15 @@ from django_tasks_db.models import DBTaskResult
 from search import publication, runtime
 from search.builds import run_build
 from search.companies import duplicates, model_change, removal
-from search.engine.errors import EngineError, LoadingStopped
+from search.engine.errors import EngineError, LoadingStopped, StoreUnavailable
 from search.monitoring.observation import observing
 from search.outages import outlasting
 from search.stopping import StopRequested
 from search.unit_work import embed_units
+from search.units import drop_place
 from tenants.models import BuildUnit, Company, DuplicateSearch, IndexBuild, Job, JobStopped
+
+logger = logging.getLogger(__name__)
 
 # A fold writes the whole index anew, so it waits until the changes are worth it. Until then every search scans them.
 FOLD_AT_ONCE = 1000  # changes, or where that is more
@@ -43,7 +47,10 @@ def carry_out_build(build_id: int) -> None:
     more task that looks after it.
     """
     build = IndexBuild.objects.select_related("company").filter(pk=build_id).first()
-    if build is None or not build.is_active:
+    if build is None:
+        return
+    if not build.is_active:
+        _clear_away(build)
         return
     _look_again_later(carry_out_build, build)
     try:
@@ -154,6 +161,16 @@ def look_after_companies() -> None:
             plan_fold(company)
     model_change.move_demo()
     model_change.look_after_weights()
+
+
+def _clear_away(build: IndexBuild) -> None:
+    """Remove what the workers of a build that is over have left, where nobody was there to do it: a killed one's."""
+    if not build.units_total:
+        return
+    try:
+        drop_place(build)
+    except StoreUnavailable as error:
+        logger.warning("What the units of build %s have left stays: %s", build.pk, error)
 
 
 def _time_until_fold(company: Company) -> timedelta | None:

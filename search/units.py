@@ -51,7 +51,7 @@ class SharedBuild:
         self._called_at = -math.inf
 
     def __enter__(self) -> Self:
-        drop_places(self._build.company, but=self._build.pk)
+        drop_places(self._build.company, before=self._build.pk)
         return self
 
     def __exit__(
@@ -60,7 +60,7 @@ class SharedBuild:
         if isinstance(error, StopRequested | LeaseLost | StoreUnavailable) or (error and is_outage(error)):
             return  # whoever goes on with the build goes on with its units
         try:
-            drop_places(self._build.company)
+            drop_place(self._build)
         except StoreUnavailable as unavailable:  # the next build does it
             logger.warning("What the units of build %s have left stays: %s", self._build.pk, unavailable)
 
@@ -239,18 +239,34 @@ def place_of(build: IndexBuild) -> Place:
     return StorePlace(store.below(str(build.pk))) if store else FolderPlace(_directory(build.company, build.pk))
 
 
-def drop_places(company: Company, *, but: int | None = None) -> None:
-    """Remove what the units of the company's builds have left. but: the build whose files stay.
+def drop_places(company: Company, *, before: int | None = None) -> None:
+    """Remove what the units of the company's builds have left. before: the build from which on they stay.
 
     Raises StoreUnavailable.
     """
     store = _shelf(company)
     if store:
-        store.delete([entry.key for entry in store.listing() if entry.key.partition("/")[0] != str(but)])
+        store.delete([entry.key for entry in store.listing() if _is_before(entry.key.partition("/")[0], before)])
         return
     for directory in workspaces(company.embeddings_directory):
-        if directory.name.startswith(_owner(company, "")) and directory.name != _owner(company, but):
+        owner, _, name = directory.name.rpartition("-")
+        if f"{owner}-" == _owner(company, "") and _is_before(name, before):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def drop_place(build: IndexBuild) -> None:
+    """Remove what the units of a build have left; the company's next one may be under way. Raises StoreUnavailable."""
+    store = _shelf(build.company)
+    if store:
+        place = store.below(str(build.pk))
+        place.delete([entry.key for entry in place.listing()])
+    else:
+        shutil.rmtree(_directory(build.company, build.pk), ignore_errors=True)
+
+
+def _is_before(name: str, build: int | None) -> bool:
+    """name: of what a build has left, if it is a number."""
+    return name.isdecimal() and (build is None or int(name) < build)
 
 
 def _shelf(company: Company) -> ObjectStore | None:
@@ -262,5 +278,5 @@ def _directory(company: Company, build: int) -> Path:
     return storage.workspace(company.embeddings_directory, _owner(company, build))
 
 
-def _owner(company: Company, build: int | str | None) -> str:
+def _owner(company: Company, build: int | str) -> str:
     return f"{company.pk}-units-{build}"

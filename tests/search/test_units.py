@@ -1,5 +1,6 @@
 """Builds that are cut into units, in this process; test_unit_workers.py has many processes share them."""
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from search.builds import run_build
 from search.companies.removal import delete_company
 from search.engine import storage
 from search.engine.build.builder import BuildOptions, BuildProgress, build_index
-from search.engine.build.units import UnitResult
+from search.engine.build.units import FolderPlace, UnitResult
 from search.engine.errors import UnitFailed
 from search.engine.index.index import ImageIndex
 from search.engine.model.transform import Pixels
 from search.engine.objects import ObjectStore, open_store
 from search.engine.storage.layout import home, workspaces
 from search.engine.vectors import Vectors
-from search.tasks import help_with_builds, look_after_companies
+from search.stopping import StopRequested
+from search.tasks import carry_out_build, help_with_builds, look_after_companies
 from search.units import drop_places, make, place_of
 from tenants.audit import on_command_line
 from tenants.models import BuildUnit, Company, IndexBuild, JobCancelled
@@ -163,6 +165,39 @@ def test_a_worker_whose_libraries_differ_leaves_the_units_to_others(
     assert "leaves the units of build" in caplog.text
 
 
+class _Unwritable(FolderPlace):
+    def write(self, name: str, content: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize(
+    "see", [lambda place: FolderPlace(place.directory / "not shared"), lambda place: _Unwritable(place.directory)]
+)
+def test_a_worker_that_cannot_use_the_units_files_takes_none_of_their_attempts(
+    acme: Company, monkeypatch: pytest.MonkeyPatch, see: Callable[[FolderPlace], FolderPlace]
+) -> None:
+    def act() -> None:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(unit_work, "place_of", lambda build: see(place_of(build)))
+            for _ in range(3):
+                unit_work.embed_units(others_wait=lambda: False, call_for_help=lambda: None)
+                unit_work._left.clear()
+        assert BuildUnit.objects.filter(status=Status.QUEUED, attempts=0).count() == 3
+        assert "not shared" not in left_in_the_place(acme)
+
+    assert build_while(acme, act).status == Status.SUCCEEDED
+
+
+def test_a_unit_whose_pictures_are_all_gone_does_not_fail_the_build(acme: Company) -> None:
+    def act() -> None:
+        for number in range(8, 12):
+            (acme.image_directory / f"{number:02}.bmp").unlink()
+
+    build = build_while(acme, act)
+    assert (build.status, build.images_embedded, build.images_skipped) == (Status.SUCCEEDED, 12, 4)
+    assert build.skipped_files.count() == 4
+
+
 class _Refusing(FakeEmbedder):
     """Cannot embed a blue picture."""
 
@@ -195,6 +230,29 @@ def test_what_a_cancelled_build_has_taken_in_is_not_embedded_again(acme: Company
     before = embedder.embedded
     assert carry_out(acme.queue_build()).status == Status.SUCCEEDED
     assert embedder.embedded == before + 12
+
+
+def test_a_build_that_learns_late_that_it_was_cancelled_leaves_the_units_of_the_next(acme: Company) -> None:
+    def act() -> None:
+        IndexBuild.objects.get().cancel()
+        place_of(acme.queue_build()).write("next.unit", b"")
+
+    with pytest.raises(JobCancelled):
+        build_while(acme, act)
+    assert left_in_the_place(acme) == ["next.unit"]
+
+
+def test_a_build_that_is_cancelled_while_nobody_publishes_it_leaves_nothing(acme: Company) -> None:
+    def act() -> None:
+        raise StopRequested
+
+    with pytest.raises(StopRequested):
+        build_while(acme, act)
+    assert left_in_the_place(acme)
+    build = IndexBuild.objects.get()
+    build.cancel()
+    carry_out_build.func(build.pk)
+    assert not left_in_the_place(acme)
 
 
 def test_units_that_no_build_needs_any_more_are_gone_after_a_workers_start(acme: Company) -> None:
@@ -244,7 +302,7 @@ def test_units_lie_in_the_store_and_those_of_builds_before_are_removed(store: Ob
     for each in (earlier, build):
         place_of(each).write("a.unit", b"1")
     assert place_of(build).read("a.unit") == b"1"
-    drop_places(acme, but=build.pk)
+    drop_places(acme, before=build.pk)
     assert in_store(store) == [f".building/{acme.pk}/{build.pk}/a.unit"]
     assert not left_in_the_place(acme)
 

@@ -524,6 +524,7 @@ class _Build:
             folder=self._folder,
             embedder=self._embedder,
             workers=self._options.workers,
+            publishes=True,
             report=report,
         )
 

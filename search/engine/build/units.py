@@ -175,14 +175,17 @@ def embed_unit(
     folder: Path | PictureFolder,
     embedder: Embedder,
     workers: int,
+    publishes: bool = False,
     report: Report = lambda done: None,
 ) -> UnitResult:
     """Embed the pictures of a unit, as one worker would embed them within the whole build, and write the result.
 
     attempt: part of the result's name, so that nobody else writes it. folder: what the paths are relative to.
-    workers: threads. report: an exception from it ends the work.
-    Raises MachineDiffers where the publisher makes vectors or units otherwise, or none of the pictures can be opened
-    here, UnitRefused where the unit's file is not what was written, StoreError, and OSError.
+    workers: threads. publishes: this machine has found the pictures, so that one which cannot be opened is gone, or
+    nobody's to read. report: an exception from it ends the work.
+    Raises MachineDiffers where the publisher makes vectors or units otherwise, or where this machine does not see the
+    unit's file or any of its pictures, or cannot write the result, UnitRefused where the unit's file is not what was
+    written, StoreError, and OSError where the publisher's own result cannot be written.
     """
     order = _Order.decoded(_read(place, unit))
     here = made_by(embedder)
@@ -196,11 +199,16 @@ def embed_unit(
         for reads in embedding.in_order(_chunks(order)):
             made.add(reads)
             report(made.done)
-    if made.opens_nothing:
+    if made.opens_nothing and not publishes:
         raise MachineDiffers(f"None of {made.done} pictures can be opened in {folder}: see that this machine has them")
     content = made.encoded(unit)
     name = f"{unit.removesuffix('.unit')}.{attempt}.result"
-    place.write(name, content)
+    try:
+        place.write(name, content)
+    except OSError as error:
+        if publishes:
+            raise
+        raise MachineDiffers(f"The unit's result {name} cannot be written here ({error.strerror})") from error
     return UnitResult(name, hashlib.sha256(content).hexdigest(), made.count(EMBEDDED), made.count(UNREADABLE))
 
 
@@ -303,8 +311,16 @@ def _write(place: Place, content: bytes, kind: str) -> str:
 
 
 def _read(place: Place, name: str) -> bytes:
-    """Return a file that is named by what it holds. Raises UnitRefused where it holds something else."""
-    content = place.read(name)
+    """Return a file that is named by what it holds.
+
+    Raises UnitRefused where it holds something else, and MachineDiffers where it is not to be seen here.
+    """
+    try:
+        content = place.read(name)
+    except OSError as error:
+        raise MachineDiffers(
+            f"The unit's file {name} cannot be read here ({error.strerror}): see that all machines share its directory"
+        ) from error
     if hashlib.sha256(content).hexdigest()[:_DIGEST] != name.partition(".")[0]:
         raise UnitRefused(f"{name} is not what was written")
     return content
