@@ -9,13 +9,13 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.urls import Resolver404, ResolverMatch, resolve
 
 from search.http.counted import CountedSearchView
 from search.http.errors import refusal
 from tenants.read_only import ReadOnly
 
-WRITING_METHODS = frozenset({"PUT", "PATCH", "DELETE"})  # nothing that reads has one of these
-
+_WRITING_METHODS = {"PUT", "PATCH", "DELETE"}  # nothing that reads has one of these
 _READING_METHODS = {"GET", "HEAD", "OPTIONS"}
 _SESSIONS = {"admin:login", "admin:logout"}
 
@@ -32,17 +32,26 @@ class RefuseWrites:
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
     ) -> HttpResponse | None:
-        if not settings.READ_ONLY or _only_reads(request, view):
+        if not settings.READ_ONLY or _only_reads(str(request.method), request.resolver_match):
             return None
         return refusal(request, ReadOnly())
 
 
-def _only_reads(request: HttpRequest, view: Callable[..., Any]) -> bool:
-    if request.method in WRITING_METHODS:
+def is_refused(method: str, path: str) -> bool:
+    """Tell from a request's head whether RefuseWrites refuses it: the server then waits for no body."""
+    if not settings.READ_ONLY or method in _READING_METHODS:
         return False
-    match = request.resolver_match
+    try:
+        return not _only_reads(method.upper(), resolve(path))
+    except Resolver404:
+        return False
+
+
+def _only_reads(method: str, match: ResolverMatch | None) -> bool:
+    if method in _WRITING_METHODS or match is None:
+        return False
     return (
-        request.method in _READING_METHODS
-        or issubclass(getattr(view, "cls", object), CountedSearchView)
-        or bool(match and match.view_name in _SESSIONS)
+        method in _READING_METHODS
+        or issubclass(getattr(match.func, "cls", object), CountedSearchView)
+        or match.view_name in _SESSIONS
     )

@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client, RequestFactory
 
 from search import checks, queries
+from search.http.read_only import is_refused
 from tenants.models import ApiKey, AuditEvent, Company
 from tests.conftest import picture
 from tests.search.http.test_access import basic_of
@@ -86,6 +87,23 @@ def test_no_body_is_read_of_what_is_refused(acme: Company, read_only: None) -> N
     for path in ("/api/reindex/acme", f"/admin/tenants/company/{acme.pk}/upload/", "/admin/tenants/company/add/"):
         assert client.post(path, **environ).status_code == 403
         assert REFUSAL in client.post(path, **environ).content.decode()
+
+
+def test_the_server_tells_from_the_head_what_is_refused(
+    acme: Company, settings: Any, admin_client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("CRITICAL")
+    settings.READ_ONLY, settings.WRITE_URL = True, "https://admin.example.com"
+    for route in routes():
+        path = path_of(route, acme)
+        for method in ["PUT"] if route.name in SESSIONS else ["POST", "PUT"]:
+            answer = admin_client.generic(method, path)
+            assert is_refused(method, path) == (REFUSAL in answer.content.decode()), f"{method} {route.template}"
+        assert not is_refused("GET", path)
+    assert not is_refused("POST", "/nowhere")
+    assert not is_refused("POST", "/admin/login/")
+    settings.READ_ONLY = False
+    assert not is_refused("PUT", "/api/images/acme/a.png")
 
 
 def test_searches_lists_and_pictures_are_answered(acme: Company, read_only: None, admin_client: Client) -> None:

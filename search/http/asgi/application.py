@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal
@@ -31,7 +31,7 @@ class BufferedApplication:
 
     A body of at most max_body bytes is read whole before a thread is taken. A longer one is never read, unless its path
     matches large_bodies: there a thread reads it piece by piece, and at most all threads but one do so.
-    Of requests with one of unread_methods, which the application refuses anyway, no body is read.
+    Of a request that the application refuses anyway, as is_refused(method, path) tells, no body is read.
     A request waits for a thread in a queue of at most MAX_WAITING; one whose client leaves meanwhile is dropped.
     """
 
@@ -42,12 +42,12 @@ class BufferedApplication:
         threads: int,
         max_body: int,
         large_bodies: re.Pattern[str],
-        unread_methods: Collection[str] = (),
+        is_refused: Callable[[str, str], bool] = lambda method, path: False,
     ) -> None:
         self._application = application
         self._max_body = max_body
         self._large_bodies = large_bodies
-        self._unread_methods = unread_methods
+        self._is_refused = is_refused
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._free = asyncio.Semaphore(threads)
         self._free_for_large = asyncio.Semaphore(max(1, threads - 1))
@@ -60,7 +60,7 @@ class BufferedApplication:
             await send({"type": "websocket.close"})
             return
         length = declared_length(scope)
-        if scope["method"] in self._unread_methods:
+        if self._is_refused(scope["method"], scope["path"]):
             await self._serve(wsgi_environ(scope, UnreadBody(), length), None, send)
         elif length <= self._max_body:
             await self._serve_buffered(scope, receive, send)

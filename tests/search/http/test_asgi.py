@@ -311,11 +311,16 @@ async def test_a_body_that_is_declared_too_long_is_never_asked_for(wsgi: Applica
 
 async def test_no_body_is_asked_for_of_a_request_that_is_refused_anyway(wsgi: Application) -> None:
     refusing = BufferedApplication(
-        Refusing(), threads=1, max_body=MAX_BODY, large_bodies=re.compile(UPLOAD), unread_methods={"PUT"}
+        Refusing(),
+        threads=1,
+        max_body=MAX_BODY,
+        large_bodies=re.compile(UPLOAD),
+        is_refused=lambda method, path: (method, path) == ("POST", UPLOAD),
     )
-    client = Client(refusing, method="PUT", length=10)
-    assert (await client.answer())[0] == 403
-    assert client.asked == 0
+    for length in (10, 10 * MAX_BODY):
+        client = Client(refusing, UPLOAD, headers=[(b"content-length", b"%d" % length)])
+        assert (await client.answer())[0] == 403
+        assert client.asked == 0
 
 
 class Refusing:
