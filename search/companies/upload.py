@@ -53,8 +53,13 @@ def _upload(company: Company, store: ObjectStore) -> Uploaded:
         except (IndexUnusable, OSError) as error:
             problems.append(f"{files.name}: {error}")
     if serving is None and storage.has_index(directory):
-        serving = storage.next_name(directory, there)
-        count += _upload_one(store, directory, serving, there, served=False)
+        name = storage.next_name(directory, there)
+        try:
+            storage.load(directory)  # where it has no checksums, nothing else tells that it is whole
+            count += _upload_one(store, directory, name, there, served=False)
+            serving = name
+        except (IndexUnusable, OSError) as error:
+            problems.append(f"{directory}: {error}")
     if serving is not None and remote.exists(store, serving):
         publication.begin_in_store(company, serving)
     elif serving is not None:

@@ -323,6 +323,26 @@ def test_an_index_that_is_damaged_is_not_taken_into_the_store(
     assert f"{name}: metadata.json has changed" in said.getvalue()
 
 
+def test_a_damaged_directory_of_the_flask_service_does_not_keep_others_from_the_store(
+    db: None, embedder: FakeEmbedder, settings: Any, store_server: StoreServer, tmp_path: Path
+) -> None:
+    acme, globex = Company.objects.create(name="acme"), Company.objects.create(name="globex")
+    for company in (acme, globex):
+        flask(company.embeddings_directory)
+    (acme.embeddings_directory / "metadata.json").write_bytes(b"damaged")
+    settings.STORE, settings.STORE_ENDPOINT = store_server.make_bucket(), store_server.endpoint
+    settings.INDEX_DIR = tmp_path / "replica"
+
+    said = StringIO()
+    with pytest.raises(CommandError, match="could not be uploaded"):
+        call_command("upload_indexes", stdout=StringIO(), stderr=said)
+    assert "acme: " in said.getvalue()
+    assert "metadata.json" in said.getvalue()
+    assert found("globex") == {"red.png", "sub/blue.png"}
+    acme.refresh_from_db()
+    assert acme.generation is None
+
+
 def test_without_a_store_nothing_is_uploaded(db: None) -> None:
     with pytest.raises(CommandError, match="IMAGESEARCH_STORE is not set"):
         call_command("upload_indexes")
