@@ -5,6 +5,7 @@ common but PostgreSQL, Redis, an S3 server and the pictures. Each start begins a
 keeps its objects in memory.
 """
 
+import fcntl
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from imagesearch.environment import read, whole_number
@@ -35,6 +37,8 @@ def main() -> None:
         sys.exit(
             "PostgreSQL and Redis are not installed here: on Debian, apt install postgresql redis-server nginx-light"
         )
+    if _is_in_use(directory):
+        sys.exit(f"What was started in {directory} still runs: end it first, or name another directory")
     if taken := [each for each in (port, *map(int, ports.values())) if _listens(each)]:
         sys.exit(f"Port {taken[0]} is in use: set PORT to the first of {1 + len(ports)} that are free")
     if directory.exists() and not (directory / "nginx.conf").exists():
@@ -43,6 +47,8 @@ def main() -> None:
     for name in _DIRECTORIES:
         (directory / name).mkdir(parents=True)
     (directory / "nginx.conf").write_text(_nginx_conf(port, ports))
+    held = (directory / "nginx.conf").open()  # as long as we run; see _is_in_use()
+    fcntl.flock(held, fcntl.LOCK_EX)
     os.environ.update(
         _settings(directory, ports),
         **ports,
@@ -51,12 +57,21 @@ def main() -> None:
         PYTHON=sys.executable,
         POSTGRES=str(postgres / "postgres"),
         AS_POSTGRES=" ".join(_as_postgres()),
-        NGINX=shutil.which("nginx") or "",
+        FRONT=shutil.which("nginx") or "",  # not NGINX, which nginx takes for the sockets of an earlier one
     )
     _make_database(postgres, directory / "postgres")
     from imagesearch import supervise  # late: it reads the settings
 
     supervise.main(Path(__file__).with_name("supervisord-cluster.conf"))
+
+
+def _is_in_use(directory: Path) -> bool:
+    with suppress(FileNotFoundError), (directory / "nginx.conf").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _postgres() -> Path | None:
@@ -81,6 +96,8 @@ def _settings(directory: Path, ports: dict[str, str]) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": "imagesearch",
         "AWS_SECRET_ACCESS_KEY": "imagesearch",
         "AWS_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
         "IMAGESEARCH_MEDIA_DIR": str(directory / "media"),
         "IMAGESEARCH_EMBEDDINGS_DIR": str(directory / "embeddings"),
         "HOST": "127.0.0.1",

@@ -80,25 +80,34 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _start(scratch: Path) -> Cluster:
-    port = next(each for each in range(5400, 60000, 10) if all(_is_free(each + beside) for beside in range(6)))
-    environment = {
+    port = _free_ports()
+    with (scratch / "log").open("wb") as log:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "imagesearch.cluster", str(scratch / "cluster")],
+            cwd=ROOT,
+            env=_environment(scratch, port),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Cluster(scratch / "cluster", port, supervisor)
+
+
+def _free_ports() -> int:
+    """Return the first of six."""
+    return next(each for each in range(5400, 60000, 10) if all(_is_free(each + beside) for beside in range(6)))
+
+
+def _environment(scratch: Path, port: int) -> dict[str, str]:
+    return {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", str(scratch)),
         "PORT": str(port),
         "IMAGESEARCH_WEIGHTS": "builtin",
         "HTTPS_PROXY": NO_NETWORK,
         "https_proxy": NO_NETWORK,
+        "http_proxy": NO_NETWORK,  # not for what is on this machine
     }
-    with (scratch / "log").open("wb") as log:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "imagesearch.cluster", str(scratch / "cluster")],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Cluster(scratch / "cluster", port, supervisor)
 
 
 def _is_free(port: int) -> bool:
@@ -130,6 +139,24 @@ def test_indexes_lie_in_the_store_and_as_copies_on_each_machine(cluster: Cluster
     assert not list((cluster.directory / "embeddings").iterdir())
     for name in ("writer", "reader"):
         assert list((cluster.directory / name / "replica").rglob("faiss_index.bin"))
+
+
+def test_nginx_has_nothing_to_complain_of(cluster: Cluster) -> None:
+    assert "[emerg]" not in cluster.log
+
+
+def test_a_second_start_leaves_alone_what_the_first_one_uses(cluster: Cluster) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "imagesearch.cluster", str(cluster.directory)],
+        cwd=ROOT,
+        env=_environment(cluster.directory.parent, _free_ports()),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (second.returncode, f"What was started in {cluster.directory} still runs" in second.stderr) == (1, True)
+    assert (cluster.directory / "postgres/PG_VERSION").exists()
+    assert cluster.answers("writer")
 
 
 def test_ctrl_c_ends_all_of_it(cluster: Cluster) -> None:
