@@ -28,7 +28,7 @@ _FEW_BYTES = 1 << 20
 _AWAY_SECONDS = 5.0  # that a store which did not answer in time is not asked again by who cannot wait
 _SLOW_SECONDS = 1.0
 _DELETED_AT_A_TIME = 1000
-_REFUSED = re.compile(r"status code: 4(?!08|29)\d\d")  # and not "later"
+_REFUSED = re.compile(r"status code: 4(?!08|29)\d\d|\(code: AccessDenied\)")  # and not "later"
 
 
 _away_until: dict[tuple[str, str], float] = {}  # by bucket and endpoint; each thread writes what it has just seen

@@ -33,6 +33,7 @@ MAX_BYTES = 1 << 30  # of a picture: more is not fetched
 _IN_MEMORY = 32 << 20  # of an open picture; the rest of a larger one lies in a temporary file
 _MAX_KEY_BYTES = 1024  # in every store
 _LOOKS_AT_ONCE = 16
+_ATTEMPTS = 3  # at a large picture that others replace while it is fetched
 _SECOND_NS = 10**9
 
 
@@ -185,7 +186,7 @@ class _StoredFile(io.BufferedIOBase):
         self._store = store
         self._content: Any = None
         self._position = 0  # until there is a content
-        self.found = found or self._fetch(key)
+        self.found = found or self._fetch_newest(key)
 
     def readable(self) -> bool:
         return True
@@ -212,6 +213,15 @@ class _StoredFile(io.BufferedIOBase):
         if self._content is not None:
             self._content.close()
         super().close()
+
+    def _fetch_newest(self, key: str) -> StoredObject:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._fetch(key)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+        return self._fetch(key)
 
     def _fetch(self, key: str, *, etag: str = "") -> StoredObject:
         content = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115, close() closes it

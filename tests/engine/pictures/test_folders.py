@@ -5,15 +5,18 @@ import io
 import os
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from search.engine import objects
 from search.engine.errors import PathRefused, StoreUnavailable, StoreUnsuitable
+from search.engine.objects import ObjectStore, StoredObject
 from search.engine.pictures import stored
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import ImageFile, SkippedFile
@@ -308,6 +311,23 @@ def test_a_picture_in_an_archive_is_refused_by_name_and_not_taken_for_missing(
         store_folder.open("a.png")
 
 
+def test_a_large_picture_that_is_replaced_while_it_is_fetched_is_fetched_anew(
+    store_folder: PictureFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(store_folder, "a.png", b"before")
+    blocks, replacements = ObjectStore._blocks, iter([b"after!"])
+
+    def replaced_meanwhile(store: ObjectStore, found: StoredObject) -> Iterator[bytes]:
+        for block in blocks(store, found):
+            yield block
+            for content in replacements:
+                place(store_folder, "a.png", content)
+
+    monkeypatch.setattr(objects, "_RANGE_BYTES", 4)
+    monkeypatch.setattr(ObjectStore, "_blocks", replaced_meanwhile)
+    assert read(store_folder, "a.png") == b"after!"
+
+
 class _ReadOnlyStore(BaseHTTPRequestHandler):
     """A store whose keys may read what is there, which is nothing, and write nothing."""
 
@@ -331,4 +351,33 @@ def test_a_store_that_may_not_be_written_to_says_so(store_server: StoreServer) -
         folder = stored_folder("s3://bucket/acme", endpoint=f"http://127.0.0.1:{server.server_port}")
         with pytest.raises(PermissionError, match=r"Permission denied: 'b\.png'"):
             place(folder, "b.png")
+        server.shutdown()
+
+
+class _KeepingStore(_ReadOnlyStore):
+    """A store that has whatever is asked for, and whose keys may delete nothing of it."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Length": "1", "ETag": '"1"', "Last-Modified": formatdate(usegmt=True)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        key = asked.partition("<Key>")[2].partition("</Key>")[0]
+        error = f"<Error><Key>{key}</Key><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        answer = f"<DeleteResult>{error}</DeleteResult>".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+def test_a_store_that_refuses_to_delete_is_not_away() -> None:
+    with HTTPServer(("127.0.0.1", 0), _KeepingStore) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        folder = stored_folder("s3://bucket/acme", endpoint=f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(PermissionError, match=r"Permission denied: 'b\.png'"), folder.shelf() as shelf:
+            shelf.remove("b.png")
         server.shutdown()
