@@ -1,5 +1,6 @@
 """Looks an index over, file by file and vector by vector, in flat memory and without touching what is served."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -7,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from search.engine.errors import IndexCorrupt
+from search.engine.errors import IndexCorrupt, StoreError
 from search.engine.index.calibration import MIN_RECALL, NEIGHBOURS
 from search.engine.index.exact import ROUNDING, best_scores
 from search.engine.index.index import ImageIndex
@@ -18,6 +19,8 @@ from search.engine.storage.checksums import damaged_files, has_checksums
 from search.engine.storage.layout import CODES, FAISS_INDEX, ID_KEYS, METADATA
 from search.engine.storage.reading import load
 from search.engine.vectors import Vectors
+
+logger = logging.getLogger(__name__)
 
 _SAMPLES = 100
 _ROWS_A_BLOCK = 8192
@@ -34,7 +37,7 @@ class Checkup:
     problems: list[str]  # each names the file; none: the index is sound
     recall: float | None  # of the sample's neighbours, how many a search finds; None where none could be searched
     sampled: int
-    pictures_missing: int  # of the sample, in the folder of pictures
+    pictures_missing: int | None  # of the sample, in the folder of pictures; None where a store cannot tell
 
 
 def examine(directory: Path, *, pictures: PictureFolder | None = None) -> Checkup:
@@ -134,5 +137,9 @@ def _search_problems(recall: float, lost: int) -> Iterator[str]:
         yield f"{CODES}: searches find {recall:.4f} of the true neighbours, less than {MIN_RECALL}"
 
 
-def _missing(index: ImageIndex, sample: npt.NDArray[np.int64], pictures: PictureFolder) -> int:
-    return pictures.missing([index.records[row].path for row in sample.tolist()])
+def _missing(index: ImageIndex, sample: npt.NDArray[np.int64], pictures: PictureFolder) -> int | None:
+    try:
+        return pictures.missing([index.records[row].path for row in sample.tolist()])
+    except StoreError as error:
+        logger.warning("The index's pictures could not be looked for: %s", error)
+        return None

@@ -42,8 +42,12 @@ class Command(OperatorCommand):
         """
         try:
             company.refresh_from_db()  # the checks of the others took their time
-            problems, summary = _look_over(company)
-            differences = [*disagreements(company), *filter(None, [older_index(company), company.folder_problem()])]
+            problems, summary, unknown = _look_over(company)
+            differences = [
+                *unknown,
+                *disagreements(company),
+                *filter(None, [older_index(company), company.folder_problem()]),
+            ]
         except Company.DoesNotExist:
             self.stdout.write(f"{company}: deleted meanwhile")
             return True
@@ -61,18 +65,21 @@ class Command(OperatorCommand):
         return not problems
 
 
-def _look_over(company: Company) -> tuple[list[str], str]:
-    """Return what is wrong with the index that serves the company, and a summary where nothing is."""
+def _look_over(company: Company) -> tuple[list[str], str, list[str]]:
+    """Return what is wrong with the index that serves the company, a summary where nothing is, what nobody knows."""
     while True:
+        unknown = []
         try:
             checkup = examine(publication.index_files(company), pictures=folder_of(company))
             problems, summary = [*checkup.problems, *_collection_problems(company)], f"ok, {_summary(checkup)}"
+            if checkup.pictures_missing is None:
+                unknown = ["Its pictures could not be looked for: the object store does not answer, or refuses"]
         except IndexNotBuilt as error:
             problems, summary = ([str(error)] if company.generation else []), "no index yet"
         checked = company.generation
         company.refresh_from_db(fields=publication.STATE)
         if not problems or company.generation == checked:  # else it was dropped while it was looked at
-            return problems, summary
+            return problems, summary, unknown
 
 
 def _collection_problems(company: Company) -> list[str]:
