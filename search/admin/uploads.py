@@ -80,8 +80,9 @@ class Uploads(IndexActions):
         return self._show_intake(request, company, intake, location)
 
     def _tell_of_limits(self, request: HttpRequest, company: Company) -> None:
-        for excess in storage_limits.excesses(company):
-            self.message_user(request, excess, messages.WARNING)
+        with suppress(StoreError):  # the upload is there, whoever can count it
+            for excess in storage_limits.excesses(company):
+                self.message_user(request, excess, messages.WARNING)
 
     def _show_intake(self, request: HttpRequest, company: Company, intake: Intake, location: str) -> HttpResponse:
         stored = [_Stored.of(company, path, intake) for path in intake.stored[:LINES_SHOWN]]

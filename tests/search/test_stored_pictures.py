@@ -15,7 +15,7 @@ from search import duplicates
 from search.builds import run_build
 from search.companies import duplicates as searches
 from search.companies.removal import delete_company
-from search.engine.errors import StoreUnavailable, StoreUnsuitable
+from search.engine.errors import StoreRefused, StoreUnavailable, StoreUnsuitable
 from search.engine.objects import ObjectStore
 from search.engine.pictures.folders import StoredFolder
 from search.folders import folder_of
@@ -254,6 +254,55 @@ def test_a_store_that_goes_away_in_the_middle_of_a_build_loses_no_picture(
     assert IndexBuild.objects.latest("pk").status == IndexBuild.Status.FAILED
     assert sorted(found(RED)) == ["Cold/blue.png", "red.png"]
     assert "Indexed 8 of 8 pictures" in build()
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
+    """Have the store answer, and refuse."""
+
+    def refuse_it(store: ObjectStore, *arguments: Any, **options: Any) -> Any:
+        raise StoreRefused(f"The store {store.url} cannot be used ({store.endpoint}: 403 Forbidden)")
+
+    for method in methods:
+        monkeypatch.setattr(ObjectStore, method, refuse_it)
+
+
+def test_an_upload_says_of_each_picture_that_the_store_refuses_it(
+    acme: Company, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "stat")
+    response = upload(admin_client, acme, picture(GREEN, "a.png"), picture(GREEN, "b.png"))
+    reasons = {refused.path: refused.reason for refused in response.context["intake"].refused}
+    assert reasons == dict.fromkeys(("a.png", "b.png"), "The object store refuses it; see the server log")
+
+
+def test_an_upload_while_the_store_is_away_names_no_address(acme: Company, away: None, admin_client: Client) -> None:
+    response = upload(admin_client, acme, picture(GREEN, "a.png"))
+    assert "object store is unavailable" in text(response.content.decode())
+    assert AWAY not in response.content.decode()
+
+
+def test_an_upload_is_built_though_the_store_cannot_be_counted(
+    acme: Company, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Company.objects.update(max_pictures=1)
+    refuse(monkeypatch, "listing")
+    response = upload(admin_client, acme, picture(GREEN, "a.png"))
+    assert response.context["intake"].stored == ["a.png"]
+    assert acme.builds.active().exists()
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_an_index_is_not_damaged_where_its_pictures_cannot_be_looked_for(
+    acme: Company, monkeypatch: pytest.MonkeyPatch, settings: Any, refused: bool
+) -> None:
+    if refused:
+        refuse(monkeypatch, "stat")
+    else:
+        settings.STORE_ENDPOINT = AWAY
+    out = StringIO()
+    call_command("check_index", "acme", stdout=out)
+    assert "acme: ok, 2 pictures" in out.getvalue()
+    assert "acme: WARNING. Its pictures could not be looked for" in out.getvalue()
 
 
 # Whole companies

@@ -5,6 +5,7 @@ it, and only then given its place on the shelf.
 """
 
 import contextlib
+import logging
 import stat
 import struct
 import zipfile
@@ -14,11 +15,13 @@ from dataclasses import dataclass, field
 from typing import IO, BinaryIO, cast
 
 from search.engine.durable import BoundedReads
-from search.engine.errors import ImageUnreadable, PathRefused, StoreUnavailable
+from search.engine.errors import ImageUnreadable, PathRefused, StoreError, StoreUnavailable
 from search.engine.pictures.decode import open_image
 from search.engine.pictures.folder import SkippedFile
 from search.engine.pictures.folders import PictureFolder, PictureShelf
 from search.engine.pictures.paths import NOT_UTF8, is_left_by_a_system, new_path
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 _MAX_DIRECTORY_BYTES = 16 * 2**20  # of a zip's list of entries: zipfile makes objects of all of it at once
@@ -99,7 +102,7 @@ def take_in(
                     raise _Refused("This name occurs more than once in the upload")
                 seen.add(path)
                 was_there = _store(entry, path, shelf, limits=limits, budget=budget, replace=replace)
-            except (PathRefused, _Refused, ImageUnreadable, OSError, StoreUnavailable) as error:
+            except (PathRefused, _Refused, ImageUnreadable, OSError, StoreError) as error:
                 away = error if isinstance(error, StoreUnavailable) else None
                 intake.refused.append(SkippedFile(_printable(entry.name), _reason(error)))
             else:
@@ -306,6 +309,14 @@ def _printable(name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, StoreError):  # whose words name addresses
+        logger.error("%s", error)
+        away = isinstance(error, StoreUnavailable)
+        return (
+            "The object store is unavailable; try again later"
+            if away
+            else "The object store refuses it; see the server log"
+        )
     if isinstance(error, PathRefused):
         return error.reason
     return f"The file cannot be stored: {error.strerror or error}" if isinstance(error, OSError) else str(error)
