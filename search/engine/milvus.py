@@ -31,6 +31,7 @@ _BEAT_SECONDS = 0.5
 _TEXT_BYTES = 65_535
 _FOLDERS = 4096  # that a path has at most
 _MISSING, _NOT_LOADED = 100, 101  # Milvus's codes for a collection that is not there, or only stored
+_NOT_REACHED = 2  # pymilvus's code where it could not connect again; Milvus's own says much the same
 _SCALAR_INDEXES = "INVERTED", "STL_SORT"  # the second until Milvus 2.3
 _FIELDS = ["text", "sha256", "perceptual_hash"]
 
@@ -55,7 +56,8 @@ class Milvus:
     """A server, connected to when it is first asked. Many threads may use it, but no process forked since.
 
     Methods raise EngineUnavailable where it does not answer, and IndexCorrupt where a collection is missing.
-    lock guards the connecting and when it may be asked again.
+    lock guards the connecting and when it may be asked again. After a failure one caller at a time finds out whether it
+    answers again, and all others are refused at once, or they would wait with every thread there is.
     """
 
     def __init__(self, url: str, *, token: str = "", seconds: float = _SECONDS) -> None:
@@ -241,14 +243,17 @@ class Milvus:
         client = self._connected()
         try:
             yield client
+            self._note_answer()
         except (MilvusException, grpc.RpcError) as error:
+            if _has_answered(error):
+                self._note_answer()
+            else:
+                self._rest()
             if isinstance(error, MilvusException) and error.code == _MISSING:
                 raise IndexCorrupt(f"A collection is gone from Milvus: {error.message}") from error
             if loaded and isinstance(error, MilvusException) and error.code == _NOT_LOADED:
                 with suppress(MilvusException, grpc.RpcError):
                     client.load_collection(loaded, timeout=self._seconds, _async=True)
-            if isinstance(error, grpc.RpcError):  # else it has answered
-                self._rest()
             raise EngineUnavailable(f"Milvus at {self.url} does not answer: {_in_words(error)}") from error
 
     def _connected(self) -> Any:
@@ -256,8 +261,10 @@ class Milvus:
         and more to find out that a server keeps silent.
         """
         with self._lock:
-            if time.monotonic() < self._rests_until:
+            if (now := time.monotonic()) < self._rests_until:
                 raise EngineUnavailable(f"Milvus at {self.url} did not answer a moment ago")
+            if self._rests_until:
+                self._rests_until = now + self._seconds  # in which this caller finds out
             if self._client is not None:
                 return self._client
             if self._connecting is None:
@@ -281,6 +288,10 @@ class Milvus:
         finally:
             with self._lock:
                 self._connecting = None
+
+    def _note_answer(self) -> None:
+        with self._lock:
+            self._rests_until = 0.0
 
     def _rest(self) -> None:
         with self._lock:
@@ -324,6 +335,13 @@ def _stored_row(row: int, entity: Mapping[str, Any]) -> StoredRow:
         int(entity["perceptual_hash"]),
         vector=None if vector is None else np.array(vector, np.float32),
     )
+
+
+def _has_answered(error: Any) -> bool:
+    import grpc
+
+    code = error.code  # of a RpcError a method; a StatusCode where pymilvus has given up to try again
+    return not (callable(code) or isinstance(code, grpc.StatusCode) or code == _NOT_REACHED)
 
 
 def _in_words(error: Any) -> str:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class MilvusServer:
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # killed before
+            os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
 
     def stop(self) -> None:
