@@ -219,7 +219,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "search.monitoring.middleware.ObserveRequests",
-    "search.http.store_patience.wait_for_seconds",
+    "search.http.store_patience.WaitForSeconds",
     "django.middleware.security.SecurityMiddleware",
     "search.http.headers.confine_pages",
     "search.http.headers.keep_credentials_apart",

@@ -15,7 +15,7 @@ from django.db import transaction
 from search import belongings, collections, overlay, publication, thumbnails, units
 from search.companies import kept_changes
 from search.engine import storage
-from search.engine.errors import EngineError, StoreUnavailable
+from search.engine.errors import EngineError, StoreError, StoreUnavailable
 from search.engine.index.index import ImageIndex
 from search.engine.pictures.folders import PictureFolder
 from search.engine.pictures.shelf import remove_tree
@@ -185,8 +185,14 @@ def pictures_directory(company: Company) -> Path:
 
 
 def has_index(company: Company) -> bool:
-    """Return whether anything is left of an index of the company, whole or damaged."""
-    return belongings.holds_any_index(company)
+    """Return whether anything is left of an index of the company, whole or damaged.
+
+    Raises RemovalRefused where nobody can tell.
+    """
+    try:
+        return belongings.holds_any_index(company)
+    except StoreError as error:
+        raise RemovalRefused(str(error)) from error
 
 
 def lost_with_index(company: Company) -> list[str]:

@@ -238,5 +238,15 @@ def refusal(request: HttpRequest, error: Exception) -> HttpResponse:
     return HttpResponse(str(error), status=kind.status, headers=_headers(error), content_type=plain)
 
 
+def refusal_in_words(error: Exception) -> HttpResponse:
+    """Return the answer of a page to an error of the table, which the log tells in full."""
+    logger.error("%s", error)
+    kind = _kind(error)
+    plain = "text/plain; charset=utf-8"
+    return HttpResponse(
+        _own_words(error), status=kind.status if kind else 500, headers=_headers(error), content_type=plain
+    )
+
+
 def _is_api(request: HttpRequest) -> bool:
     return request.path_info.startswith("/api/")

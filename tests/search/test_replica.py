@@ -358,6 +358,18 @@ def test_the_front_door_neither_fetches_indexes_nor_needs_the_store(
 
 
 @pytest.mark.slow
+def test_pages_of_the_admin_are_there_without_the_store(shop: Shop, acme: Company, admin_client: Client) -> None:
+    shop.go_away()
+    admin_client.raise_request_exception = False
+    for page in ("change", "delete", "pictures", "duplicates"):
+        answer = admin_client.get(reverse(f"admin:tenants_company_{page}", args=[acme.pk]))
+        assert (page, answer.status_code) == (page, 200)
+    assert admin_client.get(reverse("admin:tenants_company_model")).status_code == 200
+    answer = admin_client.post(reverse("admin:tenants_company_roll_back", args=[acme.pk]))
+    assert answer.status_code in (302, 503)
+
+
+@pytest.mark.slow
 def test_requests_wait_seconds_for_a_store_that_hangs(shop: Shop, acme: Company, settings: Any) -> None:
     found(acme)
     with socket.create_server(("127.0.0.1", 0)) as silent:
