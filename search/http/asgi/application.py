@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from search.http.asgi.answer import Answer
-from search.http.asgi.messages import SILENCE_SECONDS, Environ, Receive, Scope, Send, WsgiApplication
+from search.http.asgi.messages import SILENCE_SECONDS, Environ, Message, Receive, Scope, Send, WsgiApplication
 from search.http.asgi.request import Body, LiveBody, UnreadBody, declared_length, wsgi_environ
 
 BODY_SECONDS = 120  # for a whole body that is buffered
@@ -61,15 +61,15 @@ class BufferedApplication:
             return
         length = declared_length(scope)
         if self._is_refused(scope["method"], scope["path"]):
-            await self._serve(wsgi_environ(scope, UnreadBody(), length), None, send)
+            await self._serve(wsgi_environ(scope, UnreadBody(), length), None, _telling_of_end(send))
         elif length <= self._max_body:
             await self._serve_buffered(scope, receive, send)
         elif self._large_bodies.fullmatch(scope["path"]):
             async with self._free_for_large:
                 body = io.BufferedReader(LiveBody(receive, asyncio.get_running_loop()), 2**16)
-                await self._serve(wsgi_environ(scope, body, length), None, send)
+                await self._serve(wsgi_environ(scope, body, length), None, _telling_of_end(send))
         else:
-            await self._serve(wsgi_environ(scope, UnreadBody(), length), None, send)
+            await self._serve(wsgi_environ(scope, UnreadBody(), length), None, _telling_of_end(send))
 
     async def _serve_buffered(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = Body()
@@ -170,3 +170,17 @@ class BufferedApplication:
         ]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+
+def _telling_of_end(send: Send) -> Send:
+    """Return what sends an answer that may come before the body: the server then closes the connection.
+
+    It does not say so itself, and a client or proxy that took it for kept would lose its next request.
+    """
+
+    async def send_telling(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return send_telling
