@@ -38,6 +38,7 @@ from search.engine.errors import (
     IndexNotBuilt,
     IndexUnusable,
     PublishRefused,
+    StoreError,
     StoreUnavailable,
 )
 from search.engine.index.index import ImageIndex, IndexInfo
@@ -393,7 +394,7 @@ def changes_on_disk(company: Company) -> int:
     Ahead of the index that serves, and of the row, after an older database was restored. What is damaged is left out.
     """
     held = [_changes_in_store(company)] if settings.STORE else _changes_of(_all_generations(company, published=None))
-    with suppress(IndexUnusable, StoreUnavailable):  # a plain directory is no generation
+    with suppress(IndexUnusable, StoreError):  # a plain directory is no generation
         held.append(info(company).holds_changes_to)
     return max(held, default=0)
 
@@ -405,14 +406,14 @@ def _changes_of(known: list[storage.Generation]) -> list[int]:
 def _changes_in_store(company: Company) -> int:
     """Return the last live change that any generation in the store holds; the store is asked once a minute.
 
-    0 where it is away: then the row counts alone.
+    0 where it is away, or cannot be listed: then the row counts alone.
     """
     known, now = _held_in_store.get(company.pk), time.monotonic()
     if known and known.serving == company.generation and now - known.asked_at < _HELD_SECONDS:
         return known.changes
     try:
         changes = max(_changes_of(_all_generations(company, published=None)), default=0)
-    except StoreUnavailable:
+    except StoreError:
         return 0
     _held_in_store[company.pk] = _Held(company.generation, now, changes)
     return changes

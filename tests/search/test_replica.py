@@ -5,6 +5,7 @@ import shutil
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class Shop:
 
     def __init__(self, make_company: MakeCompany, settings: Any, url: str, endpoint: str, machine: Path) -> None:
         self._make_company, self._settings = make_company, settings
-        self._url, self._endpoint, self.machine = url, endpoint, machine
+        self._url, self.endpoint, self.machine = url, endpoint, machine
         self.use_store()
 
     def add(self, name: str, pictures: dict[str, Colour]) -> Company:
@@ -67,7 +68,7 @@ class Shop:
         remote.remove_all(self.store(company), last="company.json")
 
     def store(self, company: Company) -> ObjectStore:
-        return ObjectStore(f"{self._url}/{company.name}", endpoint=self._endpoint)
+        return ObjectStore(f"{self._url}/{company.name}", endpoint=self.endpoint)
 
     def damage(self, company: Company, file: str) -> None:
         key = f"{row(company).generation}/{file}"
@@ -75,7 +76,7 @@ class Shop:
         self.store(company).write(key, content[:-1] + bytes([content[-1] ^ 1]))
 
     def use_store(self) -> None:
-        self._settings.STORE, self._settings.STORE_ENDPOINT = self._url, self._endpoint
+        self._settings.STORE, self._settings.STORE_ENDPOINT = self._url, self.endpoint
         self._settings.INDEX_DIR = self._settings.REPLICA_DIR = self.machine
 
     def go_away(self) -> None:
@@ -355,6 +356,14 @@ def test_the_front_door_neither_fetches_indexes_nor_needs_the_store(
     page_of_staff = admin_client.get("/").content.decode()
     assert ("index not to be had at the moment" in page_of_staff, "index damaged" in page_of_staff) == (is_away, False)
     assert names_here(shop) == []
+
+
+def test_pictures_are_put_where_a_stray_object_keeps_the_store_from_being_listed(shop: Shop, acme: Company) -> None:
+    found(acme)
+    address = f"{shop.endpoint}/{shop.store(acme).url.removeprefix('s3://')}/stray//object"
+    urllib.request.urlopen(urllib.request.Request(address, b"x", method="PUT")).close()
+    put(acme, "green.png", GREEN)
+    assert found(acme) == {"red.png", "blue.png", "green.png"}
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ def next_name(directory: Path, others: Iterable[str] = ()) -> str:
     """
     moment = datetime.now(UTC)
     for name in {*others, *(entry.name for entry in complete_generations(directory)[-1:])}:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):  # of another kind, or made by hand
             moment = max(moment, publication_moment(name) + timedelta(microseconds=1))
     return generation_name(moment)
 

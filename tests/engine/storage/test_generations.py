@@ -176,3 +176,8 @@ def test_damaged_generation_is_not_offered(tmp_path: Path) -> None:
         publish(tmp_path / "acme", some_records(count), some_vectors(count))
     offered = storage.generations(tmp_path / "acme", storage.linked_generation(tmp_path / "acme"))
     assert [(each.info.total_images, each.published) for each in offered] == [(2, True), (1, False)]
+
+
+@pytest.mark.parametrize("name", ["99991231T235959999999-00000000", "zzzz", "99999999", ""])
+def test_a_name_made_by_hand_keeps_nobody_from_publishing(tmp_path: Path, name: str) -> None:
+    assert storage.next_name(tmp_path / "acme", [name]) != name
