@@ -17,10 +17,11 @@ from search.admin.access import CompanyAccess
 from search.admin.details import details
 from search.admin.grid import Place, Tile, grid, tile
 from search.admin.uploads import upload_limits
-from search.engine.errors import DecoderBusy, EngineError, PathRefused, StoreError
+from search.engine.errors import DecoderBusy, EngineError, PathRefused, StoreError, StoreUnavailable
 from search.engine.index.records import ImageRecord, image_id
 from search.engine.pictures.paths import require_path
 from search.http import bodies
+from search.http.errors import body_of
 from search.http.signed_urls import Viewer
 from search.originals import PictureGone
 from search.pictures import FolderUnusable, Put, delete_image, put_image
@@ -170,6 +171,8 @@ class Pictures(CompanyAccess):
             except _REFUSALS as error:
                 text = f"{readable(record.path)} was not deleted: {_words(error)}"
                 self.message_user(request, text, messages.ERROR)
+                if isinstance(error, StoreUnavailable):  # nobody waits for it once more with each picture
+                    break
             else:
                 deleted.append(readable(record.path))
         if not deleted:
@@ -204,4 +207,4 @@ def _to_pictures(company: Company, place: Place) -> HttpResponseRedirect:
 
 
 def _words(error: Exception) -> str:
-    return error.reason if isinstance(error, PathRefused) else str(error)
+    return error.reason if isinstance(error, PathRefused) else str(body_of(error)["error"])

@@ -281,6 +281,16 @@ def test_an_upload_while_the_store_is_away_names_no_address(acme: Company, away:
     assert AWAY not in response.content.decode()
 
 
+def test_chosen_pictures_are_not_tried_one_after_the_other_while_the_store_is_away(
+    acme: Company, key: str, away: None, admin_client: Client
+) -> None:
+    asked = Client().get("/api/images/acme", headers={"X-API-Key": key}).json()["images"]
+    chosen = {"id": [each["id"] for each in asked], "confirmed": "1"}
+    page = admin_client.post(url("delete_pictures", acme), chosen, follow=True).content.decode()
+    assert text(page).count("was not deleted: The object store is unavailable") == 1
+    assert AWAY not in page
+
+
 def test_an_upload_is_built_though_the_store_cannot_be_counted(
     acme: Company, admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
