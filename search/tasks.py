@@ -165,7 +165,7 @@ def look_after_companies() -> None:
 
 def _clear_away(build: IndexBuild) -> None:
     """Remove what the workers of a build that is over have left, where nobody was there to do it: a killed one's."""
-    if not build.units_total:
+    if build.status == IndexBuild.Status.SUCCEEDED:
         return
     try:
         drop_place(build)

@@ -1,6 +1,7 @@
 """Builds that are cut into units, in this process; test_unit_workers.py has many processes share them."""
 
 import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from search.tasks import carry_out_build, help_with_builds, look_after_companies
 from search.units import drop_places, make, place_of
 from tenants.audit import on_command_line
 from tenants.models import BuildUnit, Company, IndexBuild, JobCancelled
-from tests.engine.build.test_builder import assert_same_index, colour_of
+from tests.engine.build.test_builder import LONG_AGO, assert_same_index, colour_of
 from tests.search.test_builds import carry_out, put, waiting_tasks
 from tests.support.fakes import BLUE, FakeEmbedder
 from tests.support.object_store import StoreServer
@@ -253,6 +254,22 @@ def test_a_build_that_is_cancelled_while_nobody_publishes_it_leaves_nothing(acme
     build.cancel()
     carry_out_build.func(build.pk)
     assert not left_in_the_place(acme)
+
+
+def test_a_picture_that_was_replaced_since_a_stopped_publishers_helper_embedded_it_is_embedded_again(
+    acme: Company, tmp_path: Path
+) -> None:
+    def act() -> None:
+        help_once()
+        raise StopRequested
+
+    with pytest.raises(StopRequested):
+        build_while(acme, act)
+    assert BuildUnit.objects.get(status=Status.SUCCEEDED).number == 1
+    put(acme, "05.bmp", BLUE)
+    os.utime(acme.image_directory / "05.bmp", ns=(LONG_AGO + 1, LONG_AGO + 1))
+    assert carry_out(IndexBuild.objects.get()).status == Status.SUCCEEDED
+    assert_same_index(storage.load(acme.embeddings_directory), in_one_piece(acme, tmp_path))
 
 
 def test_units_that_no_build_needs_any_more_are_gone_after_a_workers_start(acme: Company) -> None:

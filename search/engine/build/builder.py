@@ -529,13 +529,22 @@ class _Build:
         )
 
     def _take_in_unit(self, span: range, made: Embedded, plan: Plan, workspace: Workspace) -> None:
+        """Note what became of the pictures of a unit; those that looked otherwise by then are left to be embedded here.
+
+        The unit may have been made for a publisher before, and what is planned counts: a later change has its own way.
+        """
         places = np.array([place for place, _ in _to_embed(plan, span)])
-        embedded = made.outcomes == EMBEDDED
-        plan.update(places, signature=made.signatures)
-        self._keep(places[embedded], made.signatures[embedded], made.hashes, made.vectors, plan, workspace)
-        unreadable = dict(zip(places[made.outcomes == UNREADABLE].tolist(), made.reasons, strict=True))
-        left = places[made.outcomes == LEFT].tolist()
-        self._count(self._note(left, unreadable, int(np.count_nonzero(embedded)), plan, workspace))
+        planned = plan.pictures(span)["signature"][places - span.start]
+        same = np.all([planned[name] == made.signatures[name] for name in ("size", "mtime_ns")], axis=0)
+        embedded, unreadable = made.outcomes == EMBEDDED, made.outcomes == UNREADABLE
+        of_same = same[embedded]
+        plan.update(places[same], signature=made.signatures[same])
+        embedded_places, signatures = places[embedded & same], made.signatures[embedded & same]
+        self._keep(embedded_places, signatures, made.hashes[of_same], made.vectors[of_same], plan, workspace)
+        why = dict(zip(places[unreadable].tolist(), made.reasons, strict=True))
+        why = {place: why[place] for place in places[unreadable & same].tolist()}
+        left = places[(made.outcomes == LEFT) & same].tolist()
+        self._count(self._note(left, why, len(embedded_places), plan, workspace))
 
     # Writing
 
