@@ -18,6 +18,7 @@ from tenants.read_only import ReadOnly
 _WRITING_METHODS = {"PUT", "PATCH", "DELETE"}  # nothing that reads has one of these
 _READING_METHODS = {"GET", "HEAD", "OPTIONS"}
 _SESSIONS = {"admin:login", "admin:logout"}
+_FORMS = {"admin:password_change"}  # shown to whoever is logged in, and for nothing else than to be posted
 
 
 class RefuseWrites:
@@ -39,7 +40,7 @@ class RefuseWrites:
 
 def is_refused(method: str, path: str) -> bool:
     """Tell from a request's head whether RefuseWrites refuses it: the server then waits for no body."""
-    if not settings.READ_ONLY or method in _READING_METHODS:
+    if not settings.READ_ONLY or method in _READING_METHODS:  # these come without a body
         return False
     try:
         return not _only_reads(method.upper(), resolve(path))
@@ -48,7 +49,7 @@ def is_refused(method: str, path: str) -> bool:
 
 
 def _only_reads(method: str, match: ResolverMatch | None) -> bool:
-    if method in _WRITING_METHODS or match is None:
+    if method in _WRITING_METHODS or match is None or match.view_name in _FORMS:
         return False
     return (
         method in _READING_METHODS

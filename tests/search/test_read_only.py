@@ -129,6 +129,11 @@ def test_people_log_in_and_out(db: None, read_only: None, client: Client) -> Non
     assert client.get("/admin/").status_code == 302
 
 
+def test_nobody_types_a_new_password_where_it_would_be_refused(read_only: None, admin_client: Client) -> None:
+    answer = admin_client.get("/admin/password_change/")
+    assert (answer.status_code, answer.content.decode()) == (403, REFUSAL)
+
+
 @pytest.mark.slow
 def test_the_admin_offers_nothing_that_would_be_refused_and_says_where_changes_are_made(
     acme: Company, settings: Any, admin_client: Client, admin_pages: list[str]
