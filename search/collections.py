@@ -6,11 +6,13 @@ that shares the server, and nothing but a company's own collections is ever drop
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from django.conf import settings
+from filelock import FileLock, Timeout
 
 from search import runtime
 from search.engine import storage
@@ -23,6 +25,7 @@ from tenants.models import Company
 
 logger = logging.getLogger(__name__)
 
+_BEAT_SECONDS = 1.0
 _GRACE = timedelta(days=1)  # for whoever is still making one
 
 
@@ -44,13 +47,31 @@ def open_index(company: Company, generation: str, info: IndexInfo) -> ImageIndex
 def make(company: Company, generation: str, files: Path, *, beat: Callable[[], None] = lambda: None) -> None:
     """Make the collection of a generation whose files lie there, unless it is complete.
 
+    Somebody else who makes one of the company's on this machine is waited for: it may be this one, which would be lost.
     Raises EngineUnavailable, PublishRefused, IndexCorrupt, and what beat raises, which is called about once a second.
     """
     name, index = _name(company, generation), storage.load(files)
-    if is_complete(runtime.milvus(), name, index.info.total_images):
-        return
-    card = make_collection(runtime.milvus(), name, index, beat=beat)
+    with _alone(company, beat):
+        if is_complete(runtime.milvus(), name, index.info.total_images):
+            return
+        card = make_collection(runtime.milvus(), name, index, beat=beat)
     logger.info("The collection %s of %s holds %d pictures: %s", name, company, card.images, card)
+
+
+@contextmanager
+def _alone(company: Company, beat: Callable[[], None]) -> Iterator[None]:
+    cache = Path(settings.CACHE_DIR)
+    cache.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cache / f"{_prefix(company)}collections.lock")
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_BEAT_SECONDS)
+        except Timeout:
+            beat()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def drop(company: Company, generation: str) -> None:

@@ -21,12 +21,14 @@ Engine = Company.Engine
 def move(company: Company, engine: Engine, *, by: audit.Actor | None, beat: Callable[[], None] = lambda: None) -> bool:
     """Have another engine search the company from the next search on; return whether it did not already.
 
+    A collection that is gone from Milvus is made again.
+
     beat: called about once a second. Raises EngineUnavailable, IndexNotBuilt, IndexCorrupt and PublishRefused: then
     everything is searched as before.
     """
     while True:
         company.refresh_from_db(fields=publication.STATE)
-        if company.engine == engine:
+        if company.engine == engine == Engine.LOCAL:
             return False
         if company.generation is None:
             raise IndexNotBuilt(f"{company} has no index that a build has published: run build_embeddings first")
@@ -35,9 +37,11 @@ def move(company: Company, engine: Engine, *, by: audit.Actor | None, beat: Call
             continue
         files = publication.index_files(company)
         if engine == Engine.MILVUS:
-            collections.make(company, files.name, files, beat=beat)
+            collections.make(company, files.name, files, beat=beat)  # which somebody may have dropped, too
         else:
             storage.require_undamaged(files, beat=beat)
+        if company.engine == engine:
+            return False
         with transaction.atomic():
             if files.name == company.generation and _switch(company, company.generation, engine):
                 audit.record(by, audit.Action.ENGINE_CHOSEN, company, engine)

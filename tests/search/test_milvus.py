@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from search import publication, runtime
+from search import collections, publication, runtime
 from search.builds import run_build
 from search.companies.engines import move
 from search.companies.removal import delete_company
@@ -128,6 +129,36 @@ def test_check_index_names_a_collection_that_is_gone(acme: Company, milvus: Milv
     begin_anew()
     with pytest.raises(CommandError):
         call_command("check_index", "acme")
+
+
+@pytest.mark.slow
+def test_a_collection_that_is_gone_is_made_again_by_moving_there_again(acme: Company, milvus: Milvus) -> None:
+    there = found()
+    milvus.drop(milvus.names()[0])
+    begin_anew()
+    assert Client().post("/api/search/acme", {"image": picture(RED)}).status_code == 503
+    call_command("move_company", "acme", engine="milvus")
+    assert found() == there
+
+
+def test_two_who_make_the_same_collection_do_not_disturb_each_other(make_company: MakeCompany, milvus: Milvus) -> None:
+    company = make_company("acme", {"red.png": RED})
+    files = publication.index_files(company)
+
+    def make() -> None:
+        collections.make(company, files.name, files)
+
+    with ThreadPoolExecutor(1) as other:
+        begun: list[Future[None]] = []
+
+        def begin_another() -> None:
+            if not begun:
+                begun.append(other.submit(make))
+
+        collections.make(company, files.name, files, beat=begin_another)
+        begun[0].result()
+    call_command("move_company", "acme", engine="milvus")
+    assert [path for path, _ in found()] == ["red.png"]
 
 
 @pytest.mark.slow
