@@ -13,13 +13,16 @@ _STORED = re.compile(r"s3://(?:[^\s'\"`<>|;,()]*/)?(?P<name>[^\s'\"`<>|:;,()/]+)
 
 def without_server_paths(text: str, *more: str) -> str:
     """Return text with each absolute path, and each URL of a store, cut to what it ends in: below a directory of ours,
-    to what is below that. The address of the store's server is left out.
+    to what is below that. The addresses of the store's server and of Milvus are left out.
 
     more: directories that text may name besides ours, whose names may have spaces.
     """
     for place in [*sorted(_places(), key=len, reverse=True), *filter(None, more)]:
         text = re.sub(rf"{re.escape(place)}(?=/|\b|$)", lambda _, name=Path(place).name: name, text)  # type: ignore[misc]
     text = _STORED.sub(r"\g<name>", _server_of_store().sub("the store", text))
+    if settings.MILVUS_URL:
+        scheme, _, address = settings.MILVUS_URL.partition("://")
+        text = re.sub(rf"(?:{scheme}://)?{re.escape(address)}(?!\w)", "the search server", text)
     return _PLAIN.sub(r"\g<name>", _QUOTED.sub(r"\g<quote>\g<name>\g<quote>", text))
 
 

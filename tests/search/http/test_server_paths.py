@@ -85,3 +85,10 @@ def test_a_store_is_named_by_the_end_of_its_url_and_without_its_server(settings:
     text = "No pictures in s3://shop/a b/acme, asked https://shop.s3.eu-central-1.amazonaws.com/a%20b/acme: add some"
     shown = without_server_paths(text, "s3://shop/a b/acme")
     assert shown == "No pictures in acme, asked the store: add some"
+
+
+def test_the_address_of_milvus_is_left_out(settings: Any) -> None:
+    settings.MILVUS_URL = "http://milvus.lan:19530"
+    text = "Milvus at http://milvus.lan:19530 does not answer: Fail connecting to server on milvus.lan:19530, or not"
+    shown = "Milvus at the search server does not answer: Fail connecting to server on the search server, or not"
+    assert without_server_paths(text) == shown
