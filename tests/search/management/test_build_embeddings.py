@@ -412,7 +412,10 @@ def test_running_build_of_another_company_is_no_hindrance(acme: Company) -> None
 
 
 RUN_WITH_FAKE_MODEL = """
-import runpy
+import os, runpy
+import django
+os.environ["DJANGO_SETTINGS_MODULE"] = "imagesearch.settings"
+django.setup()
 from search import runtime
 from tests.support.fakes import FakeEmbedder
 runtime.use(FakeEmbedder())
