@@ -74,6 +74,17 @@ def test_who_has_lost_the_earlier_key_goes_on_by_saying_so(machine: Any, capsys:
         start()
 
 
+@pytest.mark.parametrize("digest", ["", "damaged"])
+def test_a_damaged_digest_is_no_keys_and_has_the_same_way_out(machine: Any, digest: str) -> None:
+    machine(OLD)
+    start()
+    SecretKeyDigest.objects.update(digest=digest)
+    with pytest.raises(ImproperlyConfigured, match="accept_secret_key"):
+        start()
+    call_command("accept_secret_key")
+    start()
+
+
 def test_no_api_key_is_made_that_the_servers_would_refuse(make_company: Any, machine: Any) -> None:
     make_company("acme", {"red.png": (200, 0, 0)})
     machine(OLD)

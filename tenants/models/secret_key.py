@@ -4,6 +4,7 @@ What one machine signs is refused by another with another key, and an API key th
 """
 
 import hashlib
+import re
 import secrets
 
 from django.conf import settings
@@ -11,6 +12,7 @@ from django.db import models
 from django.utils.crypto import constant_time_compare
 
 _ROW = 1
+_SALT = re.compile("[0-9a-f]{32}")  # of anything else, a row that somebody has written, it is no key's digest
 _COST = 2**12  # 4 MB and some 10 ms for each key that is compared
 
 
@@ -56,7 +58,8 @@ class SecretKeyDigest(models.Model):
         return "Digest of SECRET_KEY"
 
     def is_of(self, key: str) -> bool:
-        return constant_time_compare(self.digest, _digest(key, salt=self.digest.partition("$")[0]))
+        salt = self.digest.partition("$")[0]
+        return bool(_SALT.fullmatch(salt)) and constant_time_compare(self.digest, _digest(key, salt=salt))
 
 
 def _digest(key: str, *, salt: str = "") -> str:
