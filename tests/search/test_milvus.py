@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
+from pymilvus import MilvusClient
 
 from search import collections, publication, runtime
 from search.builds import run_build
@@ -129,6 +130,19 @@ def test_check_index_names_a_collection_that_is_gone(acme: Company, milvus: Milv
     begin_anew()
     with pytest.raises(CommandError):
         call_command("check_index", "acme")
+
+
+@pytest.mark.slow
+def test_check_index_finds_out_that_pictures_were_deleted_from_a_collection(acme: Company, milvus: Milvus) -> None:
+    there = found()
+    MilvusClient(milvus.url).delete(milvus.names()[0], ids=[1])
+    begin_anew()
+    with pytest.raises(CommandError):
+        call_command("check_index", "acme")
+    call_command("move_company", "acme", engine="milvus")
+    begin_anew()
+    call_command("check_index", "acme")
+    assert found() == there
 
 
 @pytest.mark.slow

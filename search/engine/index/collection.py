@@ -65,6 +65,11 @@ class Collection:
         self._kept: OrderedDict[int, _Picture] = OrderedDict()
         self._lock = threading.Lock()
 
+    def require_all_pictures(self) -> None:
+        """Raise IndexCorrupt where somebody has deleted some."""
+        if (count := self.server.count(self.name)) != self.card.images:
+            raise IndexCorrupt(f"The collection {self.name} in Milvus holds {count} pictures, not {self.card.images}")
+
     def nearest(self, vector: Vector, limit: int, location: str) -> list[tuple[int, Vector]]:
         """Return the rows, with their vectors, that look closest to vector."""
         key = folder_key(location) if location else None

@@ -147,5 +147,8 @@ def _require_sound(server: Milvus, name: str, index: ImageIndex, beat: Beat) -> 
 def is_complete(server: Milvus, name: str, images: int) -> bool:
     """Return whether there is a whole collection of so many pictures. Raises EngineUnavailable."""
     with suppress(IndexCorrupt):
-        return name in server.names(name) and Collection(server, name).card.images == images
+        if name in server.names(name):
+            collection = Collection(server, name)
+            collection.require_all_pictures()
+            return collection.card.images == images
     return False

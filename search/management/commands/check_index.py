@@ -7,6 +7,7 @@ from django.core.management.base import CommandError
 from search import collections, publication
 from search.companies.consistency import disagreements, older_index
 from search.engine.errors import EngineError, IndexNotBuilt
+from search.engine.index.collection import CollectionIndex
 from search.engine.storage.checkup import Checkup, examine
 from search.folders import folder_of
 from search.management.companies import find_company
@@ -86,7 +87,9 @@ def _collection_problems(company: Company) -> list[str]:
     """Return what is wrong with the collection of a company that Milvus searches."""
     if collections.serve(company):
         try:
-            publication.built_index(company)
+            index = publication.built_index(company)
+            if isinstance(index, CollectionIndex):
+                index.collection.require_all_pictures()
         except EngineError as error:
             return [str(error)]
     return []
