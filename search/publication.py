@@ -180,9 +180,13 @@ def _index_in_milvus(company: Company, published: str) -> ImageIndex:
 def index_of_files(company: Company) -> ImageIndex:
     """Return the same as built_index(), for workers, who read all of it: from the files, whatever searches the company.
 
-    Raises IndexNotBuilt, IndexCorrupt and StoreUnavailable.
+    Never an earlier one, from which what they publish would lack pictures. Raises IndexNotBuilt, IndexCorrupt and
+    StoreUnavailable.
     """
-    return storage.load(index_files(company)) if collections.serve(company) else built_index(company)
+    if not (settings.STORE or collections.serve(company)):
+        return built_index(company)
+    files = index_files(company)
+    return _above_floor(company, storage.load(files), files.name)
 
 
 def _above_floor(company: Company, index: ImageIndex, name: str) -> ImageIndex:

@@ -18,7 +18,7 @@ _hurried = ContextVar("hurried", default=False)
 
 @contextmanager
 def hurrying() -> Iterator[None]:
-    """Let what this thread asks of the store fail within seconds until the end of the block: a caller waits for it."""
+    """Let what this thread asks of a store fail within seconds until the end of the block: a caller waits for it."""
     token = _hurried.set(True)
     try:
         yield
@@ -26,9 +26,13 @@ def hurrying() -> Iterator[None]:
         _hurried.reset(token)
 
 
+def is_hurried() -> bool:
+    return _hurried.get()
+
+
 def root() -> ObjectStore | None:
     """Return the store of all indexes; None where they lie in a folder alone."""
-    return open_store(settings.STORE, settings.STORE_ENDPOINT, hurried=_hurried.get()) if settings.STORE else None
+    return open_store(settings.STORE, settings.STORE_ENDPOINT, hurried=is_hurried()) if settings.STORE else None
 
 
 def of(company: Company) -> ObjectStore | None:

@@ -21,8 +21,12 @@ _MAX_PARTS = 9000  # of an upload; S3 allows 10,000
 _PARTS_AT_A_TIME = 4
 _CLIENT: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}  # of a request
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
-# For who cannot wait: of a request that moves few bytes.
-_CLIENT_IN_A_HURRY: Any = {"connect_timeout": timedelta(seconds=2), "timeout": timedelta(seconds=4)}
+# For who cannot wait: what is read may take its time as long as it comes.
+_CLIENT_IN_A_HURRY: Any = {
+    "connect_timeout": timedelta(seconds=2),
+    "read_timeout": timedelta(seconds=4),
+    "timeout": timedelta(seconds=20),
+}
 _RETRIES_IN_A_HURRY: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=2)}
 _FEW_BYTES = 1 << 20
 _AWAY_SECONDS = 5.0  # that a store which did not answer in time is not asked again by who cannot wait
@@ -52,7 +56,7 @@ class ObjectStore:
 
     def __init__(self, url: str, *, endpoint: str = "", hurried: bool = False) -> None:
         """url: s3://bucket/prefix. endpoint: of another store than Amazon's, such as http://127.0.0.1:9000.
-        hurried: what moves few bytes fails within seconds where the store does not answer, and for a while at once.
+        hurried: all but large writes fail within seconds where the store does not answer, and for a while at once.
 
         Keys and region come from the usual AWS variables.
         """
@@ -84,7 +88,7 @@ class ObjectStore:
         import obstore
 
         with self._errors():
-            found = obstore.get(self._quick if limit <= _FEW_BYTES else self._store, self._path(key))
+            found = obstore.get(self._quick, self._path(key))
             if found.meta["size"] > limit:
                 raise ValueError(f"{self.url}/{key} has {found.meta['size']} bytes, more than {limit}")
             return bytes(found.bytes())
@@ -147,7 +151,7 @@ class ObjectStore:
 
         options: Any = {"if_match": etag} if etag else {}
         with self._errors():
-            answer = obstore.get(self._store, self._path(key), options=options)
+            answer = obstore.get(self._quick, self._path(key), options=options)
             found = self._stored(answer.meta)
             if found.size > limit:
                 raise ValueError(f"{self.url}/{key} has {found.size} bytes, more than {limit}")
@@ -172,7 +176,7 @@ class ObjectStore:
         for start in range(0, found.size, _RANGE_BYTES):
             options: Any = {"range": (start, min(start + _RANGE_BYTES, found.size)), "if_match": found.etag}
             with self._errors():
-                block = obstore.get(self._store, self._path(found.key), options=options).bytes()
+                block = obstore.get(self._quick, self._path(found.key), options=options).bytes()
             yield block
 
     def listing(self, folder: str = "", *, after: str = "") -> Iterator[StoredObject]:

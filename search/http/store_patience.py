@@ -1,4 +1,4 @@
-"""How long requests wait for the store of the indexes, and what pages say without it."""
+"""How long requests wait for a store of indexes or pictures, and what pages say without it."""
 
 from collections.abc import Callable
 

@@ -21,7 +21,7 @@ from prometheus_client import REGISTRY
 
 from search import overlay, prefetch, publication, replica, runtime
 from search.engine import storage
-from search.engine.errors import IndexNotBuilt, IndexOnItsWay, StoreUnavailable
+from search.engine.errors import IndexCorrupt, IndexNotBuilt, IndexOnItsWay, StoreUnavailable
 from search.engine.objects import ObjectStore
 from search.engine.storage import copies, remote
 from search.pictures import delete_image, put_image
@@ -405,6 +405,8 @@ def test_a_damaged_object_is_named_and_the_index_before_answers_on(shop: Shop, a
     shop.publish(acme, {"green.png": GREEN})
     shop.damage(acme, "faiss_index.bin")
     assert found(acme) == {"red.png", "blue.png"}
+    with pytest.raises(IndexCorrupt, match=r"faiss_index\.bin is damaged"):  # what is built on it would lack pictures
+        publication.index_of_files(row(acme))
 
 
 def test_a_damaged_copy_is_fetched_again_once(shop: Shop, acme: Company, client: Client) -> None:

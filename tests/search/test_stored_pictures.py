@@ -1,6 +1,8 @@
 """A company whose pictures lie in an object store: what the API, builds, the admin and the commands do with them."""
 
 import io
+import socket
+import time
 import zipfile
 from io import StringIO
 from pathlib import Path
@@ -389,3 +391,17 @@ def test_the_folder_of_one_company_shows_nothing_of_another(acme: Company, bucke
     record, change = put_image(globex, "red.png", picture(RED).getvalue(), by=on_command_line())
     assert (record.path, change) == ("red.png", Put.CREATED)
     assert sorted(stored(acme)) == ["Cold/blue.png", "red.png"]
+
+
+@pytest.mark.slow
+def test_requests_wait_seconds_for_a_store_that_hangs(acme: Company, client: Client, key: str, settings: Any) -> None:
+    headers = {"X-API-Key": key}
+    image = client.get("/api/images/acme/red.png", headers=headers).json()["image"]["id"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings.STORE_ENDPOINT = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        for _ in range(5):
+            for address in (f"/api/pictures/acme/{image}", f"/api/pictures/acme/{image}/thumbnail"):
+                assert client.get(address, headers=headers).status_code == 503
+            assert put(client, "new.png", GREEN, key).status_code == 503
+        assert time.monotonic() - began < 20

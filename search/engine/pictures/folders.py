@@ -142,9 +142,9 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def stored_folder(url: str, *, endpoint: str) -> PictureFolder:
-    """Return the pictures below a prefix, s3://bucket/prefix. endpoint: of the store, see ObjectStore."""
-    return StoredFolder(open_store(url.rstrip("/"), endpoint))
+def stored_folder(url: str, *, endpoint: str, hurried: bool = False) -> PictureFolder:
+    """Return the pictures below a prefix, s3://bucket/prefix. endpoint, hurried: of the store, see ObjectStore."""
+    return StoredFolder(open_store(url.rstrip("/"), endpoint, hurried=hurried))
 
 
 def as_folder(folder: Path | PictureFolder) -> PictureFolder:
