@@ -18,7 +18,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
-from imagesearch.environment import read, whole_number
+from imagesearch.environment import ERRORS, read, whole_number
 
 _CODE = Path(__file__).resolve().parent.parent
 _BUCKET = "imagesearch"
@@ -30,7 +30,9 @@ _DIRECTORIES = ("media", "embeddings", "writer", "reader", "worker-1", "worker-2
 
 def main() -> None:
     directory = Path(sys.argv[1] if sys.argv[1:] else _CODE / ".cluster").absolute()
-    port = read("PORT", "5000", whole_number(1, 65535 - len(_PORTS)), "a port number")
+    port = read("PORT", "5000", whole_number(1, 65535 - len(_PORTS)), f"a port number with {len(_PORTS)} behind it")
+    if ERRORS:
+        sys.exit("\n".join(ERRORS))
     ports = _ports(port)
     postgres = _postgres()
     if not (postgres and shutil.which("redis-server")):

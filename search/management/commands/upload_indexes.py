@@ -22,7 +22,7 @@ class Command(OperatorCommand):
 
         def tell(uploaded: Uploaded) -> None:
             nonlocal problems
-            self.stdout.write(f"{uploaded.company}: {uploaded.generations} generations uploaded")
+            self.stdout.write(f"{uploaded.company}: generations uploaded: {uploaded.generations}")
             for problem in uploaded.problems:
                 problems += 1
                 self.stderr.write(self.style.ERROR(f"{uploaded.company}: {problem}"))
@@ -32,4 +32,6 @@ class Command(OperatorCommand):
         except (NoStore, EngineError) as error:
             raise CommandError(str(error)) from error
         if problems:
-            raise CommandError(f"{problems} generations could not be uploaded: repair them, and run the command again")
+            raise CommandError(
+                f"Generations that could not be uploaded: {problems}. Repair them, and run the command again"
+            )
