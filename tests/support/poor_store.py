@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _PoorStore(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0"  # a thread goes with its request, and is not kept by a client that may come again
     objects: dict[str, bytes]
     loses_a_byte: bool
 
