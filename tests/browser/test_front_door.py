@@ -28,6 +28,7 @@ def pictures_are_shown(page: Page) -> bool:
     return len(widths) == 4 and all(widths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
 def test_strangers_and_staff_see_pictures_on_every_screen(page: Page, sign_in: SignIn, width: int, scheme: Any) -> None:
     page.set_viewport_size({"width": width, "height": 900})

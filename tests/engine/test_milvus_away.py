@@ -30,6 +30,7 @@ def waited_in_vain(milvus: Milvus) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_one_at_a_time_waits_for_a_milvus_that_has_fallen_silent(server: MilvusServer) -> None:
     """All others go on at once, or a few callers would keep every thread of a web server waiting."""
     milvus = Milvus(server.url, seconds=SECONDS)

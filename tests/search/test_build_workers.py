@@ -176,6 +176,7 @@ def test_a_worker_that_slept_cannot_publish_over_a_newer_index(site: Site, tmp_p
         assert (row.status, row.images_embedded) == (Status.SUCCEEDED, embedded)
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_sigterm_hands_the_build_back_at_the_next_batch(site: Site, tmp_path: Path) -> None:
     acme = company_with(20 * BATCH)
@@ -222,6 +223,7 @@ def test_a_cancelled_build_stops_and_its_worker_goes_on_with_others(site: Site) 
     assert worker.status is None
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_builds_of_many_companies(site: Site) -> None:
     companies = [company_with(10 + number, f"company{number}") for number in range(6)]
     builds = [company.queue_build() for company in companies]

@@ -86,6 +86,7 @@ def require_agreement() -> None:
         assert company.embeddings_directory.resolve().name == company.generation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("before", BEFORE)
 def test_a_publication_that_is_killed_leaves_a_whole_index_and_the_next_worker_brings_all_in_line(

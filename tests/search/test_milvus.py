@@ -155,6 +155,7 @@ def test_a_collection_that_is_gone_is_made_again_by_moving_there_again(acme: Com
     assert found() == there
 
 
+@pytest.mark.slow
 def test_two_who_make_the_same_collection_do_not_disturb_each_other(make_company: MakeCompany, milvus: Milvus) -> None:
     company = make_company("acme", {"red.png": RED})
     files = publication.index_files(company)
@@ -202,6 +203,7 @@ def test_a_fold_makes_a_collection_of_its_own(acme: Company, milvus: Milvus) -> 
     assert sorted(found()) == before
 
 
+@pytest.mark.slow
 def test_milvus_away_is_a_503_of_its_companies_alone(
     acme: Company, milvus_server: MilvusServer, make_company: MakeCompany
 ) -> None:

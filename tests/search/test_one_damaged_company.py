@@ -39,6 +39,7 @@ def search(company: str) -> Any:
     return Client().post(f"/api/search/{company}", {"image": picture(RED)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "content"), CRAFTED.values(), ids=CRAFTED)
 def test_only_the_company_whose_file_is_crafted_suffers(
     make_company: MakeCompany, admin_client: Client, name: str, content: bytes

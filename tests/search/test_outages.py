@@ -122,6 +122,7 @@ def test_a_build_that_cannot_publish_is_taken_up_again_by_the_same_worker(
     assert_told_once(worker)
 
 
+@pytest.mark.slow
 @on_postgresql
 def test_a_build_whose_connection_is_cut_is_finished(site: Site) -> None:
     acme = company_with(2 * BATCH)

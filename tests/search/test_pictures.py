@@ -59,6 +59,7 @@ def found() -> set[str]:
     return {record.path for record in live_index(Company.objects.get()).page(0, 999)[0]}
 
 
+@pytest.mark.slow
 @on_sqlite
 def test_puts_at_once_do_not_stumble_over_each_other(site: Site, embedder: FakeEmbedder) -> None:
     company = company_of(site)

@@ -225,6 +225,7 @@ def test_what_protects_a_company_and_its_duplicates_lie_in_the_store(
     assert {each.key for each in store.children("acme")[1]} == {"acme/company.json", "acme/.duplicates"}
 
 
+@pytest.mark.slow
 def test_a_build_waits_for_a_store_that_is_away_and_the_old_index_serves(acme: Company, settings: Any) -> None:
     first = build(acme, "red.png", RED)
     endpoint, settings.STORE_ENDPOINT = settings.STORE_ENDPOINT, NOBODY

@@ -38,6 +38,7 @@ def test_nothing_starts_on_a_store_that_overwrites_pictures(store_server: StoreS
         assert complaints() == {}
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_is_no_reason_not_to_start(
     db: None, store_server: StoreServer, settings: Any, tmp_path: Any
 ) -> None:

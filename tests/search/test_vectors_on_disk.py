@@ -28,6 +28,7 @@ def search(company: str) -> Any:
     return Client().post(f"/api/search/{company}", {"image": picture(RED)})
 
 
+@pytest.mark.slow
 def test_vectors_cut_short_under_a_server_are_a_503_until_they_are_whole_again(
     db: None, embedder: FakeEmbedder
 ) -> None:

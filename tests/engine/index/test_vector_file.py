@@ -68,6 +68,7 @@ def test_rows_come_in_the_order_asked_for(store: Store, rows: Rows) -> None:
     assert found.flags.c_contiguous
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 256, 699, 700, 5000])
 @pytest.mark.parametrize("rows", SELECTIONS, ids=str)
 def test_blocks_are_the_rows_in_turn(store: Store, rows: Rows, size: int) -> None:

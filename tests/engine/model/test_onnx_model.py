@@ -318,6 +318,7 @@ def altered(picture: Image.Image, random: Random) -> Image.Image:
 # What is wrong in the cache is made anew
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

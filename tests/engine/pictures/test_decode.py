@@ -576,6 +576,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_bombs_of_every_format_are_refused_soon_and_within_memory(tmp_path: Path) -> None:
     for name, data in BOMBS.items():

@@ -244,6 +244,7 @@ def test_a_picture_replaced_before_its_first_byte_is_read_is_no_mixture(store_fo
             file.read()
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_is_not_a_folder_without_pictures(store_server: StoreServer) -> None:
     away = stored_folder("s3://bucket/acme", endpoint="http://127.0.0.1:9")
     uses: list[Callable[[], object]] = [

@@ -144,6 +144,7 @@ def opened(kind: dict[str, Any], **layout: Any) -> np.ndarray:
     return np.asarray(picture).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 def test_a_tiff_is_read_right_in_every_layout_or_said_to_be_unsupported(name: str) -> None:
     kind, read, refusals = READ[name], [], set()

@@ -76,6 +76,7 @@ def _load_and_ask(directory: Path, here: Connection) -> None:
     here.send(ask(directory, index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [0, 4097])
 @pytest.mark.parametrize("name", FILES)
 def test_a_process_outlives_a_file_that_is_cut_short(published: Path, tmp_path: Path, name: str, length: int) -> None:

@@ -85,6 +85,7 @@ def test_copy_of_the_vectors_is_read_by_nobody_and_compared_with_its_checksum(
     storage.require_undamaged(tmp_path / "ours", copy=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [0, 45 + 4 * DIMENSION * 17_500 - 1])
 def test_large_index_whose_vectors_are_cut_short_in_use_is_corrupt(tmp_path: Path, length: int) -> None:
     """No process would survive that of a mapping."""

@@ -102,6 +102,7 @@ def kill(process: BaseProcess) -> None:
     process.join()
 
 
+@pytest.mark.slow
 def test_killed_publisher_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
     directory = tmp_path / "acme"
     publish_generation(directory, 1)

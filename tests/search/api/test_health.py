@@ -111,6 +111,7 @@ def silent_server() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 def test_a_database_that_hangs_does_not_hang_ready(
     client: Client, silent_server: int, monkeypatch: pytest.MonkeyPatch, django_db_blocker: Any

@@ -118,6 +118,7 @@ def test_a_company_comes_back_byte_by_byte(
     assert company.builds.last().total_images == len(there)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [999, 1001, 1999, 2001, 3000])
 def test_a_picture_of_a_long_path_comes_back(
     acme: Company, tmp_path: Path, elsewhere: Callable[[], None], length: int
@@ -130,6 +131,7 @@ def test_a_picture_of_a_long_path_comes_back(
     assert pictures(Company.objects.get()) == there
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_longest_path_that_a_system_takes_comes_back(acme: Company, tmp_path: Path) -> None:
     """The import unpacks beside the company's folder, in one of a longer name."""
     longest = os.pathconf(tmp_path, "PC_PATH_MAX") - 1 - len(f"{acme.image_directory}/")

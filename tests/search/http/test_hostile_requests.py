@@ -108,6 +108,7 @@ def test_bombs_are_refused(
     require_answer(search(client, BOMBS[name], name), among=(400,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_pictures_that_are_something_else_too_are_no_more_than_pictures(
     client: Client, acme: Company, name: str

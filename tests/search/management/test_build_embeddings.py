@@ -445,6 +445,7 @@ def front_door(sqlite_tables: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_process_that_skips_pictures_succeeds_and_one_that_indexes_none_fails(front_door: Path) -> None:
     paint_all(front_door / "m" / "acme")
     broken = break_some(front_door / "m" / "acme")

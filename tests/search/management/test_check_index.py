@@ -101,6 +101,7 @@ def test_what_is_to_be_checked_is_said(acme: Company, arguments: list[str]) -> N
         call_command("check_index", *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_byte_in_any_file_is_found_and_the_next_build_heals_it(
@@ -126,6 +127,7 @@ def test_a_missing_file_is_found(acme: Company, name: str) -> None:
     assert f"{name} is missing" in failed_check("acme")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_another_index_is_found(acme: Company, make_company: MakeCompany, name: str) -> None:
     globex = make_company("globex", {"green.png": GREEN, "white.png": (255, 255, 255), "x.png": (1, 2, 3)})

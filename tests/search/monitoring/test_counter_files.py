@@ -48,6 +48,7 @@ def test_with_room_all_is_in_the_files(tmp_path: Path) -> None:
         assert file.stat().st_blocks * 512 >= file.stat().st_size  # no holes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bytes_left", [0, 100_000])
 def test_without_room_a_process_counts_on_in_memory_and_says_so_once_a_file(tmp_path: Path, bytes_left: int) -> None:
     result = count(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, bytes_left)))
@@ -71,6 +72,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_kills_no_process(small_disk: Path) -> None:
     result = count(small_disk)
     assert result.returncode != -signal.SIGBUS
