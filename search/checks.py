@@ -114,15 +114,22 @@ def image_roots_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 @register(SETTINGS)
-def stores_can_be_used(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    if not settings.IMAGE_STORES or find_spec("obstore"):
-        return []
+def packages_are_installed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Name the settings that need more than requirements.txt: what they need is imported when it is first used."""
+    needed = {
+        "IMAGESEARCH_STORE": "obstore",
+        "IMAGESEARCH_IMAGE_ROOTS": "obstore",
+        "IMAGESEARCH_MILVUS_URL": "pymilvus",
+    }
+    values = (settings.STORE, ", ".join(settings.IMAGE_STORES), settings.MILVUS_URL)
     return [
         Error(
-            f"IMAGESEARCH_IMAGE_ROOTS: {settings.IMAGE_STORES[0]} needs the package obstore.",
-            hint="Run `pip install -r requirements-scale.txt`, or remove it from IMAGESEARCH_IMAGE_ROOTS.",
-            id="search.E004",
+            f"{name}: {value} needs the package {package}.",
+            hint=f"Run `pip install -r requirements-scale.txt`, or remove it from {name}.",
+            id="search.E006",
         )
+        for (name, package), value in zip(needed.items(), values, strict=True)
+        if value and not find_spec(package)
     ]
 
 

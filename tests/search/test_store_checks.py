@@ -1,5 +1,6 @@
 """What the stores are asked when a server, a worker or a preparation starts."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
-from search.checks import STORES
+from search.checks import SETTINGS, STORES
 from search.tasks import look_after_companies
 from tenants.models import Company
 from tests.support.object_store import StoreServer
@@ -36,6 +37,24 @@ def test_nothing_starts_on_a_store_that_overwrites_pictures(store_server: StoreS
             call_command("check")
         settings.READ_ONLY = True
         assert complaints() == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "package"),
+    [
+        ("STORE", "s3://bucket/indexes", "obstore"),
+        ("IMAGE_STORES", ["s3://bucket/pictures"], "obstore"),
+        ("MILVUS_URL", "http://milvus.example.com:19530", "pymilvus"),
+    ],
+)
+def test_nothing_starts_without_the_package_that_a_setting_needs(
+    setting: str, value: Any, package: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setattr(settings, setting, value)
+    monkeypatch.setitem(sys.modules, package, None)
+    said = {problem.id: problem for problem in run_checks(tags=[SETTINGS])}
+    assert f"needs the package {package}" in said["search.E006"].msg
+    assert "requirements-scale.txt" in str(said["search.E006"].hint)
 
 
 @pytest.mark.slow
