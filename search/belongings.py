@@ -8,7 +8,7 @@ company.json          what protects the company
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,7 @@ def read_company_card(company: Company) -> dict[str, Any] | None:
     store = stores.of(company)
     if store is None:
         return storage.read_company_card(company.embeddings_directory)
-    content = _read(store, COMPANY_CARD, _CARD_BYTES)
-    if content is None:
-        return None
-    with DamageNamed(Path(store.url, COMPANY_CARD)):
-        return parse_company_card(content)
+    return _read_object(store, COMPANY_CARD, _CARD_BYTES, parse_company_card)
 
 
 def has_company_card(company: Company) -> bool:
@@ -86,11 +82,7 @@ def read_kept_changes(company: Company) -> dict[str, Any] | None:
     store = stores.of(company)
     if store is None:
         return storage.read_kept_changes(company.embeddings_directory)
-    content = _read(store, KEPT_CHANGES, _CHANGES_BYTES)
-    if content is None:
-        return None
-    with DamageNamed(Path(store.url, KEPT_CHANGES)):
-        return parts.parse_object(content)
+    return _read_object(store, KEPT_CHANGES, _CHANGES_BYTES, parts.parse_object)
 
 
 # All of it -----------------------------------------------------------------------------------------------------------
@@ -188,6 +180,16 @@ def _ask_for_stamp(store: ObjectStore, before: str) -> str:
     except StoreUnavailable as error:
         logger.warning("Whether duplicates were looked for is not known: %s", error)
         return before
+
+
+def _read_object(
+    store: ObjectStore, key: str, limit: int, parse: Callable[[bytes], dict[str, Any]]
+) -> dict[str, Any] | None:
+    content = _read(store, key, limit)
+    if content is None:
+        return None
+    with DamageNamed(Path(store.url, key)):
+        return parse(content)
 
 
 def _read(store: ObjectStore, key: str, limit: int) -> bytes | None:
